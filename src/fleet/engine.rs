@@ -339,7 +339,8 @@ impl Engine {
             if self.is_connected() && self.connects.replace(connects) != connects {
                 let bytes_max = self.client.server_info().max_payload;
                 self.state.payload_bytes_max.store(bytes_max, Ordering::Relaxed);
-                self.member.borrow_mut().reconnected();
+                let told = self.member.borrow_mut().reconnected(self.now_ms());
+                told.iter().for_each(|told| self.tell(told));
             }
         }
     }
@@ -405,6 +406,7 @@ impl Engine {
                 }
                 lines.extend(line);
             }
+            self.ask_standing().await;
             task::spawn_local(self.clone().confirm(lines, parts));
         }
     }
@@ -424,6 +426,16 @@ impl Engine {
                 let task = self.subscribe(subject).await?;
                 self.listening.borrow_mut().insert(line, task);
                 Some(line)
+            }
+        }
+    }
+
+    /// Asks others how far they have counted for what is listened to anew, behind the subscriptions.
+    async fn ask_standing(&self) {
+        if self.is_connected() {
+            let asked = self.member.borrow_mut().ask_standing(self.now_ms());
+            for publish in asked {
+                self.publish(publish).await;
             }
         }
     }
@@ -488,6 +500,7 @@ impl Engine {
         for target in wanted {
             self.listen(&target).await;
         }
+        self.ask_standing().await;
         let has_members = |target: &Target| match &target.to {
             To::Topic(topic) => self.hands.borrow().has_subscribers(&target.process, topic),
             To::Path(_) | To::Process => with_channels.contains(target),

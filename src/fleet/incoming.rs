@@ -3,10 +3,12 @@
 //!
 //! For each audience that this node listens to and each source there is an entry: the source's incarnation, its stream,
 //! and the last number that was taken. The first message received from a source begins the count; from then on every
-//! number is either delivered, in order, or counted as lost. A source also announces its last numbers, and how old each
-//! count is: where a count began after this node had begun to listen, what came before the first received number is
-//! lost too. Numbers that an announcement claims and that have not arrived may still be on their way by another
-//! subscription, so the claim is accepted [`BELIEVED_AFTER_MS`] later.
+//! number is either delivered, in order, or counted as lost. Where the source has said how far it was when this node
+//! began to listen ([`standing`](super::standing)), what it numbers behind that is delivered or lost too, from the
+//! first on. A source also announces its last numbers, and how old each count is: where a count began after this node
+//! had begun to listen, what came before the first received number is lost too. Numbers that an announcement claims and
+//! that have not arrived may still be on their way by another subscription, so the claim is accepted
+//! [`BELIEVED_AFTER_MS`] later.
 //!
 //! Invariants: a number is delivered at most once, and never behind a higher one of its stream; the number of entries
 //! is limited, and the count of entries evicted for want of room is reported; a source can affect only its own counts.
@@ -18,8 +20,8 @@ use std::sync::Arc;
 /// After this long an announcement is believed: what was sent before it has arrived by then, or is lost.
 pub(super) const BELIEVED_AFTER_MS: u64 = 1000;
 
-/// A count is taken for younger than a subscription only if it is so by as much: announcements take time, and look
-/// younger by that.
+/// Where the source has not said it, a count is taken for younger than a subscription only if it is so by as much:
+/// announcements take time, and look younger by that.
 const YOUNGER_BY_MS: u64 = 1000;
 
 /// Where a message stands among its source's.
@@ -78,6 +80,8 @@ struct Place {
     /// How many numbers came before the first that was heard, while it is not known whether they were meant for this
     /// node.
     unheard: u64,
+    /// While none is heard: up to which number they came before this node listened, where that is known.
+    base: Option<u64>,
     used: u64,
     /// A claim of it waits.
     is_claimed: bool,
@@ -104,6 +108,8 @@ pub(super) struct Announced {
     pub now_ms: u64,
     /// Since when this node listens to that audience.
     pub since_ms: u64,
+    /// Whether the count is younger than that, where its source has said so.
+    pub is_younger: Option<bool>,
 }
 
 /// A place that was forgotten.
@@ -124,6 +130,15 @@ impl Incoming {
         };
         let Number { incarnation, stream, sequence } = number;
         let Some(last) = place.last else {
+            let is_based = (incarnation, stream) == (place.incarnation, place.stream);
+            if let Some(base) = place.base.take().filter(|_| is_based) {
+                place.last = Some(sequence);
+                let verdict = match sequence.saturating_sub(base) {
+                    0 | 1 => Verdict::Next,
+                    behind => Verdict::Behind { lost: behind - 1 },
+                };
+                return (verdict, None);
+            }
             (place.incarnation, place.stream, place.last) = (incarnation, stream, Some(sequence));
             place.unheard = sequence.saturating_sub(1);
             return (Verdict::Next, None);
@@ -147,9 +162,33 @@ impl Incoming {
         (verdict, None)
     }
 
+    /// Notes how far the count of `source` for an audience was when this node began to listen to it: what follows shows
+    /// to be lost. With it, whose place was forgotten for it.
+    pub(super) fn stood(
+        &mut self,
+        line: Line,
+        source: &Arc<str>,
+        number: Number,
+    ) -> (Option<Verdict>, Option<Forgotten>) {
+        let Some(place) = self.used(line, source) else {
+            let forgotten = self.begin(line, source, number, None);
+            self.place(&line, source).expect("it was put there").base = Some(number.sequence);
+            return (None, forgotten);
+        };
+        if (place.incarnation, place.stream) != (number.incarnation, number.stream) {
+            return (None, None);
+        }
+        if place.last.is_none() {
+            place.base = Some(number.sequence);
+            return (None, None);
+        }
+        let lost = std::mem::take(&mut place.unheard).saturating_sub(number.sequence);
+        ((lost > 0).then_some(Verdict::Behind { lost }), None)
+    }
+
     /// Notes what `source` says of its count for an audience. With it, whose place was forgotten for it.
     pub(super) fn claim(&mut self, line: Line, source: &Arc<str>, announced: Announced) -> Option<Forgotten> {
-        let Announced { number, age_ms, now_ms, since_ms } = announced;
+        let Announced { number, age_ms, now_ms, since_ms, is_younger } = announced;
         let forgotten = match self.used(line, source) {
             Some(_) => None,
             None => self.begin(line, source, number, None),
@@ -158,7 +197,8 @@ impl Incoming {
         let place = self.place(&line, source).expect("it is there or was put there");
         if !place.is_claimed && has_room {
             place.is_claimed = true;
-            let is_younger = now_ms.saturating_sub(age_ms) > since_ms + YOUNGER_BY_MS;
+            let by_age = now_ms.saturating_sub(age_ms) > since_ms + YOUNGER_BY_MS;
+            let is_younger = is_younger.unwrap_or(by_age);
             self.claims.push_back(Claim { at_ms: now_ms, line, source: source.clone(), number, is_younger });
         }
         forgotten
@@ -185,8 +225,13 @@ impl Incoming {
         let lost = match place.last {
             // Nothing of it has come: all of it is lost, or it was before our time.
             None => {
+                let base = place.base.take().filter(|_| is_same);
                 (place.incarnation, place.stream) = (number.incarnation, number.stream);
-                place.last = Some(number.sequence);
+                place.last = Some(base.unwrap_or(0).max(number.sequence));
+                if let Some(base) = base {
+                    let lost = number.sequence.saturating_sub(base);
+                    return (lost > 0).then_some(Verdict::Behind { lost });
+                }
                 return is_younger.then_some(Verdict::Behind { lost: number.sequence }).filter(|_| number.sequence > 0);
             }
             Some(last) if is_same => number.sequence.saturating_sub(last),
@@ -251,7 +296,7 @@ impl Incoming {
         self.uses += 1;
         let Number { incarnation, stream, .. } = number;
         let unheard = last.unwrap_or(0).saturating_sub(1);
-        let place = Place { incarnation, stream, last, unheard, used: self.uses, is_claimed: false };
+        let place = Place { incarnation, stream, last, unheard, base: None, used: self.uses, is_claimed: false };
         self.places.entry(line).or_default().insert(source.clone(), place);
         self.by_use.insert(self.uses, (line, source.clone()));
         forgotten.map(|(_, entry)| entry)

@@ -14,7 +14,7 @@ fn number(incarnation: u64, stream: u32, sequence: u64) -> Number {
 }
 
 fn announced(number: Number, age_ms: u64, now_ms: u64) -> Announced {
-    Announced { number, age_ms, now_ms, since_ms: 0 }
+    Announced { number, age_ms, now_ms, since_ms: 0, is_younger: None }
 }
 
 fn verdict(incoming: &mut Incoming, number: Number) -> Verdict {
@@ -77,6 +77,38 @@ fn what_came_before_the_first_is_lost_if_the_count_began_after_we_listened() {
         assert_eq!(told.first().map(|told| told.2), (lost > 0).then_some(Verdict::Behind { lost }));
         assert_eq!(verdict(&mut unheard, number(1, 1, 5)), Verdict::Next);
     }
+}
+
+#[test]
+fn what_is_numbered_behind_where_a_source_stood_arrives_or_is_lost() {
+    let source: Arc<str> = "a".into();
+    let stood = |incoming: &mut Incoming, last| incoming.stood(line(0), &source, number(1, 1, last));
+    // All of the first messages are lost, and the next one shows it, or the announcement.
+    let mut incoming = Incoming::new(8);
+    assert_eq!(stood(&mut incoming, 4), (None, None));
+    assert_eq!(verdict(&mut incoming, number(1, 1, 8)), Verdict::Behind { lost: 3 });
+    assert_eq!(verdict(&mut incoming, number(1, 1, 9)), Verdict::Next);
+    let mut incoming = Incoming::new(8);
+    stood(&mut incoming, 4);
+    incoming.claim(line(0), &source, announced(number(1, 1, 6), 999_999, 1_000_000));
+    assert_eq!(incoming.believe(1_001_000), [(line(0), source.clone(), Verdict::Behind { lost: 2 })]);
+    assert_eq!(verdict(&mut incoming, number(1, 1, 7)), Verdict::Next);
+    // What was on its way when the source answered comes as ever, behind the answer or before it.
+    let mut incoming = Incoming::new(8);
+    stood(&mut incoming, 4);
+    assert_eq!(verdict(&mut incoming, number(1, 1, 3)), Verdict::Next);
+    assert_eq!(verdict(&mut incoming, number(1, 1, 5)), Verdict::Behind { lost: 1 });
+    let mut incoming = Incoming::new(8);
+    assert_eq!(verdict(&mut incoming, number(1, 1, 8)), Verdict::Next);
+    assert_eq!(stood(&mut incoming, 4), (Some(Verdict::Behind { lost: 3 }), None));
+    assert_eq!(stood(&mut incoming, 4), (None, None), "told once");
+    // Of a count that was begun meanwhile all is lost that has not come.
+    let mut incoming = Incoming::new(8);
+    stood(&mut incoming, 4);
+    assert_eq!(verdict(&mut incoming, number(1, 2, 3)), Verdict::Next);
+    let younger = Announced { is_younger: Some(true), ..announced(number(1, 2, 3), 0, 100) };
+    incoming.claim(line(0), &source, younger);
+    assert_eq!(incoming.believe(1_100), [(line(0), source.clone(), Verdict::Behind { lost: 2 })]);
 }
 
 #[test]

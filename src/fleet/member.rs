@@ -12,6 +12,7 @@ use super::interest::{Interest, Wanted};
 use super::names::Name;
 use super::outgoing::{ForgottenCounts, Outgoing, Tail};
 use super::roster::{About, Change, Roster};
+use super::standing::{CountsAtStart, LINES_PER_QUESTION, Stood};
 use super::subject::{Kind, Line, SubjectParts, Subjects, Target, To};
 use super::traffic::{
     ChannelAsked, Channels, Delivery, FleetNews, Judged, Numbered, OutboundPush, OutboundTo, Publish, Refusal, Settled,
@@ -43,8 +44,9 @@ const TAILS_PER_MESSAGE: usize = 512;
 /// What an announcement begins with: how many counts were forgotten, and how long ago the last was.
 const FORGOTTEN_BYTES: usize = 8 + 8;
 
-/// A count in an announcement.
-const TAIL_BYTES: usize = 1 + 16 + 4 + 8 + 8;
+/// An audience by its hash, and a count in an announcement.
+const LINE_BYTES: usize = 1 + 16;
+const TAIL_BYTES: usize = LINE_BYTES + 4 + 8 + 8;
 
 /// Everything is announced again at most once in this time, however many nodes ask.
 const AGAIN_AFTER_MS: u64 = 5_000;
@@ -67,6 +69,7 @@ pub(super) struct Member {
     outgoing: Outgoing,
     incoming: Incoming,
     interest: Interest,
+    standing: CountsAtStart,
     roster: Roster,
     /// Where pushes to channels of this node come.
     own_line: Line,
@@ -87,6 +90,8 @@ impl Member {
     /// A node that begins now. `incarnation` is larger than that of any former self.
     pub(super) fn new(options: &Options, incarnation: u64, now_ms: u64) -> Self {
         let (lost_of, losses, counts) = Default::default();
+        let (own_line, mut standing) = (Line::to_node(&options.node), CountsAtStart::default());
+        standing.listens(own_line);
         Self {
             subjects: Subjects::new(options.fleet.clone()),
             node: options.node.clone(),
@@ -94,8 +99,9 @@ impl Member {
             outgoing: Outgoing::new(options.subjects_max),
             incoming: Incoming::new(options.subjects_max),
             interest: Interest::new(options.subjects_max),
+            standing,
             roster: Roster::default(),
-            own_line: Line::to_node(&options.node),
+            own_line,
             own_since_ms: now_ms,
             asks: 0,
             announces: 0,
@@ -285,20 +291,51 @@ impl Member {
     /// Wants to hear what is said to an audience.
     pub(super) fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
         let line = target.line();
-        (line, self.interest.want(line, target, now_ms))
+        let wanted = self.interest.want(line, target, now_ms);
+        if wanted == Wanted::New {
+            self.standing.listens(line);
+        }
+        (line, wanted)
+    }
+
+    /// What is to be published behind the subscriptions to new audiences: how far others have counted for them.
+    pub(super) fn ask_standing(&mut self, now_ms: u64) -> Vec<Publish> {
+        let asked = self.standing.ask(self.roster.there(), now_ms);
+        let asked = asked.into_iter().map(|(question, lines)| {
+            let mut payload = question.to_be_bytes().to_vec();
+            for line in lines {
+                payload.push(line.kind.number());
+                payload.extend_from_slice(&line.hash);
+            }
+            payload
+        });
+        let asked: Vec<Vec<u8>> = asked.collect();
+        asked.iter().map(|payload| self.say(Kind::Where, payload)).collect()
     }
 
     /// The audiences that no channel here belongs to any more.
     pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
         let idle = self.interest.sweep(now_ms, has_members);
-        idle.iter().for_each(|(line, _)| self.incoming.leave(line));
+        for (line, _) in &idle {
+            self.incoming.leave(line);
+            self.standing.leaves(line);
+        }
         idle
     }
 
-    /// The connection was made again: others are to say again what they have sent, and are told what we have.
-    pub(super) fn reconnected(&mut self) {
+    /// The connection was made again: others are to say again what they have sent, and are told what we have. What is
+    /// to be told of questions that got lost.
+    pub(super) fn reconnected(&mut self, now_ms: u64) -> Vec<FleetNews> {
         self.asks += 1;
         self.outgoing.announce_all();
+        self.unanswered(None, now_ms)
+    }
+
+    /// A connection was made anew, that of `node` or this one's: of what was not answered yet nobody knows what is
+    /// lost.
+    fn unanswered(&mut self, node: Option<&Arc<str>>, now_ms: u64) -> Vec<FleetNews> {
+        let lost = self.standing.broken(node);
+        lost.into_iter().map(|(source, line)| self.lost(&source, Some(&line), None, now_ms)).collect()
     }
 
     /// Once a second: what this node says of itself and of its counts, and what has become known to be lost.
@@ -308,6 +345,12 @@ impl Member {
     pub(super) fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<FleetNews>) {
         let mut told: Vec<FleetNews> =
             self.roster.gone(now_ms).into_iter().map(|node| FleetNews::Gone { node }).collect();
+        for gone in &told {
+            if let FleetNews::Gone { node } = gone {
+                self.standing.gone(node);
+            }
+        }
+        self.standing.sweep(now_ms);
         for (line, source, verdict) in self.incoming.believe(now_ms) {
             told.extend(self.judge(&line, &source, verdict, now_ms));
         }
@@ -334,10 +377,14 @@ impl Member {
     }
 
     fn say(&mut self, kind: Kind, payload: &[u8]) -> Publish {
+        let bytes = self.bytes_about(kind, payload);
+        Publish { subject: self.subjects.of_all(self.node.as_str(), kind), bytes }
+    }
+
+    fn bytes_about(&mut self, kind: Kind, payload: &[u8]) -> Bytes {
         self.announces += 1;
         let header = Header::about(kind, self.node.clone(), self.incarnation, self.announces);
-        let bytes = header.write(payload).expect("names of nodes are short").into();
-        Publish { subject: self.subjects.of_all(self.node.as_str(), kind), bytes }
+        header.write(payload).expect("names of nodes are short").into()
     }
 
     /// Judges a message.
@@ -382,6 +429,8 @@ impl Member {
             Kind::Node => self.hear(&header, &payload, now_ms),
             Kind::Tails => self.hear_tails(&header, &payload, now_ms),
             Kind::Ask => self.hear_ask(&header, &payload),
+            Kind::Where => self.hear_where(&header, &payload, now_ms),
+            Kind::Stood => self.hear_stood(&header, parts.token, &payload, now_ms),
             Kind::Count => {
                 let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
                 topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
@@ -410,7 +459,10 @@ impl Member {
         }
         self.is_asked |= is_asking;
         let is_news = !matches!(change, Change::None | Change::Ignored);
-        let told = if is_news { vec![FleetNews::Node { node: node.clone(), change }] } else { Vec::new() };
+        let mut told = if is_news { vec![FleetNews::Node { node: node.clone(), change }] } else { Vec::new() };
+        if is_asking && matches!(change, Change::None | Change::Back { .. }) {
+            told.extend(self.unanswered(Some(node), now_ms));
+        }
         Ok(Judged { told, ..Judged::default() })
     }
 
@@ -418,9 +470,7 @@ impl Member {
     fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Judged, Refusal> {
         let mut reader = Reader { bytes: payload, at: 0 };
         let read = |reader: &mut Reader<'_>| -> Result<(u64, Line), HeaderError> {
-            let (ask, [kind]) = (u64::from_be_bytes(reader.array()?), reader.array()?);
-            let kind = Kind::from_number(kind).ok_or(HeaderError::Malformed)?;
-            Ok((ask, Line { kind, hash: reader.array()? }))
+            Ok((u64::from_be_bytes(reader.array()?), read_line(reader)?))
         };
         let (ask, line) = read(&mut reader).map_err(|_| Refusal::Malformed)?;
         if reader.at < payload.len() {
@@ -431,6 +481,59 @@ impl Member {
             None => Some(self.answer(&header.source, ask, &Outcome::default())),
         };
         Ok(Judged { answer, ..Judged::default() })
+    }
+
+    /// How far this node has counted, for one that has begun to listen.
+    fn hear_where(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
+        let (question, lines) = payload.split_first_chunk::<8>().ok_or(Refusal::Malformed)?;
+        let (lines, rest) = lines.as_chunks::<LINE_BYTES>();
+        if !rest.is_empty() || lines.len() > LINES_PER_QUESTION {
+            return Err(Refusal::Malformed);
+        }
+        let mut said: Vec<u8> = question.to_vec();
+        said.extend_from_slice(&self.outgoing.streams().to_be_bytes());
+        for line in lines {
+            let mut reader = Reader { bytes: line, at: 0 };
+            let line = read_line(&mut reader).map_err(|_| Refusal::Malformed)?;
+            if let Some(tail) = self.outgoing.tail(&line, now_ms) {
+                write_tail(&tail, &mut said);
+            }
+        }
+        let subject = self.subjects.to_node(self.node.as_str(), Kind::Stood, header.source.as_str());
+        let answer = Some(Publish { subject, bytes: self.bytes_about(Kind::Stood, &said) });
+        Ok(Judged { answer, ..Judged::default() })
+    }
+
+    /// How far another node had counted when this one began to listen.
+    fn hear_stood(&mut self, header: &Header, token: &str, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
+        if token != self.node.as_str() {
+            return Err(Refusal::Subject);
+        }
+        let (source, incarnation) = (header.source.shared(), header.incarnation);
+        let (question, rest) = payload.split_first_chunk().ok_or(Refusal::Malformed)?;
+        let (streams, tails) = rest.split_first_chunk().ok_or(Refusal::Malformed)?;
+        let (tails, rest) = tails.as_chunks::<TAIL_BYTES>();
+        if !rest.is_empty() || tails.len() > LINES_PER_QUESTION {
+            return Err(Refusal::Malformed);
+        }
+        let (question, streams) = (u64::from_be_bytes(*question), u32::from_be_bytes(*streams));
+        let mut told = Vec::new();
+        // Who was not asked, or has answered, is not heard.
+        let is_news = self.standing.hear(question, source, Stood { incarnation, streams });
+        for tail in tails.iter().filter(|_| is_news) {
+            let Tail { line, stream, last, .. } =
+                read_tail(&mut Reader { bytes: tail, at: 0 }).map_err(|_| Refusal::Malformed)?;
+            if !self.standing.was_asked(question, &line) {
+                continue;
+            }
+            let number = Number { incarnation, stream, sequence: last };
+            let (verdict, forgotten) = self.incoming.stood(line, source, number);
+            told.extend(verdict.and_then(|verdict| self.judge(&line, source, verdict, now_ms)));
+            if let Some((line, forgotten)) = forgotten {
+                told.push(self.lost(&forgotten, Some(&line), None, now_ms));
+            }
+        }
+        Ok(Judged { told, ..Judged::default() })
     }
 
     fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
@@ -509,7 +612,8 @@ impl Member {
                 },
             };
             let number = Number { incarnation, stream: tail.stream, sequence: tail.last };
-            let announced = Announced { number, age_ms: tail.age_ms, now_ms, since_ms };
+            let is_younger = self.standing.is_younger(&tail.line, &source, incarnation, tail.stream);
+            let announced = Announced { number, age_ms: tail.age_ms, now_ms, since_ms, is_younger };
             if let Some((line, forgotten)) = self.incoming.claim(tail.line, &source, announced) {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
@@ -671,10 +775,14 @@ fn write_tail(tail: &Tail, out: &mut Vec<u8>) {
     out.extend_from_slice(&age_ms.to_be_bytes());
 }
 
-fn read_tail(reader: &mut Reader<'_>) -> Result<Tail, HeaderError> {
+fn read_line(reader: &mut Reader<'_>) -> Result<Line, HeaderError> {
     let [kind] = reader.array()?;
     let kind = Kind::from_number(kind).ok_or(HeaderError::Malformed)?;
-    let line = Line { kind, hash: reader.array()? };
+    Ok(Line { kind, hash: reader.array()? })
+}
+
+fn read_tail(reader: &mut Reader<'_>) -> Result<Tail, HeaderError> {
+    let line = read_line(reader)?;
     let stream = u32::from_be_bytes(reader.array()?);
     let (last, age_ms) = (u64::from_be_bytes(reader.array()?), u64::from_be_bytes(reader.array()?));
     Ok(Tail { line, stream, last, age_ms })

@@ -187,7 +187,7 @@ fn who_comes_back_is_told_everything_again() {
     let announced = tails(&a.tick(NOW_MS, About::default()).0);
     let silent = (0..10).map(|_| tails(&a.tick(NOW_MS, About::default()).0)).last().unwrap();
     assert_eq!(announced, silent + TAIL_BYTES);
-    b.reconnected();
+    b.reconnected(0);
     let (said, _) = b.tick(NOW_MS, About::default());
     said.iter().for_each(|said| drop(receive(&mut a, said)));
     let (said, _) = a.tick(NOW_MS, About::default());

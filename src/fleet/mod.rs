@@ -20,6 +20,8 @@
 //! treated as hostile until it has been checked, and can affect only what is counted of that node.
 
 mod asked;
+#[cfg(test)]
+mod brokers_tests;
 mod connection;
 mod engine;
 mod header;
@@ -36,6 +38,7 @@ mod roster;
 mod secret;
 #[cfg(test)]
 mod simulation_tests;
+mod standing;
 mod subject;
 mod traffic;
 

@@ -118,6 +118,18 @@ impl Outgoing {
         tails
     }
 
+    /// How far the count for an audience has come, if there is one.
+    pub(super) fn tail(&self, line: &Line, now_ms: u64) -> Option<Tail> {
+        let count = self.counts.get(line)?;
+        let age_ms = now_ms.saturating_sub(count.began_ms);
+        Some(Tail { line: *line, stream: count.stream, last: count.last, age_ms })
+    }
+
+    /// How many counts were begun.
+    pub(super) fn streams(&self) -> u32 {
+        self.streams
+    }
+
     /// Announces all counts again: a node has not received them.
     pub(super) fn announce_all(&mut self) {
         for (line, count) in &mut self.counts {

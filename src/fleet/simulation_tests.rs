@@ -18,10 +18,10 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
 /// SplitMix64.
-struct Rng(u64);
+pub(super) struct Rng(pub u64);
 
 impl Rng {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -59,7 +59,8 @@ struct World {
     nodes: Vec<Node>,
     streams: BTreeMap<Key, Stream>,
     next: u64,
-    is_lossy: bool,
+    /// Of a hundred messages.
+    lost: u64,
 }
 
 fn name(node: usize) -> Name {
@@ -84,7 +85,7 @@ impl World {
         let mut rng = Rng(seed);
         let (count, now_ms) = (2 + rng.below(3) as usize, 1_000_000);
         let nodes = (0..count).map(|node| born(node, 1, now_ms, 64)).collect();
-        Self { rng, now_ms, nodes, streams: BTreeMap::new(), next: 0, is_lossy: true }
+        Self { rng, now_ms, nodes, streams: BTreeMap::new(), next: 0, lost: 10 }
     }
 
     fn listens(subject: &str, to: usize) -> bool {
@@ -94,12 +95,12 @@ impl World {
 
     fn publish(&mut self, from: usize, publish: &Publish) {
         for to in (0..self.nodes.len()).filter(|to| *to != from && Self::listens(&publish.subject, *to)) {
-            let is_lost = self.is_lossy && self.rng.below(100) < 10;
+            let is_lost = self.rng.below(100) < self.lost;
             if is_lost || self.nodes[from].is_cut || self.nodes[to].is_cut {
                 continue;
             }
             // Less than it takes until an announcement is believed.
-            let arrives_ms = self.now_ms + self.rng.below(if self.is_lossy { 900 } else { 50 });
+            let arrives_ms = self.now_ms + self.rng.below(if self.lost > 0 { 900 } else { 50 });
             let queue = self.nodes[to].on_the_way.entry((from, publish.subject.clone())).or_default();
             queue.push_back((arrives_ms, publish.clone()));
         }
@@ -231,18 +232,40 @@ impl World {
             // What was on its way to it is gone with its connection.
             self.nodes[node].on_the_way.clear();
         } else {
-            self.nodes[node].member.reconnected();
+            let told = self.nodes[node].member.reconnected(self.now_ms);
+            self.note(node, &told);
+        }
+    }
+
+    /// Nobody is cut off.
+    fn connect_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].is_cut {
+                self.cut(node, false);
+            }
+        }
+    }
+
+    /// All say how far they are to those that have begun to listen, before anything else happens.
+    fn exchange(&mut self) {
+        self.connect_all();
+        for node in 0..self.nodes.len() {
+            for asked in self.nodes[node].member.ask_standing(self.now_ms) {
+                for to in (0..self.nodes.len()).filter(|to| *to != node) {
+                    let heard = self.nodes[to].member.receive(&asked.subject, &asked.bytes, self.now_ms);
+                    self.note(to, &heard.told);
+                    let said = heard.answer.expect("it says how far it is");
+                    let heard = self.nodes[node].member.receive(&said.subject, &said.bytes, self.now_ms);
+                    self.note(node, &heard.told);
+                }
+            }
         }
     }
 
     /// The bus is whole, and everybody has time to say how far they are.
     fn settle(&mut self) {
-        self.is_lossy = false;
-        (0..self.nodes.len()).filter(|node| self.nodes[*node].is_cut).collect::<Vec<_>>().into_iter().for_each(
-            |node| {
-                self.cut(node, false);
-            },
-        );
+        self.lost = 0;
+        self.connect_all();
         for _ in 0..(15_000 / 50) {
             let before_ms = self.now_ms;
             self.now_ms += 50;
@@ -270,7 +293,7 @@ impl World {
 }
 
 /// The seeds: a few, or as many as `PUSHRING_FLEET_WORLDS` says, from the one that `PUSHRING_FLEET_FIRST` says.
-fn worlds() -> std::ops::Range<u64> {
+pub(super) fn worlds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
     let (first, worlds) = (number("PUSHRING_FLEET_FIRST").unwrap_or(0), number("PUSHRING_FLEET_WORLDS").unwrap_or(12));
     first..first + worlds
@@ -311,6 +334,43 @@ fn every_message_comes_once_and_in_order_or_is_told_lost() {
             world.step();
         }
         world.settle();
+        world.judge(seed);
+    }
+}
+
+/// From the first message behind a subscription on, whatever of them is lost.
+#[test]
+fn what_is_lost_as_soon_as_a_node_listens_is_told() {
+    for seed in worlds() {
+        let mut world = World::new(seed);
+        world.exchange();
+        for step in 0..300 {
+            world.lost = if step < 40 { 100 } else { 10 };
+            world.step();
+        }
+        world.settle();
+        world.judge(seed);
+    }
+}
+
+/// The same of a node that comes when others have counted far.
+#[test]
+fn a_node_that_comes_later_is_told_from_its_first_moment_on() {
+    for seed in worlds() {
+        let mut world = World::new(seed);
+        world.exchange();
+        (0..150).for_each(|_| world.step());
+        let node = world.rng.below(world.nodes.len() as u64) as usize;
+        world.connect_all();
+        world.nodes[node] = born(node, 2, world.now_ms, 64);
+        world.exchange();
+        for step in 0..150 {
+            world.lost = if step < 30 { 100 } else { 10 };
+            world.step();
+        }
+        world.settle();
+        // What is lost of its former self is told of it, too.
+        world.streams.retain(|key, _| key.0 != node);
         world.judge(seed);
     }
 }

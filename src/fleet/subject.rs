@@ -43,11 +43,16 @@ pub(super) enum Kind {
     Close,
     /// To one node: the channel that it has asked for. Its subject is that of [`Answer`](Self::Answer).
     Shown,
+    /// How far each node has counted for audiences that the asking one has begun to listen to. Its subject is that of
+    /// [`Ask`](Self::Ask).
+    Where,
+    /// To one node: how far this one has counted. Its subject is that of [`Answer`](Self::Answer).
+    Stood,
 }
 
 impl Kind {
     /// All of them; each stands at its number.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Topic,
         Self::Path,
         Self::Process,
@@ -61,6 +66,8 @@ impl Kind {
         Self::Look,
         Self::Close,
         Self::Shown,
+        Self::Where,
+        Self::Stood,
     ];
 
     /// Its number in a header.
@@ -82,9 +89,9 @@ impl Kind {
             Self::Channels | Self::Guest | Self::Look | Self::Close => "channels",
             Self::Node => "node",
             Self::Tails => "tails",
-            Self::Ask => "ask",
+            Self::Ask | Self::Where => "ask",
             Self::Count => "count",
-            Self::Answer | Self::Shown => "answer",
+            Self::Answer | Self::Shown | Self::Stood => "answer",
         }
     }
 

@@ -1,0 +1,222 @@
+//! How far other nodes had counted when this node began to listen: what they number behind that is for this node, and
+//! has to arrive or is lost, from the first message on.
+//!
+//! A node that begins to listen asks, by a message behind its subscriptions, and each node says how far it is: its
+//! number for each audience that was asked for, and how many counts it has begun. A count that it begins later is all
+//! for this node.
+//!
+//! Invariants: what is kept is bounded in questions and audiences, the oldest goes first, and then the time decides, as
+//! for nodes that have not answered. A question that was lost with a connection is told: nobody knows what else was.
+
+use super::subject::Line;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Audiences in one question: its answer takes 19 kB at most.
+pub(super) const LINES_PER_QUESTION: usize = 512;
+
+/// How long answers are kept: a count that is so much younger than the subscription is known by its age.
+const KEPT_MS: u64 = 10_000;
+
+/// Questions that are kept.
+const QUESTIONS_MAX: usize = 1024;
+
+/// Their audiences, of some 100 bytes each.
+const LINES_MAX: usize = 64 * 1024;
+
+/// How far a node's counts had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stood {
+    /// When the node began.
+    pub incarnation: u64,
+    /// The last count that it had begun.
+    pub streams: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct CountsAtStart {
+    /// To be asked for.
+    new: Vec<Line>,
+    questions: BTreeMap<u64, StandingQuestion>,
+    /// In which question each was asked for.
+    of: HashMap<Line, u64>,
+    asked: u64,
+    lines: usize,
+}
+
+#[derive(Debug)]
+struct StandingQuestion {
+    at_ms: u64,
+    lines: Vec<Line>,
+    /// Those that have not said it.
+    waits_for: BTreeSet<Arc<str>>,
+    said: BTreeMap<Arc<str>, Stood>,
+}
+
+impl CountsAtStart {
+    /// This node begins to listen to an audience.
+    pub(super) fn listens(&mut self, line: Line) {
+        self.new.push(line);
+    }
+
+    /// It does not listen any more.
+    pub(super) fn leaves(&mut self, line: &Line) {
+        self.of.remove(line);
+        self.new.retain(|new| new != line);
+    }
+
+    /// What is to be asked, and under which numbers: of these nodes an answer is waited for.
+    pub(super) fn ask<'a>(&mut self, nodes: impl Iterator<Item = &'a Arc<str>>, now_ms: u64) -> Vec<(u64, Vec<Line>)> {
+        if self.new.is_empty() {
+            return Vec::new();
+        }
+        let waits_for: BTreeSet<Arc<str>> = nodes.cloned().collect();
+        let new = std::mem::take(&mut self.new);
+        let asked = new.chunks(LINES_PER_QUESTION).map(|lines| {
+            self.asked += 1;
+            self.lines += lines.len();
+            self.of.extend(lines.iter().map(|&line| (line, self.asked)));
+            let (lines, said) = (lines.to_vec(), BTreeMap::new());
+            let question = StandingQuestion { at_ms: now_ms, lines: lines.clone(), waits_for: waits_for.clone(), said };
+            self.questions.insert(self.asked, question);
+            (self.asked, lines)
+        });
+        let asked = asked.collect();
+        while self.questions.len() > QUESTIONS_MAX || self.lines > LINES_MAX {
+            self.forget_first();
+        }
+        asked
+    }
+
+    /// A node says how far it was when it was asked. Returns whether that is news.
+    pub(super) fn hear(&mut self, question: u64, node: &Arc<str>, stood: Stood) -> bool {
+        let Some(asked) = self.questions.get_mut(&question) else { return false };
+        asked.waits_for.remove(node);
+        let is_news = asked.said.len() < super::roster::NODES_MAX && !asked.said.contains_key(node);
+        if is_news {
+            asked.said.insert(node.clone(), stood);
+        }
+        is_news
+    }
+
+    /// Returns whether an audience was asked for under this number.
+    pub(super) fn was_asked(&self, question: u64, line: &Line) -> bool {
+        self.of.get(line) == Some(&question)
+    }
+
+    /// Returns whether a node has begun a count after this node began to listen to its audience. None: it is not known.
+    pub(super) fn is_younger(&self, line: &Line, node: &str, incarnation: u64, stream: u32) -> Option<bool> {
+        let stood = self.questions.get(self.of.get(line)?)?.said.get(node)?;
+        Some((incarnation, stream) > (stood.incarnation, stood.streams))
+    }
+
+    /// The connection of `node`, or that of this one, was made anew: what was asked and not answered may be lost, and
+    /// with it what came behind it. It is to be asked again.
+    pub(super) fn broken(&mut self, node: Option<&Arc<str>>) -> Vec<(Arc<str>, Line)> {
+        let mut lost = Vec::new();
+        for (number, question) in &mut self.questions {
+            let broken: Vec<Arc<str>> = match node {
+                Some(node) => question.waits_for.take(node).into_iter().collect(),
+                None => std::mem::take(&mut question.waits_for).into_iter().collect(),
+            };
+            for line in question.lines.iter().filter(|line| !broken.is_empty() && self.of.get(line) == Some(number)) {
+                lost.extend(broken.iter().map(|node| (node.clone(), *line)));
+                self.new.push(*line);
+            }
+        }
+        lost
+    }
+
+    /// A node is gone: nothing is heard of it.
+    pub(super) fn gone(&mut self, node: &Arc<str>) {
+        for question in self.questions.values_mut() {
+            question.waits_for.remove(node);
+        }
+    }
+
+    /// Forgets what has been known for long enough.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        let is_old = |question: &StandingQuestion| question.at_ms + KEPT_MS <= now_ms;
+        while self.questions.first_key_value().is_some_and(|(_, question)| is_old(question)) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        let Some((number, question)) = self.questions.pop_first() else { return };
+        self.lines -= question.lines.len();
+        for line in question.lines {
+            if self.of.get(&line) == Some(&number) {
+                self.of.remove(&line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subject::Kind;
+    use super::*;
+
+    fn line(n: u32) -> Line {
+        let mut hash = [0; 16];
+        hash[..4].copy_from_slice(&n.to_be_bytes());
+        Line { kind: Kind::Topic, hash }
+    }
+
+    fn nodes() -> [Arc<str>; 2] {
+        ["a".into(), "b".into()]
+    }
+
+    #[test]
+    fn a_count_is_younger_that_its_node_had_not_begun() {
+        let mut standing = CountsAtStart::default();
+        standing.listens(line(1));
+        let asked = standing.ask(nodes().iter(), 0);
+        assert_eq!(asked, [(1, vec![line(1)])]);
+        assert!(standing.ask(nodes().iter(), 0).is_empty() && standing.was_asked(1, &line(1)));
+        assert_eq!(standing.is_younger(&line(1), "a", 7, 4), None);
+        assert!(standing.hear(1, &"a".into(), Stood { incarnation: 7, streams: 3 }));
+        assert!(!standing.hear(1, &"a".into(), Stood { incarnation: 7, streams: 9 }), "once");
+        let younger = |incarnation, stream| standing.is_younger(&line(1), "a", incarnation, stream);
+        assert_eq!([younger(7, 3), younger(7, 4), younger(8, 1), younger(6, 9)], [false, true, true, false].map(Some));
+        assert_eq!(standing.is_younger(&line(2), "a", 7, 4), None);
+        standing.sweep(KEPT_MS);
+        assert_eq!(standing.is_younger(&line(1), "a", 7, 4), None);
+        assert!(standing.of.is_empty() && standing.lines == 0);
+    }
+
+    #[test]
+    fn what_was_not_answered_before_a_connection_broke_is_told_and_asked_again() {
+        let mut standing = CountsAtStart::default();
+        let [a, b] = nodes();
+        standing.listens(line(1));
+        standing.ask(nodes().iter(), 0);
+        standing.hear(1, &a, Stood { incarnation: 1, streams: 0 });
+        assert_eq!(standing.broken(Some(&a)), [], "it has answered");
+        assert_eq!(standing.broken(None), [(b.clone(), line(1))]);
+        assert_eq!(standing.broken(None), [], "told once");
+        assert_eq!(standing.ask(nodes().iter(), 1), [(2, vec![line(1)])]);
+        standing.gone(&b);
+        assert_eq!(standing.broken(Some(&b)), []);
+        standing.leaves(&line(1));
+        assert_eq!(standing.broken(None), [], "nobody listens");
+    }
+
+    #[test]
+    fn there_is_room_for_so_much() {
+        let mut standing = CountsAtStart::default();
+        for n in 0..2 * LINES_MAX as u32 {
+            standing.listens(line(n));
+        }
+        let asked = standing.ask([].iter(), 0);
+        assert!(asked.iter().all(|(_, lines)| lines.len() <= LINES_PER_QUESTION));
+        assert_eq!((standing.lines, standing.of.len()), (LINES_MAX, LINES_MAX));
+        for n in 0..2 * QUESTIONS_MAX as u32 {
+            standing.listens(line(n));
+            standing.ask([].iter(), 0);
+        }
+        assert_eq!(standing.questions.len(), QUESTIONS_MAX);
+    }
+}
