@@ -78,7 +78,8 @@ struct Queue {
     /// Events that were lost, and those of them that were not reported yet.
     lost: u64,
     untold: u64,
-    is_closed: bool,
+    /// Since when nothing happens any more.
+    closed: Option<Instant>,
 }
 
 impl Queue {
@@ -152,7 +153,7 @@ impl WebhookQueue {
     pub fn take(&self, events_max: usize, bytes_max: usize) -> Option<Taken> {
         let mut queue = self.queue();
         while queue.events.is_empty() {
-            if queue.is_closed {
+            if queue.closed.is_some() {
                 return None;
             }
             queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -195,20 +196,25 @@ impl WebhookQueue {
 
     /// Nothing will happen any more.
     pub(super) fn close(&self) {
-        self.queue().is_closed = true;
+        self.queue().closed.get_or_insert_with(Instant::now);
         self.0.changed.notify_all();
     }
 
     /// Returns whether nothing will.
     pub fn is_closed(&self) -> bool {
-        self.queue().is_closed
+        self.closed_since().is_some()
+    }
+
+    /// Since when nothing happens any more.
+    pub fn closed_since(&self) -> Option<Instant> {
+        self.queue().closed
     }
 
     /// Waits so long, or until nothing happens any more.
     pub fn wait_closed(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut queue = self.queue();
-        while !queue.is_closed
+        while queue.closed.is_none()
             && let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
         {
             queue = self.0.changed.wait_timeout(queue, rest).unwrap_or_else(PoisonError::into_inner).0;

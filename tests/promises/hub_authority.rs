@@ -1,20 +1,24 @@
 //! An authority signs the hub's tokens: its keys are fetched by the daemon itself, from where only it is told; a token
 //! with a new key has them fetched, and however many come with unknown ones, that is once; a key that left the set
 //! opens nothing, and no secret does. A broken answer of the authority leaves the keys before in force, and stops
-//! nobody.
+//! nobody; over TLS only who has the certificate that was named is believed.
 
 use crate::support;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use ::aws_lc_rs::rand::SystemRandom;
+use ::aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
-use support::PATIENCE;
 use support::daemon::{Daemon, TemporaryFile, output, pushring};
+use support::{PATIENCE, tls};
 
 const ISSUER: &str = "https://id.example";
 
@@ -148,6 +152,69 @@ fn keys_are_fetched_once_for_however_many_that_are_unknown() {
     daemon.signal("TERM");
     let (code, log) = daemon.wait();
     assert!(code == Some(0) && !log.contains("bearer") && !log.contains(&first.token()), "{log}");
+}
+
+/// Serves the set over TLS, each time with the certificate of `pair`, and counts who has asked inside of it.
+fn over_tls(pair: &tls::Pair, set: String) -> (SocketAddr, Arc<Mutex<usize>>) {
+    let chain = vec![CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<usize>>::default());
+    let counted = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let inside = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream.unwrap());
+            let mut inside = BufReader::new(inside);
+            let lines = inside.by_ref().lines();
+            // Who does not trust the certificate says nothing.
+            if lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count() == 0 {
+                continue;
+            }
+            *counted.lock().unwrap() += 1;
+            let length = set.len();
+            // The daemon may have ended.
+            let _ = write!(
+                inside.get_mut(),
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{set}"
+            );
+            inside.get_mut().conn.send_close_notify();
+            let _ = inside.get_mut().flush();
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn keys_come_over_tls_from_who_has_the_certificate_that_was_named() {
+    let key = Key::new("k");
+    let named = tls::make(&["localhost"]);
+    let ca = TemporaryFile::new("jwks-ca.pem", &named.chain);
+    let start = |address: SocketAddr| {
+        let url = format!("https://localhost:{}/keys", address.port());
+        let args = ["serve", "--hub", "--auth-jwks-url", &url, "--auth-jwks-ca", ca.path()];
+        Daemon::start(&[&args[..], &["--auth-issuer", ISSUER, "--auth-audience", "chat", "--metrics"]].concat())
+    };
+    let (address, asked) = over_tls(&named, set(&[&key]));
+    let daemon = start(address);
+    until(&daemon, &key.token(), 101);
+    assert_eq!(*asked.lock().unwrap(), 1);
+    drop(daemon);
+    // Another's, for the same name, is not believed: it is not even asked.
+    let (address, asked) = over_tls(&tls::make(&["localhost"]), set(&[&key]));
+    let daemon = start(address);
+    let failed = "pushring_hub_key_fetches_failed_total 1";
+    let end = Instant::now() + PATIENCE;
+    while !daemon.get("/metrics:pushring:sys/", "").contains(failed) {
+        assert!(Instant::now() < end, "it says that it has failed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(enter(&daemon, &key.token()), 503, "nobody knows which keys there are");
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    assert!(code == Some(0) && log.contains("certificate") && *asked.lock().unwrap() == 0, "{log}");
 }
 
 #[test]

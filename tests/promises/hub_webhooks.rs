@@ -186,6 +186,29 @@ fn what_is_given_up_is_told_with_what_follows() {
     answer.send(200).unwrap();
 }
 
+#[test]
+fn a_backend_that_does_not_answer_does_not_hold_up_the_end() {
+    let (port, requests) = backend();
+    let secret = TemporaryFile::new("webhook-end", SECRET);
+    let daemon = daemon(port, &secret, &["--hub-webhook-events", "message"]);
+    let mut client = connect(&daemon);
+    // Several requests' worth of events, of which the first is never answered.
+    send(&mut client, "first");
+    let _unanswered = requests.recv_timeout(PATIENCE).unwrap();
+    for n in 0..250 {
+        send(&mut client, n.to_string());
+    }
+    // The hub has them all: it answers in order.
+    send(&mut client, "\u{1e}{\"subscribe\":\"public.x\",\"id\":1}");
+    assert_eq!(recv(&mut client).to_text().unwrap(), "\u{1e}{\"id\":1,\"subscribed\":\"public.x\"}");
+    daemon.signal("TERM");
+    let began = std::time::Instant::now();
+    let (code, log) = daemon.wait();
+    // Each request alone may take 10 s.
+    assert!(code == Some(0) && began.elapsed() < std::time::Duration::from_secs(30), "{:?}: {log}", began.elapsed());
+    assert!(log.contains("webhooks that still waited are lost") && log.contains("events=250"), "{log}");
+}
+
 /// The page's own receiver; killed when the test is over.
 struct Python {
     child: Child,

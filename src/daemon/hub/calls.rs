@@ -5,8 +5,9 @@
 //! until it is answered 2xx or given up, and then its events are counted as lost and the backend hears how many those
 //! were.
 //!
-//! Invariants: what waits is bounded and charged ([`hub::WebhookQueue`]); a request is signed anew each time, with the
-//! time; the secret is in nothing that is logged, nor is more of the URL than its host.
+//! Invariants: the daemon's end is not held up by a backend for longer than [`AT_END_MAX`], however much waits and
+//! whatever the backend does; what waits is bounded and charged ([`hub::WebhookQueue`]); a request is signed anew each
+//! time, with the time; the secret is in nothing that is logged, nor is more of the URL than its host.
 
 use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};
@@ -39,6 +40,10 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// The pauses behind failures.
 const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(500), most: Duration::from_secs(30) };
+
+/// How long events are still delivered when the broker has stopped: with a whole drain it is within the patience of the
+/// unit in `packaging/`.
+const AT_END_MAX: Duration = Duration::from_secs(3);
 
 /// The fewest bytes of a key (Standard Webhooks asks for 24).
 const KEY_BYTES_MIN: usize = 24;
@@ -124,17 +129,28 @@ struct Caller {
 
 impl Caller {
     fn run(self) {
+        let mut left = 0;
         while let Some(taken) = self.calls.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX) {
             let events = taken.events.len() as u64;
-            if self.deliver(&taken) {
+            let is_over = self.end().is_some_and(|end| Instant::now() >= end);
+            if !is_over && self.deliver(&taken) {
                 self.counts.events_delivered.fetch_add(events, Relaxed);
             } else {
                 // What was to be heard of by this request is by the next.
                 self.calls.lose(events, taken.lost);
+                left += if is_over { events } else { 0 };
             }
             self.count();
         }
+        if left > 0 {
+            tracing::error!(host = self.host, events = left, "the daemon ends: webhooks that still waited are lost");
+        }
         tracing::debug!("nobody is told any more what the hub's clients do");
+    }
+
+    /// When the daemon waits no longer for what is still told; none: it goes on.
+    fn end(&self) -> Option<Instant> {
+        self.calls.closed_since().map(|since| since + AT_END_MAX)
     }
 
     fn count(&self) {
@@ -180,7 +196,7 @@ impl Caller {
             .header("webhook-timestamp", &timestamp)
             .header("webhook-signature", signature(&self.key, id, &timestamp, body))
             .body(Full::new(body.clone()))?;
-        self.client.send(request, ANSWER_BYTES_MAX)
+        self.client.send(request, ANSWER_BYTES_MAX, || self.end())
     }
 }
 

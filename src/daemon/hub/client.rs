@@ -14,11 +14,15 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long one request may take, from the name's look-up to the last byte of the answer.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a request is to end earlier.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether a URL leads somewhere, and what it is. Without TLS it has to stay on this machine, unless `may_be_plain`.
 ///
@@ -75,11 +79,18 @@ impl HttpClient {
         Ok(Self { runtime, pool })
     }
 
-    /// Sends a request and waits for its answer, whose body is `body_bytes_max` at most.
+    /// Sends a request and waits for its answer, whose body is `body_bytes_max` at most: as long as a request may take,
+    /// and no longer than `until`, which may come to be said meanwhile.
     ///
     /// # Errors
     /// There is no answer, or not in time, or too large a one.
-    pub(super) fn send(&self, request: Request<Full<Bytes>>, body_bytes_max: usize) -> anyhow::Result<Response<Bytes>> {
+    pub(super) fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        body_bytes_max: usize,
+        until: impl Fn() -> Option<Instant>,
+    ) -> anyhow::Result<Response<Bytes>> {
+        let latest = Instant::now() + REQUEST_MAX;
         self.runtime.block_on(async {
             let answer = async {
                 let answer = self.pool.request(request).await.map_err(|error| anyhow::anyhow!("{}", causes(&error)))?;
@@ -89,7 +100,16 @@ impl HttpClient {
                     body.map_err(|_| anyhow::anyhow!("its answer broke off, or is over {body_bytes_max} bytes"))?;
                 Ok(Response::from_parts(head, body.to_bytes()))
             };
-            tokio::time::timeout(REQUEST_MAX, answer).await.context("it does not answer in time")?
+            let mut answer = pin!(answer);
+            loop {
+                let end = until().map_or(latest, |until| until.min(latest));
+                let rest = end.saturating_duration_since(Instant::now());
+                match tokio::time::timeout(rest.min(LOOK_INTERVAL), &mut answer).await {
+                    Ok(answer) => return answer,
+                    Err(_) if rest <= LOOK_INTERVAL => bail!("it does not answer in time"),
+                    Err(_) => {}
+                }
+            }
         })
     }
 }

@@ -92,7 +92,7 @@ impl Source {
             }
             Self::Url { client, uri, .. } => {
                 let request = Request::get(uri).header("accept", "application/json").body(Full::default())?;
-                let answer = client.send(request, SET_BYTES_MAX)?;
+                let answer = client.send(request, SET_BYTES_MAX, || None)?;
                 ensure!(answer.status() == StatusCode::OK, "it answers {}", answer.status());
                 Ok(answer.into_body())
             }
