@@ -1,46 +1,16 @@
-//! The control groups that this process is in, of either version (cgroups(7)): where their files are.
+//! How much time the control groups that this process is in leave it.
 
+use pushring::internals::driver::available::{GroupVersion, group_directories};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The two layouts of control groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
-    /// A hierarchy for each controller.
-    One,
-    /// One hierarchy for all.
-    Two,
-}
-
-/// The directories of this process' group and of those above it, in which `controller` has its files. `root` is `/`.
-pub(crate) fn directories(root: &Path, controller: &str) -> Vec<(Version, PathBuf)> {
-    // Without control groups there is no such file.
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    groups.lines().filter_map(|line| of_line(root, line, controller)).flatten().collect()
-}
-
-fn of_line(root: &Path, line: &str, controller: &str) -> Option<Vec<(Version, PathBuf)>> {
-    let mut parts = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (parts.next()?, parts.next()?);
-    let (version, mount) = match controllers {
-        "" => (Version::Two, root.join("sys/fs/cgroup")),
-        list if list.split(',').any(|name| name == controller) => {
-            (Version::One, root.join("sys/fs/cgroup").join(controller))
-        }
-        _ => return None,
-    };
-    let group = mount.join(path.trim_start_matches('/'));
-    let upwards = group.ancestors().take_while(|directory| directory.starts_with(&mount));
-    Some(upwards.map(|directory| (version, directory.to_owned())).collect())
-}
-
 /// How many cores' worth of time the tightest of these groups leaves this process; none: as many as there are.
 pub(crate) fn cores_max(root: &Path) -> Option<f64> {
-    let quota = |(version, directory): (Version, PathBuf)| {
+    let quota = |(version, directory): (GroupVersion, PathBuf)| {
         let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
         let (quota, period) = match version {
-            Version::One => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
-            Version::Two => {
+            GroupVersion::One => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
+            GroupVersion::Two => {
                 let text = read("cpu.max")?;
                 let (quota, period) = text.trim().split_once(' ')?;
                 (quota.to_owned(), period.to_owned())
@@ -51,7 +21,7 @@ pub(crate) fn cores_max(root: &Path) -> Option<f64> {
         let period: u64 = period.trim().parse().ok().filter(|period| *period > 0)?;
         Some(quota as f64 / period as f64)
     };
-    directories(root, "cpu").into_iter().filter_map(quota).min_by(f64::total_cmp)
+    group_directories(root, "cpu").into_iter().filter_map(quota).min_by(f64::total_cmp)
 }
 
 #[cfg(test)]

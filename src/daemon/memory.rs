@@ -1,14 +1,12 @@
 //! How much memory there is for the broker: a size, or a part of what the system has left.
 //!
-//! Read once, at the start, from `/proc` and from the control groups that this process is in (both versions of them,
-//! see cgroups(7)); nothing is measured again, so a limit that is moved later is not seen.
+//! Read once, at the start; nothing is measured again, so a limit that is moved later is not seen.
 
-use super::groups::{self, Version};
 use super::units::{Size, UnitError};
 use anyhow::Context;
+use pushring::internals::driver::available::memory_bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -83,37 +81,13 @@ impl<'de> Deserialize<'de> for MemoryBudget {
 
 /// What this process may still take: of the machine, and of every control group above it. `root` is `/`.
 pub(crate) fn available_bytes(root: &Path) -> anyhow::Result<usize> {
-    let meminfo = root.join("proc/meminfo");
-    let text = fs::read_to_string(&meminfo).with_context(|| format!("cannot read {}", meminfo.display()))?;
-    let free = field(&text, "MemAvailable:").context("no MemAvailable in /proc/meminfo: set memory_budget")? * 1024;
-    let groups = groups::directories(root, "memory");
-    Ok(groups.iter().filter_map(|(version, directory)| left_in_group(*version, directory)).fold(free, usize::min))
-}
-
-/// What is left in one group.
-fn left_in_group(version: Version, directory: &Path) -> Option<usize> {
-    let (limit, usage, cache) = match version {
-        Version::Two => ("memory.max", "memory.current", "inactive_file"),
-        Version::One => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    };
-    let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
-    // `max` in the second version; in the first no limit is a number beyond all memory.
-    let limit: usize = read(limit)?.trim().parse().ok()?;
-    let usage: usize = read(usage)?.trim().parse().ok()?;
-    // The kernel takes back what is merely cached.
-    let cached = read("memory.stat").and_then(|stat| field(&stat, cache)).unwrap_or(0);
-    Some(limit.saturating_sub(usage.saturating_sub(cached)))
-}
-
-/// The number behind `name` at the start of a line.
-fn field(text: &str, name: &str) -> Option<usize> {
-    let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
+    memory_bytes(root).context("no MemAvailable in /proc/meminfo: set memory_budget")
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::fs;
 
     /// A root with these files, removed when dropped.
     pub(crate) struct Root(pub std::path::PathBuf);

@@ -3,6 +3,7 @@
 //! Each file is one primitive that knows nothing of the others' callers; the pump puts them together with a shard.
 //! What the kernel promises but does not document is proved at start ([`flush_uring`]) or pinned by a test.
 
+pub mod available;
 pub mod clock;
 pub mod epoll;
 mod flush_proof;

@@ -20,6 +20,7 @@ use super::prints::{Prints, SHOWN, VERBOSE, Warnings};
 use super::service::Service;
 use crate::broker::{Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, StartError};
 use crate::control;
+use crate::driver::available;
 use crate::driver::listen::ListenError;
 use crate::gateway::{RESPONSE_TIMEOUT_MAX_S, Secret, Settings};
 use crate::process_id::ProcessId;
@@ -27,7 +28,7 @@ use crate::proto;
 use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -79,9 +80,12 @@ pub struct NodeParts<H: Host> {
 
 /// A broker's defaults, but for what a node's own server takes: frames of 16 MiB and messages of 64 MiB; bodies as
 /// large as memory allows from who is logged in (a file explorer sends a file as an array of numbers, four times its
-/// size); and heads of 64 KiB, for on `localhost` a browser sends us the cookies of whatever else listens there.
+/// size); and heads of 64 KiB, for on `localhost` a browser sends us the cookies of whatever else listens there. What
+/// clients and processes may make it hold is a quarter of the memory that is available when this is called, of the
+/// machine and of its control groups: the rest is the node's.
 pub fn config() -> Config {
     let mut config = Config::default();
+    config.memory_bytes_max = available::memory_bytes(Path::new("/")).map(|bytes| bytes / 4);
     config.shard.body_bytes_max_logged_in = usize::MAX;
     config.shard.http_limits.head_bytes_max = 64 << 10;
     config.shard.limits =

@@ -96,6 +96,7 @@ mod memory_groups_are_survived;
 mod node_over_tls;
 mod node_server;
 mod nodes_over_a_link;
+mod nodes_survive_memory_groups;
 mod on_shards;
 mod opened_once_closed_once;
 mod operations_page;

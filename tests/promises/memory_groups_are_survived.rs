@@ -19,14 +19,14 @@ use support::daemon::{Daemon, pushring};
 const MIB: usize = 1024 * 1024;
 
 /// A control group of this test's own. It goes with the test.
-struct Group {
-    path: PathBuf,
+pub struct Group {
+    pub path: PathBuf,
     is_second: bool,
 }
 
 impl Group {
     /// One with so much memory, or why there is none.
-    fn new(name: &str, mib: usize) -> Result<Self, String> {
+    pub fn new(name: &str, mib: usize) -> Result<Self, String> {
         let root = Path::new("/sys/fs/cgroup");
         let is_second = root.join("cgroup.controllers").exists();
         let parent = if is_second { root.to_owned() } else { root.join("memory") };
@@ -45,20 +45,20 @@ impl Group {
     }
 
     /// How many have been killed in it.
-    fn kills(&self) -> u64 {
+    pub fn kills(&self) -> u64 {
         let text = fs::read_to_string(self.events()).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         line.expect("the kernel counts them").trim().parse().unwrap()
     }
 
     /// Returns whether this process is in it.
-    fn holds(&self, pid: u32) -> bool {
+    pub fn holds(&self, pid: u32) -> bool {
         let pids = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line.trim().parse() == Ok(pid))
     }
 
     /// The most that it has held, in MiB.
-    fn peak_mib(&self) -> usize {
+    pub fn peak_mib(&self) -> usize {
         let file = self.path.join(if self.is_second { "memory.peak" } else { "memory.max_usage_in_bytes" });
         fs::read_to_string(file).map_or(0, |text| text.trim().parse::<usize>().unwrap() / MIB)
     }
