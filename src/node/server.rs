@@ -84,8 +84,8 @@ pub struct NodeParts<H: Host> {
 /// clients and processes may make it hold is a quarter of the memory that is available when this is called, of the
 /// machine and of its control groups: the rest is the node's.
 pub fn config() -> Config {
-    let mut config = Config::default();
-    config.memory_bytes_max = available::memory_bytes(Path::new("/")).map(|bytes| bytes / 4);
+    let memory_bytes_max = available::memory_bytes(Path::new("/")).map(|bytes| bytes / 4);
+    let mut config = Config { memory_bytes_max, ..Config::default() };
     config.shard.body_bytes_max_logged_in = usize::MAX;
     config.shard.http_limits.head_bytes_max = 64 << 10;
     config.shard.limits =

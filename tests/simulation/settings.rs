@@ -227,6 +227,9 @@ impl Settings {
         self.tls_percent = 0;
         self.jumps = 0;
         (self.stops_at, self.drains_at) = (None, None);
+        // What a handler takes in a turn depends on what its clients have said, so a client that stalls moves others by
+        // a turn.
+        self.hosted = [false; NAMES];
     }
 
     pub fn admission(&self) -> admission::ConnectionLimits {
