@@ -2,7 +2,7 @@
 //!
 //! A [`Process`] attaches to a [`Broker`] and owns the channels that clients open on its paths. It hears of them in
 //! [`Event`]s and pushes [`Message`]s to them. A push to a channel, or to thousands, is encoded once and never waits
-//! for a client; its [`Outcome`] is told to who asks.
+//! for a client; its [`Outcome`] is told to code that asks.
 //!
 //! ```
 //! use pushring::{Broker, Message, Policy};
@@ -23,7 +23,7 @@
 //! | an embedder meets | |
 //! |---|---|
 //! | [`Broker`], [`Broker::builder`] | the shards and their listener |
-//! | [`Process`], [`ProcessHandle`] | who owns channels: binds, hears, pushes; and its half for other threads |
+//! | [`Process`], [`ProcessHandle`] | the owner of channels: binds, hears, pushes; and its half for other threads |
 //! | [`Broker::on_shards`] | a process without a thread: its handlers run on the shards, where its channels are |
 //! | [`ChannelId`] | one client's WebSocket; its shard is `id % shards` |
 //! | [`Message`] | what is pushed: Text, Binary, a ping |

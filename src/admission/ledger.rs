@@ -1,4 +1,4 @@
-//! Who holds how much of the broker's memory, and as what: one account for all shards, queues and links.
+//! How much of the broker's memory each process holds, and as what: one account for all shards, queues and links.
 //!
 //! Whatever can wait anywhere says what it takes of the heap ([`HeapBytes`](super::HeapBytes)) and is counted twice:
 //! against the budget, by a lease of whoever keeps it, and under its [`Tenant`], the process for which it is kept, by
@@ -8,7 +8,7 @@
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
 //! - a [`MemoryPool`], for what is kept outside of shards: the events that a process has not read, the frames that a
 //!   link has not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only
-//!   way to give it back. Nobody can make it give, so all pools together fill half of the budget at most, or what
+//!   way to give it back. It cannot be made to give, so all pools together fill half of the budget at most, or what
 //!   tenants need to have half of their share each.
 //!
 //! **Fair pressure.** The share of a tenant is the budget divided by those who hold a notable part of it (1/1024). When

@@ -1,6 +1,6 @@
 //! The memory that clients and processes may make a broker hold: one budget in bytes, leased in steps.
 //!
-//! Whoever holds memory (a shard, a [`MemoryPool`](super::MemoryPool)) counts what it holds by itself and leases as
+//! A holder of memory (a shard, a [`MemoryPool`](super::MemoryPool)) counts what it holds by itself and leases as
 //! many steps as cover it. So the budget's one word is touched when a lease grows or shrinks by a step, never per
 //! message.
 //!

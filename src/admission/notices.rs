@@ -2,7 +2,7 @@
 //! count.
 //!
 //! Invariants: the first of a kind is told at once; what comes within a minute of a line is counted and told with the
-//! next one, or when the minute is over, so that no count is lost; whoever counts, one shard tells.
+//! next one, or when the minute is over, so that no count is lost; all shards count, one tells.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -36,8 +36,8 @@ pub enum AttachError {
     /// Another process of that id is attached.
     #[error("a process {0} is attached already")]
     Taken(ProcessId),
-    /// The handler of a process that was to run on the shards could not be made: what makes it panicked.
-    #[error("a handler of {0} could not be made: what makes it panicked")]
+    /// The handler of a process that was to run on the shards could not be made: its constructor panicked.
+    #[error("a handler of {0} could not be made: its constructor panicked")]
     Panicked(ProcessId),
     /// The broker has stopped.
     #[error("the broker has stopped")]

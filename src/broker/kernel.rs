@@ -93,7 +93,7 @@ pub struct KernelBatch {
 #[non_exhaustive]
 pub enum GrantError {
     /// The process has as many guests as it may have; revoke others.
-    #[error("the process has as many guests as it may have")]
+    #[error("guest limit reached: revoke others of this process")]
     TooMany,
     /// The broker has stopped.
     #[error("the broker has stopped")]

@@ -181,7 +181,7 @@ impl Broker {
         settings.hosts = settings.hosts.for_listener(address.ip());
         if !settings.dev_origins.is_empty() {
             let origins = settings.dev_origins.join(", ");
-            tracing::warn!(origins, "dev_origins: pages there can use the session of whoever is logged in");
+            tracing::warn!(origins, "dev_origins: pages there can use the session of any user who is logged in");
         }
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);

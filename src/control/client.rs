@@ -32,7 +32,7 @@ pub enum AskError {
         error: io::Error,
     },
     /// It is no daemon of ours, or one of a version that speaks otherwise.
-    #[error("what answers at {path} is not understood ({error}): is the daemon of another version?")]
+    #[error("the answer from {path} is not understood ({error}): is the daemon of another version?")]
     Garbled {
         /// The socket.
         path: PathBuf,

@@ -167,7 +167,7 @@ impl Collector for Shards {
             let (unread, budget) = (memory.process_queue_bytes as f64, memory.budget_bytes);
             gauge(&mut encoder, "process_queue_bytes", "Events that processes have not read", unread)?;
             gauge(&mut encoder, "content_bytes", "Routes and their static content", memory.content_bytes as f64)?;
-            gauge(&mut encoder, "topic_bytes", "Topics, and who is subscribed to them", memory.topic_bytes as f64)?;
+            gauge(&mut encoder, "topic_bytes", "Topics and their subscriptions", memory.topic_bytes as f64)?;
             gauge(&mut encoder, "link_bytes", "What links keep for their peers", memory.link_bytes as f64)?;
             let budget = budget.map_or(f64::INFINITY, |bytes| bytes as f64);
             gauge(&mut encoder, "memory_budget_bytes", "What clients and processes may make it hold", budget)?;

@@ -1,5 +1,4 @@
-//! What an operator can ask of a broker and have it do, whatever way the question comes: the control socket and a
-//! daemon's admin listener both end here.
+//! What an operator can ask of a broker and have it do: the control socket and a daemon's admin listener both end here.
 //!
 //! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
 

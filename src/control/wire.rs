@@ -1,4 +1,4 @@
-//! What is asked and answered. Fields may be added: whoever reads must not mind those that it does not know.
+//! Requests and answers of the control socket. Fields may be added: readers ignore those that they do not know.
 
 use super::usage::Usage;
 use crate::broker::{

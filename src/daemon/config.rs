@@ -159,7 +159,7 @@ settings! {
     node: String = "local.os".to_owned() => Restart;
     /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
     dialect: DialectValue = DialectValue::Kinode => Restart;
-    /// The file with the secret that tokens are signed with; without one, whatever needs a token is refused.
+    /// The file with the secret that tokens are signed with; without one, requests that need a token are refused.
     #[arg(value_name = "FILE")]
     jwt_secret_file: PathBuf = PathBuf::new() => Now;
     /// The file with a second secret by which tokens are accepted too, while secrets are changed.
@@ -326,7 +326,7 @@ settings! {
     /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
     driver: DriverValue = DriverValue::Auto => Restart;
 
-    ["Who may enter, and proxies"]
+    ["Access, and proxies"]
     /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any.
     /// Empty: no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
@@ -335,7 +335,7 @@ settings! {
     #[arg(value_name = "ORIGIN,…")]
     origins: WordList = WordList::default() => Now;
     /// Origins of pages under development, such as `http://localhost:3000`, whose development server passes requests on
-    /// from this machine. Any page there can then use the session of whoever is logged in.
+    /// from this machine. Any page there can then use the session of any user who is logged in.
     #[arg(value_name = "ORIGIN,…")]
     dev_origins: WordList = WordList::default() => Now;
     /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
@@ -579,7 +579,7 @@ impl DaemonConfig {
         }
         ensure!(
             !self.api_on_listen || !self.api_token_file.as_os_str().is_empty(),
-            "api_on_listen: whoever publishes needs a token (api_token_file)"
+            "api_on_listen: publishers need a token: set api_token_file"
         );
         for need in &self.ready_needs.0 {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");

@@ -1,4 +1,4 @@
-//! Where the control socket of a daemon is: told, or found in the same way by the daemon and by those who ask it.
+//! Where the control socket of a daemon is: given, or found in the same way by the daemon and the commands that ask it.
 
 use anyhow::Context;
 use pushring::control::{ControlServer, Operator};
@@ -143,7 +143,7 @@ impl ControlPath {
         let is_asked_for = *self != Self::Auto;
         let Some(path) = self.place(port) else {
             if !is_asked_for {
-                tracing::warn!("no control socket, so `pushring stats` and the like reach nobody: {NOWHERE}");
+                tracing::warn!("no control socket: `pushring stats` and the like cannot reach this daemon: {NOWHERE}");
             }
             return Ok(None);
         };

@@ -37,10 +37,12 @@ pub(crate) fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyh
     let config = source()?;
     let secrets = Secrets::read(&config, None)?;
     if secrets.first.is_none() {
-        tracing::warn!("no token secret (--jwt-secret-file): whatever needs a token is refused");
+        tracing::warn!(
+            "no token secret: requests that need a token are refused; set jwt_secret_file (--jwt-secret-file FILE)"
+        );
     }
     if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub {
-        tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
+        tracing::warn!("no process can attach, so no client is served: set link (--link PATH) or link_tcp");
     }
     acme::prepare(&config)?;
     let certificates = Certificates::read(&config, &Certificates::default())?;
@@ -127,7 +129,7 @@ fn link_token(config: &DaemonConfig) -> anyhow::Result<Option<link::LinkToken>> 
 fn start_link(broker: &Broker, config: link::LinkConfig) -> anyhow::Result<link::LinkServer> {
     if config.tls.is_none() && config.tcp.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
         tracing::warn!(
-            "the link over TCP is not encrypted: whoever sees it can read its token and all messages; set link_tls_certs"
+            "the link over TCP is not encrypted: anyone on the way can read its token and all messages; set link_tls_certs"
         );
     }
     let path = config.path.clone();
@@ -226,7 +228,7 @@ fn start_api(config: &DaemonConfig, broker: &Broker, threads: &mut Threads) -> a
     }
     let Some(address) = config.api_listen.0 else { return Ok(None) };
     if !address.ip().to_canonical().is_loopback() {
-        tracing::warn!("the API is not encrypted: whoever sees it can read its token and all messages");
+        tracing::warn!("the API is not encrypted: anyone on the way can read its token and all messages");
     }
     match Broker::start(config.api_broker(address)?) {
         Ok(api) => {
@@ -295,6 +297,6 @@ fn announce(broker: &Broker, config: &DaemonConfig) {
         .try_for_each(|(scheme, address)| writeln!(stdout, "listening on {scheme}://{address}"))
         .and_then(|()| stdout.flush());
     if let Err(error) = said {
-        tracing::warn!(%error, "nobody reads stdout");
+        tracing::warn!(%error, "cannot write the address to stdout");
     }
 }

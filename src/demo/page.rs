@@ -2,7 +2,7 @@
 //!
 //! The page uses the demo processes as any page would: over channels that it opens on bound paths, and over one that it
 //! registers for with the node's token. It gets that token as the login cookie, without a login: so only a browser on
-//! this machine, with no proxy between, is given one. Whoever listens elsewhere must pass no [`DemoLogin`] at all.
+//! this machine, with no proxy between, is given one. A program that listens elsewhere must pass no [`DemoLogin`].
 //!
 //! What is sent to `/` by any other method than GET comes back, which is what tools that test an HTTP server ask of it.
 

@@ -2,11 +2,11 @@
 //!
 //! The kernel spreads clients over all listeners of an address, also over those of another process of the same user:
 //! a second daemon would silently get half of the first one's clients. So the address is bound once without
-//! `SO_REUSEPORT` first, which fails when anybody listens there. (Two daemons started in the same instant can still
-//! both pass.)
+//! `SO_REUSEPORT` first, which fails when another program listens there. (Two daemons started in the same instant can
+//! still both pass.)
 //!
-//! A listener that somebody else has opened, as a service manager does, is one socket for all shards: each watches it,
-//! and whoever comes first takes the client.
+//! A listener that another program has opened, such as a service manager, is one socket for all shards: each watches
+//! it, and the first shard to accept gets the client.
 
 use super::sys::{TcpOptions, set_tcp_options};
 use socket2::{Domain, Protocol, Socket, Type};

@@ -1,8 +1,8 @@
-//! Where a daemon is spoken to by others than clients: a Unix socket that only its owner may open, or a group that was
-//! named, or TCP, plain or under TLS.
+//! The sockets for peers that are no clients: a Unix socket that only its owner or a named group may open, or TCP,
+//! plain or under TLS.
 //!
-//! Invariants of the Unix socket: nobody but those can open it from its first moment; a living daemon's is never taken
-//! away, a dead one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
+//! Invariants of the Unix socket: no other user can open it from its first moment; a living daemon's is never taken
+//! away, a dead one's is; what is no socket is never removed; at the end only our own file is removed.
 
 use super::tls_stream::TlsStream;
 use crate::tls::{Acceptor, Trust};
@@ -371,7 +371,7 @@ fn lock_directory(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(directory),
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
-            Err(Errno::WOULDBLOCK) => return Err(io::Error::other("somebody keeps its directory locked")),
+            Err(Errno::WOULDBLOCK) => return Err(io::Error::other("another program holds the lock of its directory")),
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,6 +1,6 @@
 //! Samples of how long pushes take from their call to the kernel: what waiting in an inbox and in a turn costs.
 //!
-//! A shard wants one sample a tick; whoever pushes next has the time ride behind its order. So a push costs a look at a
+//! A shard wants one sample a tick; the next producer sends the time behind its order. So a push costs a look at a
 //! flag that is rarely changed, and a sample what a second order costs. Invariant: at most one sample is on its way for
 //! each time that one was wanted.
 

@@ -1,5 +1,4 @@
-//! How long to wait before another attempt: longer with each failure, up to a limit, and never the same for all who
-//! wait.
+//! How long to wait before another attempt: longer with each failure, up to a limit, and different for each waiter.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;

@@ -147,10 +147,10 @@ pub(super) enum Refusal {
     #[error("it is of version {0}, which is not spoken here: bring both nodes to one version")]
     Version(u8),
     /// The header and the subject name different sources.
-    #[error("it says that it is another node's than its subject does: who publishes it may publish for itself only")]
+    #[error("its subject names another node than its header: a node may publish for itself only")]
     Source,
     /// The header and the subject name different audiences.
-    #[error("it says that it is for others than its subject does")]
+    #[error("its subject names another audience than its header")]
     Subject,
     /// It is none, or a part of it is not what it should be.
     #[error("it is no message of a fleet, or is not whole")]

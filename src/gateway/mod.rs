@@ -1,4 +1,4 @@
-//! Who may enter, and where to.
+//! Access: which requests are let in, and where they go.
 //!
 //! Pure functions over a [`Snapshot`]: the bindings of all processes and the rules of entry, immutable while it is
 //! used, cheap to clone, swapped whole when a process binds or unbinds a path. [`enter`] checks one request head and

@@ -1,9 +1,8 @@
 //! Requests that came without TLS and belong to it: they are sent on, all but those by which a certificate authority
 //! sees that a name is ours.
 //!
-//! Invariants: who is sent on is sent to the host that it has named, and only if that is one of ours; a challenge is
-//! answered for as long as it is outstanding and for no other token, whatever the host, for it is on the authority's
-//! way that it is asked (RFC 8555 8.3).
+//! Invariants: a client is redirected to the host that it named, and only if that is one of ours; a challenge is
+//! answered while it is outstanding and for no other token, on any host (RFC 8555 8.3).
 
 use super::{Snapshot, proxy::is_https};
 use crate::http::{Head, PreparedResponse};

@@ -1,8 +1,7 @@
-//! A bell between who misses a key and who fetches them: rung by shards, which wait for nothing, and obeyed at most
-//! once in a while.
+//! How shards, which never wait, ask the key fetcher for a key that they miss; it obeys at most once in a while.
 //!
 //! Invariant: between two fetches that tokens have asked for, [`KeysWanted::rest`] and [`KeysWanted::end_rest`] were
-//! called: so the one who fetches, not those who come with tokens, says how often that is.
+//! called: so the fetcher, not the clients that show tokens, decides how often that is.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -186,14 +186,14 @@ impl<'a> ProcessOrders<'a> {
             }
             None => match self.owner.grant_all(&guest, is_granted) {
                 Ok(()) => None,
-                Err(GrantError::TooMany) => Some((OrderFailure::TooManyGuests, "there are as many guests as may be")),
+                Err(GrantError::TooMany) => Some((OrderFailure::TooManyGuests, "guest limit reached: revoke others")),
                 Err(GrantError::Stopped) => return Err(Stop::Stopped),
             },
         };
         match (failed, ask) {
             (None, None) => Ok(()),
             (Some((_, reason)), None) => {
-                tracing::warn!(process = %self.owner.id(), reason, "a grant was refused, and nobody asked");
+                tracing::warn!(process = %self.owner.id(), reason, "a grant was refused; the peer did not ask for the answer");
                 Ok(())
             }
             (None, Some(ask)) => self.ask().and_then(|()| self.answer(ToPeer::Done { ask })),
@@ -272,7 +272,7 @@ impl<'a> ProcessOrders<'a> {
         }
         let bound = change(self.owner);
         if let (Err(error), None) = (&bound, ask) {
-            tracing::warn!(process = %self.owner.id(), %error, "a path was not bound, and nobody asked");
+            tracing::warn!(process = %self.owner.id(), %error, "a path was not bound; the peer did not ask for the answer");
         }
         match (bound, ask) {
             (Err(BindPathError::Stopped), None) => Err(Stop::Stopped),
@@ -292,7 +292,7 @@ impl<'a> ProcessOrders<'a> {
                 self.answer(ToPeer::Failed { ask, code: convert::invalid(invalid), reason: invalid.to_string() })
             }
             None => {
-                tracing::warn!(process = %self.owner.id(), %invalid, "a push was refused, and nobody asked");
+                tracing::warn!(process = %self.owner.id(), %invalid, "a push was refused; the peer did not ask for the answer");
                 Ok(())
             }
         }
@@ -307,7 +307,7 @@ impl<'a> ProcessOrders<'a> {
                 self.answer(ToPeer::Failed { ask, code: OrderFailure::TopicName, reason: invalid.to_string() })
             }
             None => {
-                tracing::warn!(process = %self.owner.id(), %invalid, "an order was refused, and nobody asked");
+                tracing::warn!(process = %self.owner.id(), %invalid, "an order was refused; the peer did not ask for the answer");
                 Ok(())
             }
         }

@@ -285,7 +285,7 @@ impl LinkConnection {
                 let refusal = || refused(RefusedCode::Token, "the token is missing or wrong");
                 is_right.then_some(Credential::Token).ok_or_else(refusal)
             }
-            Err(error) => Err(refused(RefusedCode::Token, &format!("who are you? {error}"))),
+            Err(error) => Err(refused(RefusedCode::Token, &format!("the token could not be read: {error}"))),
         }
     }
 

@@ -394,7 +394,7 @@ impl Registry {
                 }
                 let until = since + self.config.owner_grace;
                 if until <= now {
-                    tracing::info!(?key, "nobody came back: its channels are closed with 1012");
+                    tracing::info!(?key, "the peer did not come back in time: its channels are closed with 1012");
                     entry.session.end(SessionEnd::Grace, None);
                 } else {
                     next = Some(next.map_or(until, |next| next.min(until)));

@@ -49,11 +49,11 @@ pub enum HttpServerError {
     #[error("no channel of this id belongs to the process")]
     WsChannelNotFound,
     /// A `WebSocketGrant`, and no other action, met as many guests as a channel (64) or a process (1,024) may have.
-    #[error("there are as many guests as there may be")]
+    #[error("guest limit reached (64 for a channel, 1024 for a process)")]
     TooManyGrants,
     /// A `WebSocketSubscribe`, and no other action: the channel has as many topics as it may have (128), all channels
     /// together have, or there is no memory.
-    #[error("there are as many subscriptions as there may be")]
+    #[error("subscription limit reached (128 topics for a channel; subscriptions_max for all), or no memory")]
     TooManySubscriptions,
 }
 

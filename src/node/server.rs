@@ -414,7 +414,7 @@ pub(crate) fn in_its_mode(mut settings: Settings) -> Settings {
         tracing::warn!("simulation mode: any password logs in");
     }
     if settings.public_mode {
-        tracing::warn!("public mode: there is no login, and everybody may open what needs one elsewhere");
+        tracing::warn!("public mode: there is no login, and any client may open paths that need one in other modes");
     }
     settings
 }

@@ -1,7 +1,7 @@
 //! What a process has to remember between its calls: which requests wait for a response and until when, whom the next
 //! response answers, and the blob of the message received last.
 //!
-//! The rules are those of a node's kernel. A request that somebody waits for becomes the prompting message, and a
+//! The rules are those of a node's kernel. A request that expects a response becomes the prompting message, and a
 //! response brings back the one that prompted its request. A response without an outstanding request is dropped. A
 //! timeout loses against a response that was delivered before it was noticed. Knows no threads and no sockets.
 

@@ -1,4 +1,4 @@
-//! What a client writes: masked frames, lawful or not. For whoever plays the client: tests, benchmarks, simulation.
+//! What a client writes: masked frames, lawful or not. For code that plays the client: tests, benchmarks, simulation.
 //!
 //! Invariant: the frame that is appended is well-formed in its lengths and masked; whether its first byte is lawful is
 //! the caller's choice.

@@ -1,4 +1,4 @@
-//! Who may use the API: who shows its token, and no page of another site, whatever it carries.
+//! Access to the API: requests that show its token, and none from a page of another site, even with the token.
 //!
 //! Invariants: a token is compared in the same time wherever it differs, and is never told.
 

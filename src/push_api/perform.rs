@@ -269,7 +269,7 @@ impl Performer {
             Err(refused) => return refused,
         };
         match self.target.acting(&process).map_or(0, |handle| handle.subscribers(&name)) {
-            0 => ApiAnswer::error(404, None, "nobody is subscribed to this topic"),
+            0 => ApiAnswer::error(404, None, "no channel is subscribed to this topic"),
             subscribers => ApiAnswer::json(200, &json!({"topic": name, "subscribers": subscribers})),
         }
     }

@@ -8,7 +8,7 @@
 //!   charged, so that a process that reads always goes on;
 //! - a channel is opened only where its Opened has room ([`ProcessQueue::has_room_to_open`]), so Opened, which wait
 //!   unread, are bounded like messages; Closed is never refused, and bounded by the channels that were opened;
-//! - an outcome is never refused: who asks for it as an event bounds how many it has asked for and not read. Failures
+//! - an outcome is never refused: the process that asks for it as an event bounds how many it has not read. Failures
 //!   that were asked for only in case they happen have half as many places as outcomes, and are dropped where none is
 //!   left: a process that leaves so much unread does not look at them;
 //! - a shard that was refused is woken once the consumer has taken half of the queue out.

@@ -1,4 +1,5 @@
-//! Who is served next: the producers of an inbox take turns, each for as much work as any other (deficit round robin).
+//! The next producer of an inbox to be served: they take turns, each for as much work as any other (deficit round
+//! robin).
 //!
 //! Orders are taken out of the inbox into a lane for each producer. A lane is served until its credit is used up, then
 //! the next is; an order that is more work than that is put down where it is and taken up again when its lane is next.

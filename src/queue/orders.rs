@@ -5,8 +5,8 @@
 //! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at
 //! most a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for
 //! another); a single command bigger than that passes when its account (and the queue) holds nothing. A shard
-//! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Who waits for room
-//! is woken after each drain.
+//! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. A producer that
+//! waits for room is woken after each drain.
 //!
 //! Knows no I/O: what wakes the shard is given as a [`Wake`]. The parts whose orderings matter (`wake_flag`, `room`,
 //! `gauge`) are modelled with loom by `cargo test --test loom_inbox`.

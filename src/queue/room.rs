@@ -1,7 +1,8 @@
-//! Those who wait for room in a full inbox.
+//! Producers that wait for room in a full inbox.
 //!
-//! Invariant: who registers and then still finds no room is woken by the next announcement. As with the wake flag,
-//! both sides store, fence, and then look at what the other stored. Without waiters an announcement takes no lock.
+//! Invariant: a producer that registers and then still finds no room is woken by the next announcement. As with the
+//! wake flag, both sides store, fence, and then look at what the other stored.
+//! Without waiters an announcement takes no lock.
 
 use super::sync::{AtomicBool, Mutex, Ordering, fence};
 

@@ -1,7 +1,7 @@
 //! How a process sleeps while its queue is empty: at once. The channel's own wait first spins for some microseconds and
 //! yields its core several times, which costs as much as what it waits for, and where the two share a core, the shard.
 //!
-//! Invariant: who sleeps has counted itself before it looked once more, and who sends looks at the count after it has
+//! Invariant: the sleeper counts itself before it looks once more, and the sender looks at the count after it has
 //! sent, so a batch that comes in between is seen by one of the two. Modelled with loom by `cargo test --test
 //! loom_inbox`.
 

@@ -57,7 +57,8 @@ impl Function {
     }
 }
 
-/// The functions in `impl` blocks of a file that other files may call; those of a macro are of the order that it is called for.
+/// The functions in `impl` blocks of a file that other files may call; those of a macro are of the order for which it
+/// is called.
 fn functions_of(file: &Path) -> Vec<Function> {
     let text = fs::read_to_string(file).unwrap();
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();

@@ -1,5 +1,5 @@
-//! Who may ask the admin listener for what: any web page can have its visitor's browser send to loopback, and any local
-//! user can connect there.
+//! Access to the admin listener: any web page can have its visitor's browser send to loopback, and any local user can
+//! connect there.
 //!
 //! Invariants: what a page of another site sends is refused whatever it carries; but for probes and metrics on
 //! loopback, nothing is answered without the token; a token is compared in the same time wherever it differs, and is

@@ -1,5 +1,4 @@
-//! Settings that had another name before. The old key, flag and variable are obeyed, and whoever gives one is told the
-//! new name.
+//! Settings that had another name before. The old key, flag and variable are obeyed, and a warning says the new name.
 //!
 //! Invariant: a setting that is given under both names is an error, for one of them would be passed over in silence.
 

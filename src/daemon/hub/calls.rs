@@ -66,7 +66,7 @@ pub(super) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
     ensure!(
         !config.hub_webhook_secret_file.as_os_str().is_empty(),
-        "hub_webhook_url: who is called must be able to tell that it is us: set hub_webhook_secret_file"
+        "hub_webhook_url: its server needs a signature to check: set hub_webhook_secret_file"
     );
     ensure!(config.hub_webhook_events_max > 0, "hub_webhook_events_max: must be more than 0");
     ensure!(config.hub_webhook_bytes_max.0 > 0, "hub_webhook_bytes_max: must be more than 0");
@@ -109,7 +109,7 @@ pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue)
     let key = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
     let client = HttpClient::new(&uri, &config.hub_webhook_ca).context("hub_webhook_ca")?;
     if uri.scheme_str() == Some("http") {
-        tracing::warn!("hub_webhook_url: nothing there is encrypted: whoever sees it can read what clients say");
+        tracing::warn!("hub_webhook_url is not encrypted: anyone on the way can read what clients say; use https://");
     }
     let host = uri.host().unwrap_or_default().to_owned();
     let (give_up, counts) = (config.hub_webhook_give_up.duration(), daemon.hub_counts().clone());
@@ -145,7 +145,7 @@ impl Caller {
         if left > 0 {
             tracing::error!(host = self.host, events = left, "the daemon ends: webhooks that still waited are lost");
         }
-        tracing::debug!("nobody is told any more what the hub's clients do");
+        tracing::debug!("the hub's webhook calls have ended");
     }
 
     /// When the daemon waits no longer for what is still told; none: it goes on.

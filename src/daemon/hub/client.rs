@@ -37,7 +37,7 @@ pub(super) fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Res
     match uri.scheme_str() {
         Some("https") => Ok(uri),
         Some("http") if is_here || may_be_plain => Ok(uri),
-        Some("http") => bail!("{key}: who stands between could change what comes without TLS: https://"),
+        Some("http") => bail!("{key}: without TLS an answer could be changed on the way: https://"),
         _ => bail!("{key}: a URL begins with https://"),
     }
 }

@@ -1,6 +1,6 @@
 //! The hub as its operator has it: the keys of its tokens' authority, and the backend that is told what its clients do.
 //!
-//! Both talk to servers of somebody else's, on threads of their own; what became of it is counted here.
+//! Both talk to other people's servers, on threads of their own; results are counted here.
 //!
 //! Invariants: no shard and no client waits for any of it; what is asked and answered is bounded in size and time.
 

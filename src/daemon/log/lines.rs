@@ -1,4 +1,4 @@
-//! Lines on their way to where the log goes. Whoever logs puts a line down and goes on; a thread of its own writes.
+//! Lines on their way to where the log goes. A thread that logs queues its line and goes on; another thread writes.
 //!
 //! Invariants: putting a line down neither waits nor fails; what waits is bounded in lines and bytes; a line that found
 //! no room, or could not be written, is counted, and the log says how many were lost as soon as it is written again.

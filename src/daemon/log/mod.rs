@@ -1,7 +1,7 @@
 //! The log, on stderr.
 //!
-//! Invariants: whoever logs never waits for who reads the log, and no fault of the log (its reader gone, its disk full)
-//! ends or stops anything: such lines are counted (`lines`). What comes from outside steers no terminal and starts no
+//! Invariants: a thread that logs never waits for the log's reader, and no fault of the log (no reader, full disk) ends
+//! or stops anything: such lines are counted (`lines`). What comes from outside steers no terminal and starts no
 //! line of its own (`fields`, `lines`). How the daemon ends is said in the format of the log.
 
 mod fields;

@@ -32,7 +32,7 @@ pub enum HttpServerError {
     #[error("no channel of this id belongs to the process")]
     WsChannelNotFound,
     /// A channel has as many topics as it may have, or all channels together have.
-    #[error("there are as many subscriptions as there may be")]
+    #[error("subscription limit reached (128 topics for a channel; subscriptions_max for all), or no memory")]
     TooManySubscriptions,
     /// The server did not answer in time.
     #[error("the http server did not answer in time")]

@@ -1,5 +1,5 @@
-//! Audiences of event streams that nobody listens to any more and whose listeners may come back, by the client that
-//! left each of them.
+//! Audiences of event streams that have no listener any more and whose listeners may come back, by the client that left
+//! each of them.
 //!
 //! Invariants: there are at most [`AUDIENCES_MAX`] of them; where there are more, the client that left most loses the
 //! one that it left first, so a client that leaves many does not cost others theirs. It must not depend on journals.

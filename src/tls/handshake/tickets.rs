@@ -1,8 +1,8 @@
 //! Tickets with which clients take up where they were (RFC 8446 4.6.1): what they hold is sealed by keys of ours, so
 //! shards share the keys and nothing else.
 //!
-//! A key seals for [`ROTATED_EVERY_S`] and opens for as long again, then it is overwritten: so long may who steals one
-//! read what lies in tickets. What a connection says is not lost by that: who takes one up exchanges keys anew.
+//! A key seals for [`ROTATED_EVERY_S`] and opens for as long again, then it is overwritten: so long a stolen key
+//! opens tickets. It opens no connection: a client that resumes exchanges keys anew.
 //!
 //! Invariant: there is one key that seals. Must not know clocks: the time is an argument.
 

@@ -59,7 +59,7 @@ pub(super) fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Fi
     if finding.level != Level::Ok || !is_seen {
         return Some(finding);
     }
-    let words = format!("{address} is not encrypted: whoever sees the network can read its token and all messages");
+    let words = format!("{address} is not encrypted: anyone on the way can read its token and all messages");
     let fix = format!(
         "--link-tls-certs CHAIN.pem:KEY.pem, --link-tcp 127.0.0.1:{} behind a tunnel, or --link for this machine",
         address.port()
@@ -214,7 +214,7 @@ pub(super) fn entry(config: &DaemonConfig) -> Vec<Finding> {
     let is_anybody = |range: &&String| range.parse::<IpPrefix>().is_ok_and(|prefix| prefix.is_everybody());
     if let Some(range) = config.proxy_protocol_from.0.iter().find(is_anybody) {
         let words =
-            format!("whoever connects may say in a PROXY header to be anybody: proxy_protocol_from holds {range}");
+            format!("proxy_protocol_from holds {range}: any client there may claim any address in a PROXY header");
         findings.push(Finding::new(
             Level::Warning,
             CHECK,

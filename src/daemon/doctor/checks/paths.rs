@@ -86,7 +86,7 @@ pub(super) fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
 
 /// A control socket that was not forbidden, and has no place to be.
 pub(super) fn no_control() -> Finding {
-    let words = format!("no control socket, so pushring stats and the like reach nobody: {NOWHERE}");
+    let words = format!("no control socket: pushring stats and the like cannot reach this daemon: {NOWHERE}");
     Finding::new(Level::Warning, "control", words, "--control PATH, or RuntimeDirectory=pushring in the unit")
 }
 
@@ -96,7 +96,7 @@ pub(super) fn secret(secret: Option<&SecretFile>) -> Finding {
     match secret {
         Some(file) => secret_file(CHECK, file),
         None => {
-            let words = "none: serve refuses whatever needs a token; demo makes one up";
+            let words = "none: serve refuses requests that need a token; demo makes one up";
             let fix = "--jwt-secret-file FILE, made by: (umask 077; head -c 32 /dev/urandom > FILE)";
             Finding::new(Level::Warning, CHECK, words, fix)
         }
@@ -189,7 +189,9 @@ mod tests {
 
     #[test]
     fn a_control_socket_without_a_place() {
-        expect(Level::Warning, "reach nobody", "--control PATH", |_, facts| facts.control_is_homeless = true);
+        expect(Level::Warning, "cannot reach this daemon", "--control PATH", |_, facts| {
+            facts.control_is_homeless = true
+        });
     }
 
     #[test]
