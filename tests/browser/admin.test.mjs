@@ -68,7 +68,7 @@ after(() => {
 for (const name of browsers) {
   test(name, { timeout: 400_000 }, async (t) => {
     const themed = async (theme) => {
-      const browser = await launch(name, theme);
+      const browser = await launch(name, { theme });
       const tab = await browser.newPage();
       tab.setDefaultTimeout(30_000);
       tab.on('dialog', (dialog) => dialog.accept());

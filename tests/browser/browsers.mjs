@@ -5,13 +5,14 @@ import puppeteer from 'puppeteer-core';
 
 export const browsers = ['chromium', 'firefox'].filter((name) => process.env[name.toUpperCase()]);
 
-/** In Firefox a theme is chosen at the start. */
-export function launch(name, theme = 'light') {
+/** In Firefox a theme is chosen at the start. A certificate that nobody has signed is borne where a test says so. */
+export function launch(name, { theme = 'light', acceptInsecureCerts = false } = {}) {
   const executablePath = process.env[name.toUpperCase()];
   if (name === 'chromium') {
     return puppeteer.launch({
       browser: 'chrome',
       executablePath,
+      acceptInsecureCerts,
       args: [
         '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
         '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP *.test 127.0.0.1',
@@ -21,6 +22,7 @@ export function launch(name, theme = 'light') {
   return puppeteer.launch({
     browser: 'firefox',
     executablePath,
+    acceptInsecureCerts,
     extraPrefsFirefox: {
       'layout.css.prefers-color-scheme.content-override': theme === 'dark' ? 0 : 1,
       'network.dns.localDomains': 'node.test,wsecho-sys.node.test,evil.test',

@@ -121,7 +121,7 @@ for (const name of browsers) {
 
     for (const theme of ['light', 'dark']) {
       await t.test(`${theme}: axe finds nothing serious, and a phone shows it whole`, async () => {
-        const themed = await launch(name, theme);
+        const themed = await launch(name, { theme });
         try {
           const [tab] = [await open(themed), await open(themed)];
           await tab.bringToFront();

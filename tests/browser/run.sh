@@ -37,6 +37,9 @@ browse() {
 }
 PUSHRING_URL=http://$demo_address browse test.mjs
 demo_stop
+demo_start --tls
+PUSHRING_URL=https://$demo_address browse tls.test.mjs
+demo_stop
 
 # Starts and stops the demo by itself, at an address that is free now.
 port=$(node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })')
