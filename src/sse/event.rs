@@ -1,6 +1,6 @@
 //! The encoding of events.
 
-use super::EventId;
+use super::id::EventId;
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
 use base64::Engine;

@@ -1,7 +1,7 @@
 //! Requests that open a stream, send a message beside one, or ask by preflight whether a page may; and the response
 //! head of a stream.
 
-use super::EventId;
+use super::id::EventId;
 use crate::channel::ChannelId;
 use crate::http::{Date, Head, PreparedResponse};
 use crate::resume::ResumeToken;

@@ -6,19 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rooms whose files stand in an order: none imports, however indirectly, one that imports it.
-const ROOMS: &[&str] = &[
-    "src/admission",
-    "src/control",
-    "src/demo",
-    "src/link",
-    "src/node",
-    "src/process_lib",
-    "src/queue",
-    "src/resume",
-    "src/shard",
-    "src/words",
-    "loadtest/src",
+/// Rooms whose files do not stand in an order yet. In all others none imports, however indirectly, one that imports it.
+/// This list only gets shorter.
+const CIRCULAR_ROOMS: &[&str] = &[
+    "src/broker",
+    "src/daemon",
+    "src/driver",
+    "src/fleet",
+    "src/gateway",
+    "src/http",
+    "src/proto",
+    "src/push_api",
+    "src/tls",
 ];
 
 /// The parts of a shard: its fields of these names, and the directories whose files may touch what is private to them.
@@ -141,7 +140,8 @@ fn paths_of(code: &str) -> Vec<String> {
         let (before, from) = rest.split_at(at);
         paths.extend(inline_paths(before));
         let end = from.find(';').unwrap_or(from.len());
-        let is_statement = before.is_empty() || before.ends_with(|c: char| c.is_whitespace());
+        let line = before.rsplit('\n').next().unwrap_or_default().trim();
+        let is_statement = line.is_empty() || line.starts_with("pub");
         if is_statement {
             paths.extend(expand(&from[4..end]));
         }
@@ -181,7 +181,10 @@ fn paths_are_found_however_they_are_written() {
 
 #[test]
 fn no_files_of_a_room_import_each_other_in_a_circle() {
-    for room in ROOMS {
+    let directories = fs::read_dir(source()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let rooms = directories.map(|room| format!("src/{}", room.file_name().unwrap().to_str().unwrap()));
+    for room in rooms.chain(["loadtest/src".to_owned()]) {
+        let room = room.as_str();
         let root = repository().join(if room.starts_with("src") { "src" } else { room });
         let files = files_below(&repository().join(room)).into_iter();
         let files: Vec<_> = files.filter(|file| !is_test(file) && !file.ends_with("main.rs")).collect();
@@ -193,7 +196,7 @@ fn no_files_of_a_room_import_each_other_in_a_circle() {
             let named = named.iter().filter_map(|path| file_of(path, &module, &by_module));
             imports.insert(file, named.filter(|other| *other != file).collect());
         }
-        // Whoever imports nothing that is left stands on the floor below; in the end nobody is left.
+        // A file that imports none of those that are left stands on the floor below; in the end none is left.
         while let Some(file) = imports.iter().find(|(_, of)| of.is_empty()).map(|(file, _)| *file) {
             imports.remove(file);
             imports.values_mut().for_each(|of| {
@@ -201,7 +204,9 @@ fn no_files_of_a_room_import_each_other_in_a_circle() {
             });
         }
         let circle: Vec<_> = imports.iter().map(|(file, of)| format!("{} imports {of:?}", file.display())).collect();
-        assert!(circle.is_empty(), "{room}: these import each other, or such that do: {circle:#?}");
+        let is_known = CIRCULAR_ROOMS.contains(&room);
+        assert!(!is_known || !circle.is_empty(), "{room} has no circle any more: take it from the list");
+        assert!(is_known || circle.is_empty(), "{room}: these import each other, or such that do: {circle:#?}");
     }
 }
 
@@ -310,6 +315,6 @@ fn every_file_is_named_by_a_module() {
         let stem = if stem == "mod" { file.parent().unwrap().file_name().unwrap().to_str().unwrap() } else { stem };
         let declared = [format!("mod {stem};"), format!("\"{}\"]", file.file_name().unwrap().to_str().unwrap())];
         let is_named = named.iter().any(|text| declared.iter().any(|declaration| text.contains(declaration)));
-        assert!(is_named || matches!(stem, "lib" | "main"), "{}: nobody names it", name(file));
+        assert!(is_named || matches!(stem, "lib" | "main"), "{}: no module names it", name(file));
     }
 }
