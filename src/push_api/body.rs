@@ -99,27 +99,11 @@ fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
     T::try_from(whole?).ok()
 }
 
-/// See [`Policy`], whose key may be written as any integer.
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum WrittenPolicy {
-    Close,
-    DropNewest,
-    DropOldest,
-    Conflate { key: Value },
-}
-
-impl WrittenPolicy {
-    fn read(self) -> Result<Policy, Wrong> {
-        Ok(match self {
-            Self::Close => Policy::Close,
-            Self::DropNewest => Policy::DropNewest,
-            Self::DropOldest => Policy::DropOldest,
-            Self::Conflate { key } => {
-                let key = number(&key).ok_or_else(|| Wrong::new("policy", "a key is a number up to 2^64 - 1"))?;
-                Policy::Conflate { key }
-            }
-        })
+/// The same value, with integers written as such.
+fn with_integers(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, with_integers(value))).collect(),
+        value => number::<u64>(&value).map_or(value, Value::from),
     }
 }
 
@@ -178,8 +162,9 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
         (None, None, None) => return Err(Wrong::new("text", "give one of text, json and data")),
         _ => return Err(Wrong::new("text", "give one of text, json and data, not several")),
     };
-    let policy: Option<WrittenPolicy> = take(&mut fields, "", "policy")?;
-    let policy = policy.map(WrittenPolicy::read).transpose()?;
+    let policy: Option<Value> = take(&mut fields, "", "policy")?;
+    let policy = policy.map(|policy| serde_json::from_value(with_integers(policy))).transpose();
+    let policy: Option<Policy> = policy.map_err(|error| Wrong::new("policy", error.to_string()))?;
     let except: Option<Vec<ChannelNumber>> = take(&mut fields, "", "except")?;
     let except = except.unwrap_or_default().into_iter().map(|number| number.0).collect();
     let outcome = match take(&mut fields, "", "outcome")? {
