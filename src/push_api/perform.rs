@@ -191,7 +191,7 @@ impl Performer {
         };
         if !on_others.is_empty() && !handle.is_in_fleet() {
             let why = "this broker is in no fleet: channels are numbers, without a node";
-            return Err(ApiAnswer::error(400, Some("to.channels"), why));
+            return Err(ApiAnswer::error(404, Some("to.channels"), why));
         }
         let push = |message: Message, audience: Audience| {
             let push = handle.broadcast(message).to(audience).except_all(except.iter().copied());
