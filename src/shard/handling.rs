@@ -49,13 +49,12 @@ impl Shard {
         self.owners.hosted_waiting() > 0
     }
 
-    /// Runs those handlers that have events, or orders that waited, for so much work, and none of them for more.
-    /// `called`: somebody on another thread wants one of them to look.
-    pub(super) fn run_handlers_within(&mut self, handlers_ns: u64, called: bool) {
+    /// Runs those handlers that have events, or orders that waited, until the turn has cost so much. `called`: somebody
+    /// on another thread wants one of them to look.
+    pub(super) fn run_handlers(&mut self, until_ns: u64, called: bool) {
         if self.handlers.is_empty() {
             return;
         }
-        let until_ns = self.work.spent_ns() + handlers_ns;
         if called {
             self.call_handlers();
         }
@@ -66,7 +65,7 @@ impl Shard {
             }
             let Some(place) = self.owners.next_hosted() else { return };
             let Some(mut hosted) = self.handlers.take(place) else { continue };
-            hosted.state.credit_ns = hosted.state.credit_ns.saturating_add(cost(handlers_ns)).min(cost(handlers_ns));
+            hosted.state.credit_ns = (hosted.state.credit_ns + HANDLER_NS as i64).min(HANDLER_NS as i64);
             let result = self.run_handler(place, &mut hosted, until_ns, usize::MAX);
             self.owners.settle_unread(place);
             let goes_on = !hosted.state.is_empty() || (!hosted.state.waits && self.owners.unread(place) > 0);

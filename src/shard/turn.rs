@@ -277,7 +277,7 @@ impl<S: Sockets> Turns<S> {
         self.take_orders(now_ms, self.shard.spent_ns() + work.orders_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
         self.shake_hands(now_ms);
-        self.shard.run_handlers_within(work.handlers_ns, self.called);
+        self.shard.run_handlers(self.shard.spent_ns() + work.handlers_ns, self.called);
         self.put_off_effects();
         self.shard.flush_within(work.sends_ns);
         self.carry_out_effects();
