@@ -172,6 +172,21 @@ pub(crate) fn descriptors(pids: &[u32]) -> anyhow::Result<u64> {
     Ok(sum)
 }
 
+/// The threads of the kernel, `ksoftirqd/CPU`, that do what is left of the network's work on these CPUs: what a server
+/// that is pinned there has caused, and its own CPU time does not show.
+pub(crate) fn softirq_threads(cpus: &[usize]) -> Vec<u32> {
+    if cpus.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<String> = cpus.iter().map(|cpu| format!("ksoftirqd/{cpu}")).collect();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| names.iter().any(|of| of == name.trim()))
+    })
+    .collect()
+}
+
 /// The processes that listen on the port of `address` on this machine. Fails when `address` is not of this machine or
 /// nothing is found.
 pub(crate) fn listeners(address: SocketAddr) -> anyhow::Result<Vec<u32>> {

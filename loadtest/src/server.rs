@@ -155,6 +155,7 @@ impl ServerSpec {
             url: url.to_owned(),
             pids,
             cpus: self.cpus.len(),
+            softirq_pids: proc::softirq_threads(&self.cpus),
             front: None,
             child: None,
             prefix: self.prefix,
@@ -170,8 +171,8 @@ impl ServerSpec {
             Some(Ends::There) => format!("wss://{address}"),
             Some(Ends::At(port)) => format!("wss://127.0.0.1:{port}"),
         };
-        let (name, cpus) = (self.name.clone(), self.cpus.len());
-        Ok(Server { name, url, pids, cpus, front: None, child: Some(child), prefix: self.prefix })
+        let (name, cpus, softirq_pids) = (self.name.clone(), self.cpus.len(), proc::softirq_threads(&self.cpus));
+        Ok(Server { name, url, pids, cpus, softirq_pids, front: None, child: Some(child), prefix: self.prefix })
     }
 
     /// Starts the proxy in front of a server that has been started.
@@ -220,6 +221,8 @@ pub(crate) struct Server {
     pub pids: Vec<u32>,
     /// To how many CPUs it is pinned; 0 when it is not.
     pub cpus: usize,
+    /// The kernel's threads that do what is left of the network's work on those CPUs, where nothing else causes it.
+    pub(crate) softirq_pids: Vec<u32>,
     /// The proxy in front of it, which ends first.
     front: Option<(Running, TemporaryDirectory)>,
     child: Option<Running>,

@@ -108,6 +108,7 @@ pub(crate) fn fanout_settings(clients: usize, size: usize, in_flight: u64, secon
         clients,
         size,
         in_flight,
+        write_each: false,
         messages: u64::MAX,
         seconds: Some(seconds),
         stall: 0,
@@ -276,6 +277,13 @@ pub(crate) const WINDOWS: [u64; 5] = [1, 2, 4, 8, 16];
 pub(crate) fn cells(scale: Scale) -> Vec<Cell> {
     let Scale { seconds, few, many, churn } = scale;
     let mut cells: Vec<Cell> = WINDOWS.iter().map(|&window| fanout_cell(few, 128, window, seconds)).collect();
+    let each = fanout_settings(few, 128, 16, seconds);
+    cells.push(Cell {
+        key: format!("fanout-{few}x128-w16-each"),
+        title: format!("{few} clients, 128 B, 16 in flight, each published in a write of its own"),
+        job: Job::Fanout(fanout::WindowSettings { write_each: true, ..each }),
+        metrics: vec![Metric::CpuPerUnit],
+    });
     for (clients, size, window) in [(few, 1024, 1), (few, 16 * 1024, 1), (many, 128, 1), (many, 128, 8)] {
         cells.push(fanout_cell(clients, size, window, seconds));
     }

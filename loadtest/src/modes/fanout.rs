@@ -36,6 +36,9 @@ pub(crate) struct WindowSettings {
     /// Messages on their way at a time: the next is sent when all clients have the oldest.
     #[arg(long, default_value_t = 1)]
     pub in_flight: u64,
+    /// Each message leaves the publisher in a write of its own, instead of all that may be sent in one.
+    #[arg(long)]
+    pub(crate) write_each: bool,
     /// Messages to publish.
     #[arg(long, default_value_t = 500)]
     pub messages: u64,
@@ -87,7 +90,7 @@ pub(crate) struct PacedSettings {
 /// When the publisher sends.
 #[derive(Debug, Clone, Copy)]
 enum Schedule {
-    Window { in_flight: u64, messages: u64, seconds: Option<f64> },
+    Window { in_flight: u64, write_each: bool, messages: u64, seconds: Option<f64> },
     Paced { interval_ns: f64, messages: u64 },
     ReadAfter { messages: u64 },
 }
@@ -129,8 +132,8 @@ pub(crate) fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow
         schedule: if settings.read_after {
             Schedule::ReadAfter { messages: settings.messages }
         } else {
-            let &WindowSettings { in_flight, messages, seconds, .. } = settings;
-            Schedule::Window { in_flight, messages, seconds }
+            let &WindowSettings { in_flight, write_each, messages, seconds, .. } = settings;
+            Schedule::Window { in_flight, write_each, messages, seconds }
         },
         stalling: settings.stall,
         stall_messages: settings.stall_messages,
@@ -357,8 +360,8 @@ fn lead(
     board.set_phase(Phase::Run);
     let mut send_phase_ns = None;
     let note = match plan.schedule {
-        Schedule::Window { in_flight, messages, seconds } => {
-            publisher.publish_window(&mut worker, crew, in_flight, messages, seconds)?
+        Schedule::Window { in_flight, write_each, messages, seconds } => {
+            publisher.publish_window(&mut worker, crew, (in_flight, write_each), messages, seconds)?
         }
         Schedule::Paced { interval_ns, messages } => {
             publisher.publish_paced(&mut worker, crew, interval_ns, messages)?
@@ -468,7 +471,7 @@ impl Publisher<'_> {
         &mut self,
         worker: &mut Worker<'_>,
         crew: &Crew<'_>,
-        in_flight: u64,
+        (in_flight, write_each): (u64, bool),
         messages: u64,
         seconds: Option<f64>,
     ) -> anyhow::Result<Option<String>> {
@@ -487,8 +490,11 @@ impl Publisher<'_> {
             while sent < complete + in_flight && if end_ns.is_some() { !over } else { sent < messages } {
                 self.queue_counted(worker, sent, now_ns)?;
                 sent += 1;
+                if write_each {
+                    worker.engine.flush(self.client, &mut worker.receivers);
+                }
             }
-            if sent > before {
+            if sent > before && !write_each {
                 worker.engine.flush(self.client, &mut worker.receivers);
             }
             worker.step(10)?;

@@ -31,9 +31,10 @@ pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     Ok(size)
 }
 
-/// The CPU time of the server, where its processes are known, and of this process over a stretch of a run.
-pub(crate) struct CpuMeter<'a> {
-    pids: &'a [u32],
+/// The CPU time of the server, where its processes are known (with that of the kernel's `ksoftirqd` on the CPUs to
+/// which it is pinned), and of this process over a stretch of a run.
+pub(crate) struct CpuMeter {
+    pids: Vec<u32>,
     server: Option<CpuTime>,
     own: CpuTime,
     machine_busy_us: f64,
@@ -48,13 +49,14 @@ pub(crate) struct Used {
     pub others_us: Option<f64>,
 }
 
-impl<'a> CpuMeter<'a> {
+impl CpuMeter {
     /// Starts now.
-    pub(crate) fn start(server: &'a Server) -> anyhow::Result<Self> {
-        let pids = &server.pids;
+    pub(crate) fn start(server: &Server) -> anyhow::Result<Self> {
+        let is_known = !server.pids.is_empty();
+        let pids = [&*server.pids, &*server.softirq_pids].concat();
         Ok(Self {
+            server: if is_known { Some(CpuTime::of(&pids)?) } else { None },
             pids,
-            server: if pids.is_empty() { None } else { Some(CpuTime::of(pids)?) },
             own: CpuTime::of(&[std::process::id()])?,
             machine_busy_us: proc::machine_busy_us()?,
         })
@@ -63,7 +65,7 @@ impl<'a> CpuMeter<'a> {
     /// What was used since.
     pub(crate) fn stop(self) -> anyhow::Result<Used> {
         let server = match self.server {
-            Some(start) => Some(CpuTime::of(self.pids)?.since(&start)),
+            Some(start) => Some(CpuTime::of(&self.pids)?.since(&start)),
             None => None,
         };
         let own = CpuTime::of(&[std::process::id()])?.since(&self.own);

@@ -105,7 +105,7 @@ impl Tally {
 /// The part of a run that is measured.
 pub(super) struct Stretch<'a> {
     bench: &'a Bench,
-    meter: CpuMeter<'a>,
+    meter: CpuMeter,
     start_ns: u64,
     busy_before_ns: u64,
 }
