@@ -79,9 +79,10 @@ impl Pump {
 
 /// How long turns are, in time of this thread's own.
 ///
-/// Asking the kernel for that time costs as much as the rest of a short turn. So a turn that was short by the clock on
-/// the wall, which can be read without asking, counts as it was short there; the kernel is asked about the longer ones,
-/// in which the thread may have been kept from its core.
+/// Asking the kernel for that time costs as much as the rest of a short turn, and where little can be merged nearly all
+/// turns are short. So a turn that was short by the clock on the wall, which can be read without asking, counts as it
+/// was short there, which is an upper bound; the kernel is asked about the longer ones, in which the thread may have
+/// been kept from its core.
 struct TurnMeter {
     began_ns: u64,
     /// The thread's own time when the kernel was last asked, and what was counted since.
@@ -89,8 +90,8 @@ struct TurnMeter {
     counted_ns: u64,
 }
 
-/// As long as the first bucket of [`Durations`](crate::shard::stats::Durations).
-const SHORT_NS: u64 = 16_000;
+/// Shorter than what tells whether work is dearer here than it was counted, and than any turn that clients wait for.
+const SHORT_NS: u64 = 100_000;
 
 impl TurnMeter {
     fn start() -> Self {
