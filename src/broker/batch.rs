@@ -59,6 +59,14 @@ pub struct Batch {
 struct ShardBatch {
     commands: Vec<Command>,
     payload_bytes: usize,
+    /// How many orders these are.
+    count: usize,
+}
+
+impl ShardBatch {
+    fn is_full(&self) -> bool {
+        self.count >= BATCH_COMMANDS_MAX || self.payload_bytes >= BATCH_BYTES_MAX
+    }
 }
 
 impl Batch {
@@ -93,14 +101,18 @@ impl Batch {
     pub(crate) fn push(&mut self, channel: ChannelId, message: Message, delivery: DeliveryOptions) {
         assert_eq!(check_size(&message), Ok(()), "a batch holds orders that can be given");
         let (shard, command) = self.pusher.push_command(channel, message, delivery);
-        self.add_command(shard, command);
+        let orders = &mut self.shards[shard];
+        orders.payload_bytes += command.join(&mut orders.commands);
+        orders.count += 1;
+        self.is_full |= orders.is_full();
     }
 
     fn add_command(&mut self, shard: usize, command: Command) {
         let orders = &mut self.shards[shard];
         orders.payload_bytes += command.payload_bytes();
         orders.commands.push(command);
-        self.is_full |= orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
+        orders.count += 1;
+        self.is_full |= orders.is_full();
     }
 
     /// Adds an order, and flushes the batch once it is full, which waits as [`flush`](Self::flush) does.
@@ -193,7 +205,7 @@ impl Batch {
 
     /// What waits for a shard, as one command, and what that keeps alive.
     fn take(&mut self, shard: usize) -> Option<(Command, usize)> {
-        let ShardBatch { mut commands, payload_bytes } = std::mem::take(&mut self.shards[shard]);
+        let ShardBatch { mut commands, payload_bytes, .. } = std::mem::take(&mut self.shards[shard]);
         match commands.len() {
             0 => None,
             1 => Some((commands.remove(0), payload_bytes)),

@@ -206,7 +206,10 @@ impl<'a> ProcessOrders<'a> {
 
     fn push(&mut self, channel: u32, kind: FrameKind, blob: Bytes) -> Result<(), Stop> {
         match convert::message(kind, blob) {
-            Some(Ok(message)) => Ok(self.batch.send(self.owner.push(ChannelId::new(channel), message))?),
+            Some(Ok(message)) => {
+                self.batch.push(ChannelId::new(channel), message, DeliveryOptions::default());
+                if self.batch.is_full() { Ok(self.batch.flush()?) } else { Ok(()) }
+            }
             Some(Err(invalid)) => self.refuse_message(None, invalid),
             None => Err(no_push(kind)),
         }

@@ -26,6 +26,8 @@ pub enum Command {
     Push(PushCommand),
     /// One frame to many channels of this shard.
     PushMany(Box<PushMany>),
+    /// Small messages, each to one channel of this shard, in order.
+    PushEach(Box<PushEach>),
     /// Several orders, obeyed in order: what a process hands over at a time costs one place in the inbox.
     Batch(Vec<Command>),
     /// End a channel behind what is queued for it.
@@ -119,6 +121,81 @@ pub struct PushCommand {
     pub policy: Option<Policy>,
     /// Who wants to know what became of it.
     pub asked: ReportTo,
+}
+
+/// Small messages of one process, each to one channel. Their payloads lie side by side: many of them are one order,
+/// which the shard reads from one end to the other.
+#[derive(Debug)]
+pub struct PushEach {
+    owner: OwnerId,
+    pushes: Vec<SmallPush>,
+    payloads: Vec<u8>,
+    /// How many of them are done, and how many bytes those had.
+    done: usize,
+    done_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SmallPush {
+    channel: ChannelId,
+    payload_bytes: u32,
+    kind: MessageKind,
+    /// As [`ReportTo::Failure`].
+    failure: Option<u64>,
+}
+
+impl PushEach {
+    /// What is small.
+    const PAYLOAD_BYTES_MAX: usize = 1024;
+
+    fn new(owner: OwnerId) -> Self {
+        Self { owner, pushes: Vec::new(), payloads: Vec::new(), done: 0, done_bytes: 0 }
+    }
+
+    /// Returns whether a push can be one of these: a small message about which nothing is asked, or only its failure.
+    fn takes(&self, push: &PushCommand) -> bool {
+        let PushCommand { owner, frame, policy, asked, .. } = push;
+        *owner == Some(self.owner)
+            && matches!(frame.kind, PushKind::Message(_))
+            && frame.payload.len() <= Self::PAYLOAD_BYTES_MAX
+            && policy.is_none()
+            && !matches!(asked, ReportTo::Outcome(_))
+    }
+
+    /// Appends one that it [takes](Self::takes).
+    fn push(&mut self, push: PushCommand) {
+        let PushCommand { channel, frame: PushFrame { kind, payload }, asked, .. } = push;
+        let (PushKind::Message(kind), Ok(payload_bytes)) = (kind, u32::try_from(payload.len())) else {
+            unreachable!("it takes small messages alone");
+        };
+        let failure = match asked {
+            ReportTo::Failure(number) => Some(number),
+            ReportTo::Nobody | ReportTo::Outcome(_) => None,
+        };
+        self.pushes.push(SmallPush { channel, payload_bytes, kind, failure });
+        self.payloads.extend_from_slice(&payload);
+    }
+
+    /// Returns whether all are done.
+    pub fn is_done(&self) -> bool {
+        self.done == self.pushes.len()
+    }
+
+    /// Gives the next to `push`, if there is one: whose it is, the channel, the message, and who wants to know of a
+    /// failure.
+    pub fn next(&mut self, push: impl FnOnce(OwnerId, ChannelId, MessageKind, &[u8], ReportTo)) {
+        let Some(&next) = self.pushes.get(self.done) else { return };
+        let end = self.done_bytes + next.payload_bytes as usize;
+        let asked = next.failure.map_or(ReportTo::Nobody, ReportTo::Failure);
+        push(self.owner, next.channel, next.kind, &self.payloads[self.done_bytes..end], asked);
+        (self.done, self.done_bytes) = (self.done + 1, end);
+    }
+}
+
+impl HeapBytes for PushEach {
+    fn heap_bytes(&self) -> usize {
+        self.pushes.capacity() * size_of::<SmallPush>() + self.payloads.capacity()
+    }
 }
 
 /// The recipient of the outcome of an order for one channel.
@@ -293,10 +370,39 @@ impl Command {
     /// Returns whether it carries something to channels.
     pub fn is_push(&self) -> bool {
         match self {
-            Command::Push(_) | Command::PushMany(_) | Command::PushAsGuest(_) => true,
+            Command::Push(_) | Command::PushMany(_) | Command::PushEach(_) | Command::PushAsGuest(_) => true,
             Command::Batch(commands) => commands.iter().any(Self::is_push),
             _ => false,
         }
+    }
+
+    /// Puts this behind `commands`; small pushes of one process in a row are one command. Returns how many bytes more
+    /// the commands keep alive.
+    pub fn join(self, commands: &mut Vec<Self>) -> usize {
+        let Command::Push(push) = self else {
+            let bytes = self.payload_bytes();
+            commands.push(self);
+            return bytes;
+        };
+        let before_bytes = commands.last().map_or(0, Self::payload_bytes);
+        match (commands.last_mut(), push.owner.map(PushEach::new)) {
+            (Some(Command::PushEach(each)), _) if each.takes(&push) => each.push(push),
+            (Some(last @ Command::Push(_)), Some(mut each))
+                if each.takes(&push) && matches!(&*last, Command::Push(first) if each.takes(first)) =>
+            {
+                if let Command::Push(first) = std::mem::replace(last, Command::Batch(Vec::new())) {
+                    each.push(first);
+                }
+                each.push(push);
+                *last = Command::PushEach(Box::new(each));
+            }
+            _ => {
+                let bytes = push.frame.payload.len() + push.asked.heap_bytes();
+                commands.push(Command::Push(push));
+                return bytes;
+            }
+        }
+        commands.last().map_or(0, Self::payload_bytes) - before_bytes
     }
 
     /// The bytes that it keeps alive while it waits: what the inbox counts.
@@ -304,6 +410,7 @@ impl Command {
         match self {
             Command::Push(push) => push.frame.payload.len() + push.asked.heap_bytes(),
             Command::PushMany(many) => size_of::<PushMany>() + many.heap_bytes(),
+            Command::PushEach(each) => size_of::<PushEach>() + each.heap_bytes(),
             Command::PushAsGuest(push) => size_of::<GuestPushCommand>() + push.heap_bytes(),
             // The topic itself is charged.
             Command::Subscribe(subscribe) => size_of::<SubscribeCommand>() + subscribe.asked.heap_bytes(),

@@ -37,6 +37,7 @@ impl Shard {
     fn go_on_with(&mut self, long: Long) -> Option<Long> {
         match long {
             Long::Broadcast(broadcast) => self.go_on_pushing(broadcast),
+            Long::Each(each) => self.push_each(each),
             Long::OfGuest(push) => self.go_on_pushing_as_guest(push),
             Long::Missing(missing) => self.go_on_missing(missing),
             Long::Closing(closing) => self.go_on_closing(closing),
@@ -62,11 +63,14 @@ impl Shard {
             self.timings.probe(asked_us);
             return None;
         }
+        if let Command::PushEach(each) = command {
+            return self.push_each(each);
+        }
         self.stats.commands += 1;
         self.work.spend(work::COMMAND_NS);
         match command {
             Command::Batch(_) => unreachable!("batches hold no batches"),
-            Command::Probe { .. } => unreachable!("obeyed above"),
+            Command::Probe { .. } | Command::PushEach(_) => unreachable!("obeyed above"),
             Command::Push(push) => {
                 self.work.spend(copy_ns(push.frame.payload.len().min(self.config.copy_bytes_max)));
                 self.push(push);

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
 
-use super::command::Command;
+use super::command::{Command, PushEach};
 use super::out::broadcast::{Missing, OfGuest, UnfinishedBroadcast};
 use super::table::cohort::{Closing, Cutting, Stopping};
 use std::vec::IntoIter;
@@ -19,6 +19,7 @@ pub struct Unfinished {
 /// What concerns many channels, as far as it was not done.
 pub(super) enum Long {
     Broadcast(Box<UnfinishedBroadcast>),
+    Each(Box<PushEach>),
     OfGuest(Box<OfGuest>),
     Missing(Box<Missing>),
     Closing(Box<Closing>),

@@ -369,7 +369,7 @@ impl World {
         type Batch = (Vec<Command>, Vec<(Note, Option<u64>)>);
         let mut by_shard: Vec<Batch> = self.pumps.iter().map(|_| Default::default()).collect();
         for Order { shard, command, note, awaits } in orders {
-            by_shard[shard].0.push(command);
+            command.join(&mut by_shard[shard].0);
             by_shard[shard].1.push((note, awaits));
         }
         for (shard, (mut commands, notes)) in by_shard.into_iter().enumerate() {

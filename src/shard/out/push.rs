@@ -9,7 +9,7 @@ use crate::gateway::OwnerId;
 use crate::proto::{MessageKind, ServerHeader, close, server_header};
 use crate::resume::text;
 use crate::shard::command::{
-    CloseFrame, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience, WhenFull,
+    CloseFrame, Policy, PushCommand, PushEach, PushFrame, PushKind, PushMany, ReportTo, ShardAudience, WhenFull,
 };
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
@@ -68,7 +68,7 @@ impl Shard {
             Ok(slot) => slot,
             Err(why) => return self.answer_failed(owner, asked, why),
         };
-        if !matches!(asked, ReportTo::Outcome(_)) && self.push_at_once(slot, &frame, policy) {
+        if !matches!(asked, ReportTo::Outcome(_)) && self.push_at_once(slot, frame.kind, &frame.payload, policy) {
             return;
         }
         let mut encoding = self.encode_for(slot, frame, policy);
@@ -82,13 +82,13 @@ impl Shard {
         }
     }
 
-    /// The short way of most pushes: a small frame, as it is, to a channel that has nothing in the way of it. Answers
+    /// The short way of most pushes: a small frame, as it is, to a channel that has nothing in the way of it. Returns
     /// whether it was that; if not, nothing has happened.
-    fn push_at_once(&mut self, slot: Slot, frame: &PushFrame, policy: Option<Policy>) -> bool {
+    fn push_at_once(&mut self, slot: Slot, kind: PushKind, payload: &[u8], policy: Option<Policy>) -> bool {
         let connection = &self.table[slot];
-        let header = server_header(opcode(frame.kind), false, frame.payload.len());
-        let len = header.as_slice().len() + frame.payload.len();
-        let is_free = frame.payload.len() <= self.config.copy_bytes_max
+        let header = server_header(opcode(kind), false, payload.len());
+        let len = header.as_slice().len() + payload.len();
+        let is_free = payload.len() <= self.config.copy_bytes_max
             && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
             && !connection.flags.has_any(NOT_AT_ONCE)
             && !connection.outbound.is_blocked()
@@ -96,11 +96,48 @@ impl Shard {
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
             self.table[slot].policy = policy.map(Policy::when_full);
-            self.append(slot, &header, &frame.payload);
+            self.append(slot, &header, payload);
             self.stats.pushed += 1;
             self.work.spend(work::OFFER_NS);
         }
         is_free
+    }
+
+    /// The short way for bytes that are not an order: a message of `owner` to a channel of its own. Returns whether
+    /// it was that; if not, nothing has happened.
+    pub(in crate::shard) fn push_slice_at_once(
+        &mut self,
+        channel: ChannelId,
+        owner: OwnerId,
+        kind: MessageKind,
+        payload: &[u8],
+    ) -> bool {
+        let slot = self.table.slot_of(channel).filter(|&slot| self.owner_of(slot) == Some(owner));
+        let is_done = slot.is_some_and(|slot| self.push_at_once(slot, PushKind::Message(kind), payload, None));
+        if is_done {
+            self.stats.commands += 1;
+            self.work.spend(work::COMMAND_NS / 2 + copy_ns(payload.len()));
+        }
+        is_done
+    }
+
+    /// Pushes small messages, each to its channel, until the slice is over. Returns what is left of them.
+    pub(in crate::shard) fn push_each(&mut self, mut each: Box<PushEach>) -> Option<Long> {
+        while !each.is_done() {
+            if self.work.is_slice_over() || self.out.is_window_full() {
+                return Some(Long::Each(each));
+            }
+            each.next(|owner, channel, kind, payload, asked| {
+                if self.push_slice_at_once(channel, owner, kind, payload) {
+                    return;
+                }
+                self.stats.commands += 1;
+                self.work.spend(work::COMMAND_NS + copy_ns(payload.len()));
+                let frame = PushFrame { kind: PushKind::Message(kind), payload: Bytes::copy_from_slice(payload) };
+                self.push(PushCommand { channel, owner: Some(owner), frame, policy: None, asked });
+            });
+        }
+        None
     }
 
     /// Puts a small frame behind what waits for a channel whose socket takes bytes.
