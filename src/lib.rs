@@ -153,7 +153,7 @@ pub use queue::orders::InboxLimits;
 pub use shard::command::CloseFrame;
 pub use shard::disconnects::Disconnect;
 pub use shard::durations::Durations;
-pub use shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
+pub use shard::event::{ClientMessage, Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
 pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use shard::outcome::Outcome;
 pub use shard::stats::{Report, Stats};

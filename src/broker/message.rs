@@ -2,6 +2,7 @@
 
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};
+use crate::shard::event::ClientMessage;
 use bytes::Bytes;
 
 /// The longest payload of a control frame (RFC 6455 5.5).
@@ -60,6 +61,16 @@ impl Message {
             MessageKind::Text => Self::text_bytes(bytes),
             MessageKind::Binary => Ok(Self::binary(within_limit(bytes.into())?)),
         }
+    }
+
+    /// A message as it was received: what that is has been checked, and cannot be too large.
+    pub fn received(message: ClientMessage<'_>) -> Self {
+        Self::valid(message.kind(), message.into_bytes())
+    }
+
+    /// Bytes that are known to be valid for `kind`.
+    pub(super) fn valid(kind: MessageKind, payload: Bytes) -> Self {
+        Self(PushFrame { kind: PushKind::Message(kind), payload })
     }
 
     /// A ping of the process' own; it keeps its place behind queued data.

@@ -52,7 +52,9 @@ pub use crate::queue::events::{QueueLimits, RecvError};
 pub use crate::shard::MemoryReport;
 pub use crate::shard::command::{CloseFrame, Policy};
 pub use crate::shard::disconnects::Disconnect;
-pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
+pub use crate::shard::event::{
+    ClientMessage, Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId,
+};
 pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::stats::{Durations, Report, Stats};

@@ -15,11 +15,12 @@ use crate::admission::{Charge, HeldAs};
 use crate::channel::ChannelId;
 use crate::driver::clock::monotonic_ns;
 use crate::process_id::ProcessId;
+use crate::proto::MessageKind;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, process_queue};
 use crate::queue::orders::InboxSender;
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, HostCommand, ReportTo};
-use crate::shard::event::{Event, RequestId};
+use crate::shard::event::{ClientMessage, Event, RequestId};
 use crate::shard::handler::{Failed, Handler, HandlerContext, HandlerWait};
 use crate::shard::outcome::{Outcome, OutcomeCollector as Parts};
 use bytes::Bytes;
@@ -38,6 +39,12 @@ pub trait ShardHandler: 'static {
     /// Something happened to a channel of this shard, or to an order that was given here. Everybody on the shard waits
     /// until this returns: after more than 0.25 ms the log tells of it.
     fn on_event(&mut self, here: &mut Here<'_>, event: Event);
+
+    /// A client sent a message. Where nothing waits before it, its bytes lie where they were read: who takes them from
+    /// there, instead of as an event of its own, spares the copy. Default: it becomes an [`Event::Message`].
+    fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
+        self.on_event(here, message.into_event());
+    }
 }
 
 impl<F: FnMut(&mut Here<'_>, Event) + 'static> ShardHandler for F {
@@ -234,6 +241,7 @@ impl HandlerStart {
             pusher,
             others: OtherShards { shard, kept, waker, large_ns: 0 },
             handle,
+            stopwatch: Stopwatch::default(),
         };
         // From now on what comes from elsewhere calls the shard.
         runner.called(&mut Vec::new());
@@ -259,6 +267,59 @@ struct Runner<H> {
     pusher: Pusher,
     others: OtherShards,
     handle: ProcessHandle,
+    stopwatch: Stopwatch,
+}
+
+/// Measures what events take, and tells the shard of it. Reading the clock costs as much as a short event: where events
+/// are short it is read behind every few of them.
+#[derive(Default)]
+struct Stopwatch {
+    /// When it was last read; none between reads of clients.
+    since_ns: Option<u64>,
+    events: u32,
+    /// Behind so many events it is read again.
+    stride: u32,
+}
+
+impl Stopwatch {
+    /// Of so many events in a row, one may be the first to be slow.
+    const STRIDE_MAX: u32 = 4;
+
+    /// Events are short that take so much at most.
+    const SHORT_NS: u64 = 1_000;
+
+    fn start(&mut self) {
+        if self.since_ns.is_none() {
+            (self.since_ns, self.events, self.stride) = (Some(monotonic_ns()), 0, 1);
+        }
+    }
+
+    /// An event was taken.
+    fn note(&mut self, desk: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
+        self.events += 1;
+        if self.events >= self.stride {
+            self.read(desk, large_ns);
+        }
+    }
+
+    /// No more follow for now.
+    fn stop(&mut self, desk: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
+        if self.events > 0 {
+            self.read(desk, large_ns);
+        }
+        self.since_ns = None;
+    }
+
+    /// `large_ns`: what the shard itself took meanwhile.
+    fn read(&mut self, desk: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
+        let now_ns = monotonic_ns();
+        let took_ns = now_ns - self.since_ns.replace(now_ns).unwrap_or(now_ns);
+        let took_ns = took_ns.saturating_sub(std::mem::take(large_ns));
+        desk.took(took_ns);
+        let is_short = took_ns <= u64::from(self.events) * Self::SHORT_NS;
+        self.stride = if is_short { (2 * self.stride).min(Self::STRIDE_MAX) } else { 1 };
+        self.events = 0;
+    }
 }
 
 /// The way to the other shards.
@@ -280,31 +341,61 @@ struct WaitingOrders {
 
 impl<H: ShardHandler> Runner<H> {
     fn take_events(&mut self, desk: &mut dyn HandlerContext<Command>) {
-        let Some(handler) = &mut self.handler else { return };
-        let mut before_ns = monotonic_ns();
+        self.stopwatch.start();
         while (desk.is_last() || self.others.then() == HandlerWait::GoesOn)
             && let Some(event) = desk.next_event()
         {
-            let outlet = ShardOutlet { desk, pusher: &self.pusher, others: &mut self.others };
-            handler.on_event(&mut Here { pusher: &self.pusher, outlet, id: &self.handle.id }, event);
-            let now_ns = monotonic_ns();
-            let large_ns = std::mem::take(&mut self.others.large_ns);
-            desk.took((now_ns - before_ns).saturating_sub(large_ns));
-            before_ns = now_ns;
+            match event {
+                Event::Message { channel, kind, payload } => {
+                    self.take_message(desk, ClientMessage::of_event(channel, kind, payload));
+                }
+                event => {
+                    if let Some(handler) = &mut self.handler {
+                        handler.on_event(&mut Here::at(&self.pusher, desk, &mut self.others, &self.handle.id), event);
+                    }
+                    self.stopwatch.note(desk, &mut self.others.large_ns);
+                }
+            }
         }
+        self.stopwatch.stop(desk, &mut self.others.large_ns);
     }
-}
 
-impl<H: ShardHandler> Handler<Command> for Runner<H> {
-    fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
+    fn take_message(&mut self, desk: &mut dyn HandlerContext<Command>, message: ClientMessage<'_>) {
+        self.stopwatch.start();
+        if let Some(handler) = &mut self.handler {
+            handler.on_message(&mut Here::at(&self.pusher, desk, &mut self.others, &self.handle.id), message);
+        }
+        self.stopwatch.note(desk, &mut self.others.large_ns);
+    }
+
+    /// Has the handler do something. If it panics, its process ends.
+    fn guarded(&mut self, act: impl FnOnce(&mut Self)) -> Result<HandlerWait, Failed> {
         let _here = OnAShard::enter();
-        if catch_unwind(AssertUnwindSafe(|| self.take_events(desk))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
             let (process, shard) = (&self.handle.id, self.others.shard);
             tracing::error!(%process, shard, "a handler panicked: its process ends, its channels are closed with 1011");
             self.handle.take_away(failed());
             return Err(Failed);
         }
         Ok(self.others.then())
+    }
+}
+
+impl<H: ShardHandler> Handler<Command> for Runner<H> {
+    fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
+        self.guarded(|runner| runner.take_events(desk))
+    }
+
+    fn message(
+        &mut self,
+        desk: &mut dyn HandlerContext<Command>,
+        message: ClientMessage<'_>,
+    ) -> Result<HandlerWait, Failed> {
+        self.guarded(|runner| runner.take_message(desk, message))
+    }
+
+    fn settle(&mut self, desk: &mut dyn HandlerContext<Command>) {
+        self.stopwatch.stop(desk, &mut self.others.large_ns);
     }
 
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
@@ -399,6 +490,15 @@ pub struct Here<'a> {
 }
 
 impl<'a> Here<'a> {
+    fn at(
+        pusher: &'a Pusher,
+        desk: &'a mut dyn HandlerContext<Command>,
+        others: &'a mut OtherShards,
+        id: &'a ProcessId,
+    ) -> Self {
+        Self { pusher, outlet: ShardOutlet { desk, pusher, others }, id }
+    }
+
     /// The number of this shard. A channel lives here if its `id % shards` says so; all that this handler hears of do.
     pub fn shard(&self) -> usize {
         self.outlet.others.shard
@@ -418,6 +518,40 @@ impl<'a> Here<'a> {
     pub fn push(&mut self, channel: ChannelId, message: Message) -> ShardOrder<'_, Push<'a>> {
         let order = Push { pusher: self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() };
         ShardOrder { order, outlet: &mut self.outlet }
+    }
+
+    /// A Binary message to a channel of this process. As [`push`](Self::push) and [`send`](ShardOrder::send), but where
+    /// the channel lives here and has nothing in the way, the bytes are copied once, to where they are sent from.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_binary(&mut self, channel: ChannelId, bytes: &[u8]) -> Result<(), PushError> {
+        self.push_bytes(channel, MessageKind::Binary, bytes)
+    }
+
+    /// The same for a Text message.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_text(&mut self, channel: ChannelId, text: &str) -> Result<(), PushError> {
+        self.push_bytes(channel, MessageKind::Text, text.as_bytes())
+    }
+
+    /// The same for a message as it was received.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pass_on(&mut self, channel: ChannelId, message: &ClientMessage<'_>) -> Result<(), PushError> {
+        self.push_bytes(channel, message.kind(), message.bytes())
+    }
+
+    /// `bytes` are valid for `kind`.
+    fn push_bytes(&mut self, channel: ChannelId, kind: MessageKind, bytes: &[u8]) -> Result<(), PushError> {
+        let ShardOutlet { desk, pusher, others } = &mut self.outlet;
+        if pusher.shard_of(channel) == others.shard && desk.push_at_once(channel, kind, bytes) {
+            return Ok(());
+        }
+        self.push(channel, Message::valid(kind, Bytes::copy_from_slice(bytes))).send()
     }
 
     /// One message to all channels of this process, on all shards, or to those that its options say; as

@@ -18,7 +18,8 @@ pub mod stage;
 pub mod tokens;
 
 use crate::broker::PushError;
-use crate::broker::{AttachOptions, Audience, Batch, BrokerHandle, Event, Here, Message, Process, ServiceError};
+use crate::broker::{AttachOptions, Audience, Batch, BrokerHandle, Event, Here, Message, Process};
+use crate::broker::{ClientMessage, ServiceError, ShardHandler};
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
@@ -33,10 +34,10 @@ use std::time::Duration;
 /// # Errors
 /// See [`ServiceError`]; those that did start end with the broker.
 pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, ServiceError> {
-    run_on_shards(broker, "echo:pushring:sys", echo)?;
-    run_on_shards(broker, "relay:pushring:sys", relay)?;
-    run_on_shards(broker, "unicast:pushring:sys", unicast)?;
-    run_on_shards(broker, "sink:pushring:sys", sink)?;
+    run_on_shards(broker, "echo:pushring:sys", |_| Echo)?;
+    run_on_shards(broker, "relay:pushring:sys", |_| Relay)?;
+    run_on_shards(broker, "unicast:pushring:sys", |_| Unicast)?;
+    run_on_shards(broker, "sink:pushring:sys", |_| Sink)?;
     run_rooms(broker)?;
     Ok(vec![
         spawn(broker, "threaded-echo:pushring:sys", threaded_echo)?,
@@ -45,18 +46,15 @@ pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, ServiceError>
     ])
 }
 
-fn run_on_shards(broker: &BrokerHandle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), ServiceError> {
-    let process = broker.on_shards(id, move |_| on_event)?;
+fn run_on_shards<H: ShardHandler>(broker: &BrokerHandle, id: &str, make: fn(usize) -> H) -> Result<(), ServiceError> {
+    let process = broker.on_shards(id, make)?;
     process.handle().bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;
     process.detach();
     Ok(())
 }
 
 fn run_rooms(broker: &BrokerHandle) -> Result<(), ServiceError> {
-    let process = broker.on_shards("rooms:pushring:sys", |_| {
-        let mut rooms = HashMap::new();
-        move |here: &mut Here<'_>, event: Event| room(&mut rooms, here, event)
-    })?;
+    let process = broker.on_shards("rooms:pushring:sys", |_| Rooms::default())?;
     process.handle().bind("/", WebSocketRule::default())?;
     process.handle().bind("/:room", WebSocketRule::default())?;
     process.detach();
@@ -89,58 +87,83 @@ fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch, Event) -> Resu
     }
 }
 
-fn echo(here: &mut Here<'_>, event: Event) {
-    if let Event::Message { channel, kind, payload } = event {
-        // One order an event always has room; else the broker has stopped.
-        let _ = here.push(channel, received(kind, payload)).send();
+// One order an event always has room; else the broker has stopped. So what the orders below return is left.
+
+struct Echo;
+
+impl ShardHandler for Echo {
+    fn on_event(&mut self, _: &mut Here<'_>, _: Event) {}
+
+    fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
+        let _ = here.pass_on(message.channel(), &message);
     }
 }
 
-fn relay(here: &mut Here<'_>, event: Event) {
-    if let Event::Message { channel, kind, payload } = event {
-        // As above.
-        let _ = here.broadcast(received(kind, payload)).except(channel).send();
+struct Relay;
+
+impl ShardHandler for Relay {
+    fn on_event(&mut self, _: &mut Here<'_>, _: Event) {}
+
+    fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
+        let channel = message.channel();
+        let _ = here.broadcast(Message::received(message)).except(channel).send();
     }
 }
 
-fn unicast(here: &mut Here<'_>, event: Event) {
-    // As above.
-    match event {
-        Event::Opened(opened) => {
+struct Unicast;
+
+impl ShardHandler for Unicast {
+    fn on_event(&mut self, here: &mut Here<'_>, event: Event) {
+        if let Event::Opened(opened) = event {
             let _ = here.push(opened.channel, greeting(opened.channel)).send();
         }
-        Event::Message { kind: MessageKind::Binary, payload, .. } => {
-            if let Some((channel, message)) = addressed(&payload) {
-                let _ = here.push(channel, message).send();
-            }
+    }
+
+    fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
+        if message.kind() == MessageKind::Binary
+            && let Some((id, payload)) = message.bytes().split_first_chunk()
+        {
+            let _ = here.push_binary(ChannelId::new(u32::from_le_bytes(*id)), payload);
         }
-        _ => {}
     }
 }
 
-fn sink(here: &mut Here<'_>, event: Event) {
-    if let Event::Message { channel, kind: MessageKind::Binary, payload } = event {
-        let _ = here.push(channel, Message::binary(payload)).send();
+struct Sink;
+
+impl ShardHandler for Sink {
+    fn on_event(&mut self, _: &mut Here<'_>, _: Event) {}
+
+    fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
+        if message.kind() == MessageKind::Binary {
+            let _ = here.pass_on(message.channel(), &message);
+        }
     }
 }
 
 /// `rooms`: the paths of the channels of this shard.
-fn room(rooms: &mut HashMap<ChannelId, Arc<str>>, here: &mut Here<'_>, event: Event) {
-    match event {
-        Event::Opened(opened) => {
-            let _ = here.subscribe(opened.channel, opened.path.clone()).send();
-            rooms.insert(opened.channel, opened.path.clone());
-        }
-        Event::Message { channel, kind, payload } => {
-            if let Some(room) = rooms.get(&channel) {
-                let order = here.broadcast(received(kind, payload)).to(Audience::Topic(room.clone()));
-                let _ = order.except(channel).send();
+#[derive(Default)]
+struct Rooms(HashMap<ChannelId, Arc<str>>);
+
+impl ShardHandler for Rooms {
+    fn on_event(&mut self, here: &mut Here<'_>, event: Event) {
+        match event {
+            Event::Opened(opened) => {
+                let _ = here.subscribe(opened.channel, opened.path.clone()).send();
+                self.0.insert(opened.channel, opened.path.clone());
             }
+            Event::Closed(closed) => {
+                self.0.remove(&closed.channel);
+            }
+            _ => {}
         }
-        Event::Closed(closed) => {
-            rooms.remove(&closed.channel);
+    }
+
+    fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
+        let channel = message.channel();
+        if let Some(room) = self.0.get(&channel) {
+            let order = here.broadcast(Message::received(message)).to(Audience::Topic(room.clone()));
+            let _ = order.except(channel).send();
         }
-        _ => {}
     }
 }
 

@@ -242,8 +242,8 @@ impl WebSocketConnection {
             && small.payload_bytes <= limits.frame_bytes_max
             && small.payload_bytes <= limits.message_bytes_max
         {
-            let end = frame::SMALL_HEADER_BYTES + small.payload_bytes;
-            let payload = &mut input[frame::SMALL_HEADER_BYTES..end];
+            let end = small.header_bytes + small.payload_bytes;
+            let payload = &mut input[small.header_bytes..end];
             mask::unmask(payload, small.masking_key);
             if small.kind == MessageKind::Text && !utf8::is_utf8(payload) {
                 return Err(self.fail(Violation::TextNotUtf8));

@@ -184,7 +184,7 @@ fn decode_length(length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violat
 }
 
 /// The whole small message that stands at the front of `bytes`: an unfragmented, uncompressed data frame with a
-/// length of seven bits. Nearly every frame a client sends is one, so it is told by two bytes.
+/// length of seven or sixteen bits. Nearly every frame a client sends is one, so it is told by two bytes.
 #[inline]
 pub(super) fn small_message(bytes: &[u8]) -> Option<SmallMessage> {
     let &[first, second, a, b, c, d, ref rest @ ..] = bytes else { return None };
@@ -193,10 +193,23 @@ pub(super) fn small_message(bytes: &[u8]) -> Option<SmallMessage> {
         0x82 => MessageKind::Binary,
         _ => return None,
     };
-    // Below zero (wraps to above 125) without the mask bit; 126 and 127 announce a longer form.
-    let payload_bytes = usize::from(second.wrapping_sub(MASKED));
-    let is_whole = payload_bytes <= CONTROL_BYTES_MAX && payload_bytes <= rest.len();
-    is_whole.then_some(SmallMessage { kind, masking_key: [a, b, c, d], payload_bytes })
+    // Below zero (wraps to above 127) without the mask bit.
+    let length = second.wrapping_sub(MASKED);
+    if usize::from(length) <= CONTROL_BYTES_MAX {
+        let payload_bytes = usize::from(length);
+        let header_bytes = 6;
+        return (payload_bytes <= rest.len()).then_some(SmallMessage {
+            kind,
+            masking_key: [a, b, c, d],
+            payload_bytes,
+            header_bytes,
+        });
+    }
+    let &[e, f, ref rest @ ..] = rest else { return None };
+    let payload_bytes = usize::from(u16::from_be_bytes([a, b]));
+    // 5.2: a shorter one in this form is a violation, for the full decoder to tell.
+    let is_whole = length == LENGTH_IS_16_BITS && payload_bytes > CONTROL_BYTES_MAX && payload_bytes <= rest.len();
+    is_whole.then_some(SmallMessage { kind, masking_key: [c, d, e, f], payload_bytes, header_bytes: 8 })
 }
 
 /// See [`small_message`].
@@ -204,10 +217,8 @@ pub(super) struct SmallMessage {
     pub kind: MessageKind,
     pub masking_key: MaskingKey,
     pub payload_bytes: usize,
+    pub header_bytes: usize,
 }
-
-/// The header bytes of a [`SmallMessage`].
-pub(super) const SMALL_HEADER_BYTES: usize = 6;
 
 /// The header of a frame of ours, inline.
 #[derive(Clone, Copy)]
@@ -397,17 +408,21 @@ mod tests {
         for first in 0..=255u8 {
             for second in 0..=255u8 {
                 let mut bytes = vec![first, second, 9, 8, 7, 6];
-                bytes.extend([0; 125]);
-                let full = decode_client_header(&bytes, FIRST).ok().flatten().filter(|header| {
-                    header.fin && !header.opcode.is_control() && header.header_bytes == SMALL_HEADER_BYTES
-                });
+                // As many as the longer form announces: 0x0908.
+                bytes.extend([0; 2 + 0x0908]);
+                let full = decode_client_header(&bytes, FIRST)
+                    .ok()
+                    .flatten()
+                    .filter(|header| header.fin && !header.opcode.is_control() && header.header_bytes <= 8);
                 let small = small_message(&bytes);
                 assert_eq!(small.is_some(), full.is_some(), "{first:#x} {second:#x}");
                 if let (Some(small), Some(full)) = (small, full) {
                     assert_eq!(Opcode::from(small.kind), full.opcode);
                     assert_eq!(small.payload_bytes as u64, full.payload_bytes);
                     assert_eq!(small.masking_key, full.masking_key);
-                    assert!(small_message(&bytes[..5 + small.payload_bytes]).is_none());
+                    assert_eq!(small.header_bytes, full.header_bytes);
+                    let end = small.header_bytes + small.payload_bytes;
+                    assert!(small_message(&bytes[..end]).is_some() && small_message(&bytes[..end - 1]).is_none());
                 }
             }
         }

@@ -84,6 +84,65 @@ pub enum Event {
     },
 }
 
+/// A message of a client, for a handler on its shard: where nothing stands before it, its bytes lie where they were
+/// read, and nobody has copied them.
+#[derive(Debug)]
+pub struct ClientMessage<'a> {
+    channel: ChannelId,
+    kind: MessageKind,
+    bytes: ReceivedBytes<'a>,
+}
+
+#[derive(Debug)]
+enum ReceivedBytes<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Bytes),
+}
+
+impl<'a> ClientMessage<'a> {
+    /// One whose bytes lie where they were read.
+    pub(crate) fn borrowed(channel: ChannelId, kind: MessageKind, bytes: &'a [u8]) -> Self {
+        Self { channel, kind, bytes: ReceivedBytes::Borrowed(bytes) }
+    }
+
+    /// One that has been an event.
+    #[cfg(feature = "driver")]
+    pub(crate) fn of_event(channel: ChannelId, kind: MessageKind, payload: Bytes) -> Self {
+        Self { channel, kind, bytes: ReceivedBytes::Owned(payload) }
+    }
+
+    /// Who sent it.
+    pub fn channel(&self) -> ChannelId {
+        self.channel
+    }
+
+    /// Text or Binary. Text is valid UTF-8.
+    pub fn kind(&self) -> MessageKind {
+        self.kind
+    }
+
+    /// The whole message.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            ReceivedBytes::Borrowed(bytes) => bytes,
+            ReceivedBytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// The whole message, to be kept: copied if it lies where it was read.
+    pub fn into_bytes(self) -> Bytes {
+        match self.bytes {
+            ReceivedBytes::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            ReceivedBytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// The same as an [`Event::Message`], copied likewise.
+    pub fn into_event(self) -> Event {
+        Event::Message { channel: self.channel, kind: self.kind, payload: self.into_bytes() }
+    }
+}
+
 impl HeapBytes for Event {
     fn heap_bytes(&self) -> usize {
         match self {

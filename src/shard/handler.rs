@@ -4,7 +4,9 @@
 //! events, gives orders, and reports how long that took; clocks, panics and other shards are up to the implementation
 //! of [`Handler`]. `C` is the type of an order, which this file must not depend on.
 
-use super::event::Event;
+use super::event::{ClientMessage, Event};
+use crate::channel::ChannelId;
+use crate::proto::MessageKind;
 
 /// One process' handler on one shard.
 pub trait Handler<C> {
@@ -13,6 +15,17 @@ pub trait Handler<C> {
     /// # Errors
     /// It has failed: it is dropped, and its process is on its way out.
     fn run(&mut self, desk: &mut dyn HandlerContext<C>) -> Result<HandlerWait, Failed>;
+
+    /// Takes a message where it lies, since no event waits before it, and orders what it comes to. It may leave the
+    /// time that this took to be told with that of the messages that follow in the same read; then it is
+    /// [asked for](Self::settle).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn message(&mut self, desk: &mut dyn HandlerContext<C>, message: ClientMessage<'_>) -> Result<HandlerWait, Failed>;
+
+    /// No more messages follow in this read: tells the time that was not told.
+    fn settle(&mut self, desk: &mut dyn HandlerContext<C>);
 
     /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there
     /// to `events`, and returns what [`run`](Self::run) would.
@@ -45,6 +58,10 @@ pub trait HandlerContext<C> {
     /// So much time of the thread was spent since the last event was given, or the handler began, without what the
     /// shard itself took for large orders.
     fn took(&mut self, ns: u64);
+
+    /// A message to a channel of this shard, written at once behind what waits for it. Returns whether it was; if not,
+    /// nothing has happened, and an [order](Self::give) can say the same.
+    fn push_at_once(&mut self, channel: ChannelId, kind: MessageKind, payload: &[u8]) -> bool;
 
     /// An order for this shard. It is obeyed at once, or, when it is more work than is left of this turn, behind what
     /// came before it.

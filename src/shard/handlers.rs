@@ -8,7 +8,6 @@ use super::handler::Handler;
 use super::unfinished::Unfinished;
 use crate::admission::Charge;
 use crate::queue::fair::OrderOrRest;
-use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
 /// Orders that a handler may leave to be done, and what they may keep alive: a quarter of what an inbox holds.
@@ -27,6 +26,10 @@ pub(super) struct HostedProcess {
 pub(super) struct HandlerState {
     /// What it may still cost before others are served; below zero, what it has cost too much.
     pub credit_ns: i64,
+    /// What the turn had cost when the handler last told what it took, or began.
+    pub(super) told_ns: u64,
+    /// The turn of which it has the credit.
+    turn: u64,
     /// It takes no events before it has been called.
     pub waits: bool,
     kept: VecDeque<PendingOrder>,
@@ -41,6 +44,13 @@ pub(super) struct PendingOrder {
 }
 
 impl HandlerState {
+    /// Credit comes once a turn, and what was not used of it is not saved.
+    fn begin_turn(&mut self, turn: u64, credit_ns: i64) {
+        if std::mem::replace(&mut self.turn, turn) != turn {
+            self.credit_ns = self.credit_ns.saturating_add(credit_ns).min(credit_ns);
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -70,36 +80,88 @@ impl HandlerState {
     }
 }
 
-/// By their owner's place; one that runs is taken out of it.
+/// By their owner's place.
 #[derive(Default)]
-pub(super) struct Handlers(FxHashMap<u32, Option<Box<HostedProcess>>>);
+pub(super) struct Handlers {
+    places: Vec<HandlerPlace>,
+    count: usize,
+    turn: u64,
+    /// What each may cost in it.
+    credit_ns: i64,
+    /// What messages may cost that are given as they are read, and what they have cost in this turn.
+    pub(super) at_once_ns_max: u64,
+    pub(super) at_once_ns: u64,
+    /// Who was given some in the read at hand.
+    pub(super) unsettled: Option<u32>,
+}
+
+#[derive(Default)]
+enum HandlerPlace {
+    #[default]
+    Nobody,
+    Here(Box<HostedProcess>),
+    /// It is taken out, since it runs.
+    Runs,
+}
 
 impl Handlers {
+    /// The part of a new turn begins in which handlers run: they have credit again, each for all of it.
+    pub(super) fn begin_turn(&mut self, handlers_ns: u64) {
+        self.turn += 1;
+        self.credit_ns = i64::try_from(handlers_ns).unwrap_or(i64::MAX / 2);
+        (self.at_once_ns_max, self.at_once_ns) = (handlers_ns, 0);
+    }
+
+    /// What messages that are given as they are read may still cost.
+    pub(super) fn at_once_left_ns(&self) -> u64 {
+        self.at_once_ns_max.saturating_sub(self.at_once_ns)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count == 0
     }
 
     pub(super) fn add(&mut self, place: u32, handler: Box<dyn Handler<Command>>) {
-        self.0.insert(place, Some(Box::new(HostedProcess { handler: Some(handler), state: HandlerState::default() })));
+        let place = place as usize;
+        if self.places.len() <= place {
+            self.places.resize_with(place + 1, HandlerPlace::default);
+        }
+        let hosted = HostedProcess { handler: Some(handler), state: HandlerState::default() };
+        self.count += usize::from(matches!(self.places[place], HandlerPlace::Nobody));
+        self.places[place] = HandlerPlace::Here(Box::new(hosted));
     }
 
-    /// Takes the hosted process out, to run it.
+    /// Takes the hosted process out, to run it. It has the credit of this turn.
     pub(super) fn take(&mut self, place: u32) -> Option<Box<HostedProcess>> {
-        self.0.get_mut(&place)?.take()
+        let there = self.places.get_mut(place as usize)?;
+        match std::mem::replace(there, HandlerPlace::Runs) {
+            HandlerPlace::Here(mut hosted) => {
+                hosted.state.begin_turn(self.turn, self.credit_ns);
+                Some(hosted)
+            }
+            other => {
+                *there = other;
+                None
+            }
+        }
     }
 
     /// Puts it back.
     pub(super) fn put_back(&mut self, place: u32, hosted: Box<HostedProcess>) {
-        if let Some(empty) = self.0.get_mut(&place) {
-            *empty = Some(hosted);
+        if let Some(empty @ HandlerPlace::Runs) = self.places.get_mut(place as usize) {
+            *empty = HandlerPlace::Here(hosted);
         }
     }
 
     pub(super) fn remove(&mut self, place: u32) {
-        self.0.remove(&place);
+        if let Some(there) = self.places.get_mut(place as usize) {
+            self.count -= usize::from(!matches!(std::mem::take(there), HandlerPlace::Nobody));
+        }
     }
 
     pub(super) fn places(&self) -> Vec<u32> {
-        self.0.keys().copied().collect()
+        let is_taken =
+            |(place, there): (usize, &HandlerPlace)| (!matches!(there, HandlerPlace::Nobody)).then_some(place as u32);
+        self.places.iter().enumerate().filter_map(is_taken).collect()
     }
 }

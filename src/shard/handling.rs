@@ -6,12 +6,14 @@
 
 use super::command::{Command, HostCommand};
 use super::core::Shard;
-use super::event::Event;
+use super::event::{ClientMessage, Event};
 use super::handler::{Failed, HandlerContext, HandlerWait};
 use super::handlers::{HandlerState, HostedProcess, PendingOrder};
 use super::unfinished::Unfinished;
 use super::work::{HANDLER_NS, PASS_NS};
 use crate::admission::{HeldAs, Notice};
+use crate::channel::ChannelId;
+use crate::proto::MessageKind;
 use crate::queue::fair::OrderOrRest;
 
 impl Shard {
@@ -65,7 +67,6 @@ impl Shard {
             }
             let Some(place) = self.owners.next_hosted() else { return };
             let Some(mut hosted) = self.handlers.take(place) else { continue };
-            hosted.state.credit_ns = (hosted.state.credit_ns + HANDLER_NS as i64).min(HANDLER_NS as i64);
             let result = self.run_handler(place, &mut hosted, until_ns, usize::MAX);
             self.owners.settle_unread(place);
             let goes_on = !hosted.state.is_empty() || (!hosted.state.waits && self.owners.unread(place) > 0);
@@ -75,6 +76,82 @@ impl Shard {
                 Ok(()) if goes_on => self.owners.list_hosted(place),
                 Ok(()) => {}
             }
+        }
+    }
+
+    /// Messages may be given to handlers as they are read, until that has cost so much in this turn.
+    pub(super) fn begin_reads(&mut self, handlers_ns: u64) {
+        self.handlers.begin_turn(handlers_ns);
+    }
+
+    /// What is read from now on waits for the next turn. Returns what messages that were given as they were read have
+    /// cost.
+    pub(super) fn end_reads(&mut self) -> u64 {
+        self.handlers.at_once_ns_max = 0;
+        self.handlers.at_once_ns
+    }
+
+    /// What messages that were given as they were read have cost in this turn: it is their handlers', not the readers'.
+    pub(super) fn at_once_ns(&self) -> u64 {
+        self.handlers.at_once_ns
+    }
+
+    /// Returns whether a message may be given to the handler of its process as it lies: nothing stands before it, and
+    /// the turn has room.
+    pub(super) fn gives_at_once(&self, place: u32) -> bool {
+        self.handlers.at_once_left_ns() > 0 && !self.out.is_window_full() && self.owners.has_taken_all(place)
+    }
+
+    /// Gives it. Returns whether it was taken; if not, nothing has happened.
+    pub(super) fn give_at_once(&mut self, place: u32, message: ClientMessage<'_>) -> bool {
+        let Some(mut hosted) = self.handlers.take(place) else { return false };
+        let HostedProcess { handler, state } = &mut *hosted;
+        let may_take = !state.waits && state.credit_ns > 0 && state.is_empty();
+        let Some(handler) = handler.as_mut().filter(|_| may_take) else {
+            self.handlers.put_back(place, hosted);
+            return false;
+        };
+        self.stats.handler_events += 1;
+        let before_ns = self.work.spent_ns();
+        let until_ns = before_ns + self.handlers.at_once_left_ns();
+        if self.handlers.unsettled.replace(place) != Some(place) {
+            state.told_ns = before_ns;
+        }
+        let mut at = At { shard: self, place, state, until_ns, events_left: 0 };
+        let result = handler.message(&mut at, message);
+        self.end_at_once(place, hosted, before_ns, result);
+        true
+    }
+
+    /// A read is over: what a handler has not told of the time that its messages took is told now.
+    pub(super) fn settle_at_once(&mut self) {
+        let Some(place) = self.handlers.unsettled.take() else { return };
+        let Some(mut hosted) = self.handlers.take(place) else { return };
+        let HostedProcess { handler, state } = &mut *hosted;
+        let before_ns = self.work.spent_ns();
+        if let Some(handler) = handler {
+            let mut at = At { shard: self, place, state, until_ns: before_ns, events_left: 0 };
+            handler.settle(&mut at);
+        }
+        self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
+        self.handlers.put_back(place, hosted);
+    }
+
+    fn end_at_once(
+        &mut self,
+        place: u32,
+        mut hosted: Box<HostedProcess>,
+        before_ns: u64,
+        result: Result<HandlerWait, Failed>,
+    ) {
+        self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
+        hosted.state.waits = result == Ok(HandlerWait::Waits);
+        let goes_on = !hosted.state.is_empty();
+        self.handlers.put_back(place, hosted);
+        if result.is_err() {
+            self.dismiss(place);
+        } else if goes_on {
+            self.owners.list_hosted(place);
         }
     }
 
@@ -122,8 +199,8 @@ impl Shard {
         }
         self.obey_kept(state, until_ns);
         let Some(handler) = handler.as_mut().filter(|_| !state.waits && state.is_empty()) else { return Ok(()) };
-        let before_ns = self.work.spent_ns();
-        let mut at = At { shard: self, place, state, until_ns, events_left: events_max, before_ns };
+        state.told_ns = self.work.spent_ns();
+        let mut at = At { shard: self, place, state, until_ns, events_left: events_max };
         let then = handler.run(&mut at)?;
         at.state.waits = then == HandlerWait::Waits;
         Ok(())
@@ -167,15 +244,12 @@ struct At<'a> {
     state: &'a mut HandlerState,
     until_ns: u64,
     events_left: usize,
-    /// What the turn had cost when the handler began with this event.
-    before_ns: u64,
 }
 
 impl HandlerContext<Command> for At<'_> {
     fn next_event(&mut self) -> Option<Event> {
         let goes_on = self.state.is_empty() && self.state.credit_ns > 0 && self.shard.has_room(self.until_ns);
         self.events_left = if goes_on { self.events_left.checked_sub(1)? } else { return None };
-        self.before_ns = self.shard.spent_ns();
         let event = self.shard.owners.take_unread(self.place)?;
         self.shard.stats.handler_events += 1;
         Some(event)
@@ -188,15 +262,26 @@ impl HandlerContext<Command> for At<'_> {
     fn took(&mut self, ns: u64) {
         self.shard.stats.handler_ns += ns;
         // Its orders have been counted as they were obeyed, and took a part of that time.
-        let extra_ns = ns.saturating_sub(self.shard.spent_ns() - self.before_ns);
+        let extra_ns = ns.saturating_sub(self.shard.spent_ns() - self.state.told_ns);
         self.shard.spend(extra_ns);
         self.state.credit_ns -= cost(extra_ns);
-        self.before_ns = self.shard.spent_ns();
+        self.state.told_ns = self.shard.spent_ns();
         if ns > HANDLER_NS {
             self.shard.stats.handler_slow += 1;
             let process = || format!("{}, {} µs", self.shard.owners[self.place].owner.process, ns / 1000);
             self.shard.notice(Notice::SlowHandler, process);
         }
+    }
+
+    fn push_at_once(&mut self, channel: ChannelId, kind: MessageKind, payload: &[u8]) -> bool {
+        if !self.state.is_empty() || !self.shard.has_room(self.until_ns) {
+            return false;
+        }
+        let before_ns = self.shard.spent_ns();
+        let owner = self.shard.owners[self.place].owner.id;
+        let is_done = self.shard.push_slice_at_once(channel, owner, kind, payload);
+        self.state.credit_ns -= cost(self.shard.spent_ns() - before_ns);
+        is_done
     }
 
     fn give(&mut self, order: Command) -> Result<(), Command> {

@@ -275,9 +275,12 @@ impl<S: Sockets> Turns<S> {
         self.accept(now_ms, work.begin_ns / 2)?;
         self.tick(now_ms, work.begin_ns, unix_ms);
         self.take_orders(now_ms, self.shard.spent_ns() + work.orders_ns);
+        self.shard.begin_reads(work.handlers_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
         self.shake_hands(now_ms);
-        self.shard.run_handlers(self.shard.spent_ns() + work.handlers_ns, self.called);
+        let at_once_ns = self.shard.end_reads();
+        let handlers_ns = work.handlers_ns.saturating_sub(at_once_ns);
+        self.shard.run_handlers(self.shard.spent_ns() + handlers_ns, self.called);
         self.put_off_effects();
         self.shard.flush_within(work.sends_ns);
         self.carry_out_effects();
@@ -459,7 +462,7 @@ impl<S: Sockets> Turns<S> {
     fn read(&mut self, now_ms: u64, until_ns: u64) {
         let mut reads = 0;
         while reads < self.limits.reads_max
-            && self.shard.spent_ns() - self.shard.inflated_ns() < until_ns
+            && self.shard.spent_ns() - self.shard.inflated_ns() - self.shard.at_once_ns() < until_ns
             && let Some(token) = self.readable.pop()
         {
             let Some(socket) = self.shard.socket(token) else { continue };
@@ -475,9 +478,11 @@ impl<S: Sockets> Turns<S> {
             }
             mark.is_queued = false;
             reads += 1;
-            let before_ns = self.shard.spent_ns();
+            // What a handler takes for its messages is charged to the handler.
+            let before_ns = self.shard.spent_ns() - self.shard.at_once_ns();
             self.read_one(token, socket, now_ms);
-            let cost_ns = i64::try_from(self.shard.spent_ns() - before_ns).unwrap_or(i64::MAX / 2);
+            let cost_ns =
+                i64::try_from(self.shard.spent_ns() - self.shard.at_once_ns() - before_ns).unwrap_or(i64::MAX / 2);
             let mark = mark_of(&mut self.marks, token);
             mark.credit_ns = (mark.credit_ns - cost_ns).min(if mark.is_queued { READ_CREDIT_NS } else { 0 });
         }

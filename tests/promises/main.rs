@@ -93,6 +93,7 @@ mod malformed_frames;
 mod malformed_upgrades;
 mod memory_budget;
 mod memory_groups_are_survived;
+mod messages_where_they_lie;
 mod node_over_tls;
 mod node_server;
 mod nodes_over_a_link;

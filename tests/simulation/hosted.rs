@@ -6,6 +6,7 @@
 use super::orders::{Note, Order};
 use super::rng::Rng;
 use super::world::World;
+use pushring::ClientMessage;
 use pushring::internals::inbox::InboxSender;
 use pushring::internals::shard::Owner;
 use pushring::internals::shard::command::{Command, HostCommand};
@@ -88,6 +89,14 @@ struct Hosted {
 }
 
 impl Hosted {
+    fn hear(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth, event: Event) {
+        if !matches!(event, Event::Failed { ticket: POKE, .. }) {
+            booth.log.push_back(Happened::Heard(event));
+        }
+        self.give(desk, booth);
+        desk.took(if self.rng.chance(5) { self.rng.below(SLOW_EVENT_NS as usize) as u64 } else { 500 });
+    }
+
     /// Gives some of what is to be given, in order.
     fn give(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth) {
         for _ in 0..if self.is_eager { usize::MAX } else { self.rng.below(6) } {
@@ -108,14 +117,23 @@ impl Handler<Command> for Hosted {
         while (desk.is_last() || !booth.naps)
             && let Some(event) = desk.next_event()
         {
-            if !matches!(event, Event::Failed { ticket: POKE, .. }) {
-                booth.log.push_back(Happened::Heard(event));
-            }
-            self.give(desk, &mut booth);
-            desk.took(if self.rng.chance(5) { self.rng.below(SLOW_EVENT_NS as usize) as u64 } else { 500 });
+            self.hear(desk, &mut booth, event);
         }
         Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
+
+    fn message(
+        &mut self,
+        desk: &mut dyn HandlerContext<Command>,
+        message: ClientMessage<'_>,
+    ) -> Result<HandlerWait, Failed> {
+        let booth = self.booth.clone();
+        let mut booth = booth.lock().unwrap();
+        self.hear(desk, &mut booth, message.into_event());
+        Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
+    }
+
+    fn settle(&mut self, _: &mut dyn HandlerContext<Command>) {}
 
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
         let booth = self.booth.lock().unwrap();

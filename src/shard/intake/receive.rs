@@ -9,7 +9,7 @@ use crate::gateway::REGISTRATION_BYTES_MAX;
 use crate::proto::{MessageKind, MessageLimits, Opcode, Payload, Received, Violation, server_header};
 use crate::resume::text::{self, Control};
 use crate::shard::core::{Effect, Shard};
-use crate::shard::event::{ClosedBy, ControlKind, Event};
+use crate::shard::event::{ClientMessage, ClosedBy, ControlKind, Event};
 use crate::shard::intake::records::TRUNCATED;
 use crate::shard::out::outbound::{ControlFrame, ControlLane};
 use crate::shard::table::connection::{
@@ -242,6 +242,28 @@ impl Shard {
             input = &mut std::mem::take(&mut input)[consumed..];
         }
         self.intake.scratch = Some(scratch);
+        self.settle_at_once();
+    }
+
+    /// A message of a channel: where its process runs here and has nothing before it, it is given as it lies, without
+    /// becoming an event.
+    fn hear_message(
+        &mut self,
+        slot: Slot,
+        (channel, owner): (ChannelId, u32),
+        kind: MessageKind,
+        payload: Payload<'_>,
+    ) -> ReceiveStep {
+        if let Payload::Borrowed(bytes) = payload
+            && self.gives_at_once(owner)
+            && self.give_at_once(owner, ClientMessage::borrowed(channel, kind, bytes))
+        {
+            // Its handler may have ended it.
+            return if self.table.get(slot).is_some() { ReceiveStep::Next } else { ReceiveStep::Over };
+        }
+        let payload = self.owners.keep(owner, payload);
+        self.owners.emit(owner, Event::Message { channel, kind, payload });
+        ReceiveStep::Next
     }
 
     /// `is_last` tells that nothing was read behind it.
@@ -262,9 +284,7 @@ impl Shard {
                 if connection.flags.has(Flag::Keeps) {
                     return self.receive_kept(slot, kind, payload);
                 }
-                let payload = self.owners.keep(owner, payload);
-                self.owners.emit(owner, Event::Message { channel, kind, payload });
-                ReceiveStep::Next
+                self.hear_message(slot, (channel, owner), kind, payload)
             }
             (Received::Unfinished, _) => ReceiveStep::Next,
             (Received::Message { payload, .. }, None) => {

@@ -167,6 +167,12 @@ impl Owners {
         self.locals.get(place as usize).and_then(|local| local.unread.as_ref()).map_or(0, Unread::len)
     }
 
+    /// Returns whether a process runs here that has taken all its events.
+    pub fn has_taken_all(&self, place: u32) -> bool {
+        let unread = self.locals.get(place as usize).and_then(|local| local.unread.as_ref());
+        unread.is_some_and(|unread| unread.len() == 0)
+    }
+
     /// The next of those events.
     pub(super) fn take_unread(&mut self, place: u32) -> Option<Event> {
         self.locals[place as usize].unread.as_mut()?.take()
