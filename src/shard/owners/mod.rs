@@ -168,7 +168,7 @@ impl Owners {
     }
 
     /// Returns whether a process runs here that has taken all its events.
-    pub fn has_taken_all(&self, place: u32) -> bool {
+    pub(super) fn has_taken_all(&self, place: u32) -> bool {
         let unread = self.locals.get(place as usize).and_then(|local| local.unread.as_ref());
         unread.is_some_and(|unread| unread.len() == 0)
     }
