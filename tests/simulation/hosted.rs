@@ -89,11 +89,13 @@ struct Hosted {
 }
 
 impl Hosted {
-    fn hear(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth, event: Event) {
+    fn hear(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth, event: Event, gives: bool) {
         if !matches!(event, Event::Failed { ticket: POKE, .. }) {
             booth.log.push_back(Happened::Heard(event));
         }
-        self.give(desk, booth);
+        if gives {
+            self.give(desk, booth);
+        }
         desk.took(if self.rng.chance(5) { self.rng.below(SLOW_EVENT_NS as usize) as u64 } else { 500 });
     }
 
@@ -117,7 +119,7 @@ impl Handler<Command> for Hosted {
         while (desk.is_last() || !booth.naps)
             && let Some(event) = desk.next_event()
         {
-            self.hear(desk, &mut booth, event);
+            self.hear(desk, &mut booth, event, true);
         }
         Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
@@ -129,7 +131,8 @@ impl Handler<Command> for Hosted {
     ) -> Result<HandlerWait, Failed> {
         let booth = self.booth.clone();
         let mut booth = booth.lock().unwrap();
-        self.hear(desk, &mut booth, message.into_event());
+        // An eager one orders when it is called, in its part of the turn, whoever says something before.
+        self.hear(desk, &mut booth, message.into_event(), !self.is_eager);
         Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
 
