@@ -53,7 +53,9 @@ impl Booths {
         let hosts = booths.iter().enumerate().map(|(shard, booth)| {
             let booth = booth.clone();
             let rng = Rng::stream(seed, 7, u64::from(owner.id.0) << 8 | shard as u64);
-            let make = move || Some(Box::new(Hosted { booth, rng, is_eager }) as Box<dyn Handler<Command>>);
+            let make = move || {
+                Some(Box::new(Hosted { booth, rng, is_eager, overslept: Vec::new() }) as Box<dyn Handler<Command>>)
+            };
             Command::Host(Box::new(HostCommand { owner: owner.clone(), limits, make: Box::new(make) }))
         });
         let hosts = hosts.collect();
@@ -86,9 +88,16 @@ struct Hosted {
     rng: Rng,
     /// It orders what there is at once, so that what one client does has no part in when others are pushed to.
     is_eager: bool,
+    /// What it was given while it napped.
+    overslept: Vec<Event>,
 }
 
 impl Hosted {
+    /// Hears what came as it fell asleep, before what has waited since.
+    fn wake_up(&mut self, booth: &mut Booth) {
+        booth.log.extend(self.overslept.drain(..).map(Happened::Heard));
+    }
+
     fn hear(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth, event: Event, gives: bool) {
         if !matches!(event, Event::Failed { ticket: POKE, .. }) {
             booth.log.push_back(Happened::Heard(event));
@@ -116,6 +125,9 @@ impl Handler<Command> for Hosted {
     fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
         let booth = self.booth.clone();
         let mut booth = booth.lock().unwrap();
+        if desk.is_last() {
+            self.wake_up(&mut booth);
+        }
         while (desk.is_last() || !booth.naps)
             && let Some(event) = desk.next_event()
         {
@@ -131,6 +143,11 @@ impl Handler<Command> for Hosted {
     ) -> Result<HandlerWait, Failed> {
         let booth = self.booth.clone();
         let mut booth = booth.lock().unwrap();
+        if booth.naps {
+            // It fell asleep since it was last asked.
+            self.overslept.push(message.into_event());
+            return Ok(HandlerWait::Waits);
+        }
         // An eager one orders when it is called, in its part of the turn, whoever says something before.
         self.hear(desk, &mut booth, message.into_event(), !self.is_eager);
         Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
@@ -139,10 +156,12 @@ impl Handler<Command> for Hosted {
     fn settle(&mut self, _: &mut dyn HandlerContext<Command>) {}
 
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
-        let booth = self.booth.lock().unwrap();
+        let booth = self.booth.clone();
+        let mut booth = booth.lock().unwrap();
         if booth.naps {
             return HandlerWait::Waits;
         }
+        self.wake_up(&mut booth);
         if !booth.orders.is_empty() {
             events.push(Event::Failed { ticket: POKE, outcome: Outcome::default() });
         }
