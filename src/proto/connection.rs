@@ -242,8 +242,8 @@ impl WebSocketConnection {
             && small.payload_bytes <= limits.frame_bytes_max
             && small.payload_bytes <= limits.message_bytes_max
         {
-            let end = small.header_bytes + small.payload_bytes;
-            let payload = &mut input[small.header_bytes..end];
+            let end = frame::SMALL_HEADER_BYTES + small.payload_bytes;
+            let payload = &mut input[frame::SMALL_HEADER_BYTES..end];
             mask::unmask(payload, small.masking_key);
             if small.kind == MessageKind::Text && !utf8::is_utf8(payload) {
                 return Err(self.fail(Violation::TextNotUtf8));
@@ -298,6 +298,20 @@ impl WebSocketConnection {
         scratch: &'a mut Scratch,
     ) -> Result<(usize, Option<Received<'a>>), Violation> {
         let input_bytes = input.len();
+        if self.is_between_messages()
+            && let Some(medium) = frame::medium_message(input)
+            && medium.payload_bytes <= limits.frame_bytes_max
+            && medium.payload_bytes <= limits.message_bytes_max
+        {
+            let end = frame::MEDIUM_HEADER_BYTES + medium.payload_bytes;
+            let payload = &mut input[frame::MEDIUM_HEADER_BYTES..end];
+            mask::unmask(payload, medium.masking_key);
+            if medium.kind == MessageKind::Text && !utf8::is_utf8(payload) {
+                return Err(self.fail(Violation::TextNotUtf8));
+            }
+            let message = Received::Message { kind: medium.kind, payload: Payload::Borrowed(payload) };
+            return Ok((end, Some(message)));
+        }
         if self.finished {
             return Ok((input_bytes, None));
         }

@@ -184,7 +184,7 @@ fn decode_length(length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violat
 }
 
 /// The whole small message that stands at the front of `bytes`: an unfragmented, uncompressed data frame with a
-/// length of seven or sixteen bits. Nearly every frame a client sends is one, so it is told by two bytes.
+/// length of seven bits. Nearly every frame a client sends is one, so it is told by two bytes.
 #[inline]
 pub(super) fn small_message(bytes: &[u8]) -> Option<SmallMessage> {
     let &[first, second, a, b, c, d, ref rest @ ..] = bytes else { return None };
@@ -193,23 +193,27 @@ pub(super) fn small_message(bytes: &[u8]) -> Option<SmallMessage> {
         0x82 => MessageKind::Binary,
         _ => return None,
     };
-    // Below zero (wraps to above 127) without the mask bit.
-    let length = second.wrapping_sub(MASKED);
-    if usize::from(length) <= CONTROL_BYTES_MAX {
-        let payload_bytes = usize::from(length);
-        let header_bytes = 6;
-        return (payload_bytes <= rest.len()).then_some(SmallMessage {
-            kind,
-            masking_key: [a, b, c, d],
-            payload_bytes,
-            header_bytes,
-        });
-    }
-    let &[e, f, ref rest @ ..] = rest else { return None };
-    let payload_bytes = usize::from(u16::from_be_bytes([a, b]));
+    // Below zero (wraps to above 125) without the mask bit; 126 and 127 announce a longer form.
+    let payload_bytes = usize::from(second.wrapping_sub(MASKED));
+    let is_whole = payload_bytes <= CONTROL_BYTES_MAX && payload_bytes <= rest.len();
+    is_whole.then_some(SmallMessage { kind, masking_key: [a, b, c, d], payload_bytes })
+}
+
+/// The same with a length of sixteen bits.
+#[inline]
+pub(super) fn medium_message(bytes: &[u8]) -> Option<SmallMessage> {
+    let &[first, second, high, low, a, b, c, d, ref rest @ ..] = bytes else { return None };
+    let kind = match first {
+        0x81 => MessageKind::Text,
+        0x82 => MessageKind::Binary,
+        _ => return None,
+    };
+    let payload_bytes = usize::from(u16::from_be_bytes([high, low]));
     // 5.2: a shorter one in this form is a violation, for the full decoder to tell.
-    let is_whole = length == LENGTH_IS_16_BITS && payload_bytes > CONTROL_BYTES_MAX && payload_bytes <= rest.len();
-    is_whole.then_some(SmallMessage { kind, masking_key: [c, d, e, f], payload_bytes, header_bytes: 8 })
+    let is_whole = second == MASKED | LENGTH_IS_16_BITS
+        && payload_bytes >= usize::from(LENGTH_IS_16_BITS)
+        && payload_bytes <= rest.len();
+    is_whole.then_some(SmallMessage { kind, masking_key: [a, b, c, d], payload_bytes })
 }
 
 /// See [`small_message`].
@@ -217,8 +221,13 @@ pub(super) struct SmallMessage {
     pub kind: MessageKind,
     pub masking_key: MaskingKey,
     pub payload_bytes: usize,
-    pub header_bytes: usize,
 }
+
+/// The header bytes of a [`small_message`].
+pub(super) const SMALL_HEADER_BYTES: usize = 6;
+
+/// The header bytes of a [`medium_message`].
+pub(super) const MEDIUM_HEADER_BYTES: usize = 8;
 
 /// The header of a frame of ours, inline.
 #[derive(Clone, Copy)]
@@ -408,21 +417,41 @@ mod tests {
         for first in 0..=255u8 {
             for second in 0..=255u8 {
                 let mut bytes = vec![first, second, 9, 8, 7, 6];
-                // As many as the longer form announces: 0x0908.
-                bytes.extend([0; 2 + 0x0908]);
-                let full = decode_client_header(&bytes, FIRST)
-                    .ok()
-                    .flatten()
-                    .filter(|header| header.fin && !header.opcode.is_control() && header.header_bytes <= 8);
+                bytes.extend([0; 125]);
+                let full = decode_client_header(&bytes, FIRST).ok().flatten().filter(|header| {
+                    header.fin && !header.opcode.is_control() && header.header_bytes == SMALL_HEADER_BYTES
+                });
                 let small = small_message(&bytes);
                 assert_eq!(small.is_some(), full.is_some(), "{first:#x} {second:#x}");
                 if let (Some(small), Some(full)) = (small, full) {
                     assert_eq!(Opcode::from(small.kind), full.opcode);
                     assert_eq!(small.payload_bytes as u64, full.payload_bytes);
                     assert_eq!(small.masking_key, full.masking_key);
-                    assert_eq!(small.header_bytes, full.header_bytes);
-                    let end = small.header_bytes + small.payload_bytes;
-                    assert!(small_message(&bytes[..end]).is_some() && small_message(&bytes[..end - 1]).is_none());
+                    assert!(small_message(&bytes[..5 + small.payload_bytes]).is_none());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_medium_message_is_what_the_full_decoder_says() {
+        for (first, length) in [0x81, 0x82, 0x01, 0x80, 0x88, 0xc1]
+            .into_iter()
+            .zip([0, 125, 126, 300, 65_535, 127].iter().cycle())
+            .chain([(0x82, &126), (0x81, &125), (0x82, &9_000)])
+        {
+            for second in [0xfe, 0x7e, 0xff, 0xfd] {
+                let mut bytes = vec![first, second, (length >> 8) as u8, *length as u8, 9, 8, 7, 6];
+                bytes.resize(8 + *length as usize, 0);
+                let full = decode_client_header(&bytes, FIRST).ok().flatten().filter(|header| {
+                    header.fin && !header.opcode.is_control() && header.header_bytes == MEDIUM_HEADER_BYTES
+                });
+                let medium = medium_message(&bytes);
+                assert_eq!(medium.is_some(), full.is_some(), "{first:#x} {second:#x} {length}");
+                if let (Some(medium), Some(full)) = (medium, full) {
+                    assert_eq!((Opcode::from(medium.kind), medium.masking_key), (full.opcode, full.masking_key));
+                    assert_eq!(medium.payload_bytes as u64, full.payload_bytes);
+                    assert!(medium_message(&bytes[..bytes.len() - 1]).is_none());
                 }
             }
         }

@@ -6,6 +6,7 @@
 use super::command::Command;
 use super::handler::Handler;
 use super::unfinished::Unfinished;
+use super::work::HANDLER_NS;
 use crate::admission::Charge;
 use crate::queue::fair::OrderOrRest;
 use std::collections::VecDeque;
@@ -108,7 +109,8 @@ impl Handlers {
     /// The part of a new turn begins in which handlers run: they have credit again, each for all of it.
     pub(super) fn begin_turn(&mut self, handlers_ns: u64) {
         self.turn += 1;
-        self.credit_ns = i64::try_from(handlers_ns).unwrap_or(i64::MAX / 2);
+        // However narrow the turn, one that was slow has paid for it after some turns.
+        self.credit_ns = i64::try_from(handlers_ns.max(HANDLER_NS)).unwrap_or(i64::MAX / 2);
         (self.at_once_ns_max, self.at_once_ns) = (handlers_ns, 0);
     }
 
