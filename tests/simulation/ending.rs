@@ -25,6 +25,9 @@ const OVERDRAFT_BYTES: usize = 600 * 1024;
 /// How long clients get to answer when the broker stops at the end of a world.
 const STOP_WITHIN_MS: u64 = 60_000;
 
+/// RFC 6455 5.5: of the 125 bytes of a control frame two are the code.
+const REASON_BYTES_MAX: usize = 123;
+
 impl World {
     /// At every moment: whoever has left is let go, whatever it waited for.
     pub fn check_descriptors(&self) -> Result<(), String> {
@@ -65,10 +68,11 @@ impl World {
         }
         let limits = self.settings.queue;
         for process in &self.processes {
-            // The message that fills it may be of any size.
+            // The message that fills it may be of any size, and what is behind it says why channels have closed.
             let bytes = process.owner.queue.bytes();
-            if bytes > limits.bytes_max + self.settings.message_bytes_max + 16 {
-                return Err(format!("{bytes} bytes are in the queue of {}", process.owner.process));
+            let reasons = self.clients.len() * REASON_BYTES_MAX;
+            if bytes > limits.bytes_max + self.settings.message_bytes_max + 16 + reasons {
+                return Err(format!("{bytes} bytes, of {limits:?}, are in the queue of {}", process.owner.process));
             }
         }
         for pump in &self.pumps {
