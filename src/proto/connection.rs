@@ -242,16 +242,26 @@ impl WebSocketConnection {
             && small.payload_bytes <= limits.frame_bytes_max
             && small.payload_bytes <= limits.message_bytes_max
         {
-            let end = frame::SMALL_HEADER_BYTES + small.payload_bytes;
-            let payload = &mut input[frame::SMALL_HEADER_BYTES..end];
-            mask::unmask(payload, small.masking_key);
-            if small.kind == MessageKind::Text && !utf8::is_utf8(payload) {
-                return Err(self.fail(Violation::TextNotUtf8));
-            }
-            let message = Received::Message { kind: small.kind, payload: Payload::Borrowed(payload) };
-            return Ok((end, Some(message)));
+            return self.short_way(input, frame::SMALL_HEADER_BYTES, &small);
         }
         self.receive_any(input, limits, scratch)
+    }
+
+    /// A message of one frame that is whole: unmasked and checked where it lies.
+    #[inline]
+    fn short_way<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        header_bytes: usize,
+        message: &frame::ShortMessage,
+    ) -> Result<(usize, Option<Received<'a>>), Violation> {
+        let end = header_bytes + message.payload_bytes;
+        let payload = &mut input[header_bytes..end];
+        mask::unmask(payload, message.masking_key);
+        if message.kind == MessageKind::Text && !utf8::is_utf8(payload) {
+            return Err(self.fail(Violation::TextNotUtf8));
+        }
+        Ok((end, Some(Received::Message { kind: message.kind, payload: Payload::Borrowed(payload) })))
     }
 
     /// Returns whether nothing is kept of a frame or message: what arrives next begins a new one.
@@ -303,14 +313,7 @@ impl WebSocketConnection {
             && medium.payload_bytes <= limits.frame_bytes_max
             && medium.payload_bytes <= limits.message_bytes_max
         {
-            let end = frame::MEDIUM_HEADER_BYTES + medium.payload_bytes;
-            let payload = &mut input[frame::MEDIUM_HEADER_BYTES..end];
-            mask::unmask(payload, medium.masking_key);
-            if medium.kind == MessageKind::Text && !utf8::is_utf8(payload) {
-                return Err(self.fail(Violation::TextNotUtf8));
-            }
-            let message = Received::Message { kind: medium.kind, payload: Payload::Borrowed(payload) };
-            return Ok((end, Some(message)));
+            return self.short_way(input, frame::MEDIUM_HEADER_BYTES, &medium);
         }
         if self.finished {
             return Ok((input_bytes, None));

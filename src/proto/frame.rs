@@ -186,7 +186,7 @@ fn decode_length(length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violat
 /// The whole small message that stands at the front of `bytes`: an unfragmented, uncompressed data frame with a
 /// length of seven bits. Nearly every frame a client sends is one, so it is told by two bytes.
 #[inline]
-pub(super) fn small_message(bytes: &[u8]) -> Option<SmallMessage> {
+pub(super) fn small_message(bytes: &[u8]) -> Option<ShortMessage> {
     let &[first, second, a, b, c, d, ref rest @ ..] = bytes else { return None };
     let kind = match first {
         0x81 => MessageKind::Text,
@@ -196,12 +196,12 @@ pub(super) fn small_message(bytes: &[u8]) -> Option<SmallMessage> {
     // Below zero (wraps to above 125) without the mask bit; 126 and 127 announce a longer form.
     let payload_bytes = usize::from(second.wrapping_sub(MASKED));
     let is_whole = payload_bytes <= CONTROL_BYTES_MAX && payload_bytes <= rest.len();
-    is_whole.then_some(SmallMessage { kind, masking_key: [a, b, c, d], payload_bytes })
+    is_whole.then_some(ShortMessage { kind, masking_key: [a, b, c, d], payload_bytes })
 }
 
 /// The same with a length of sixteen bits.
 #[inline]
-pub(super) fn medium_message(bytes: &[u8]) -> Option<SmallMessage> {
+pub(super) fn medium_message(bytes: &[u8]) -> Option<ShortMessage> {
     let &[first, second, high, low, a, b, c, d, ref rest @ ..] = bytes else { return None };
     let kind = match first {
         0x81 => MessageKind::Text,
@@ -213,11 +213,11 @@ pub(super) fn medium_message(bytes: &[u8]) -> Option<SmallMessage> {
     let is_whole = second == MASKED | LENGTH_IS_16_BITS
         && payload_bytes >= usize::from(LENGTH_IS_16_BITS)
         && payload_bytes <= rest.len();
-    is_whole.then_some(SmallMessage { kind, masking_key: [a, b, c, d], payload_bytes })
+    is_whole.then_some(ShortMessage { kind, masking_key: [a, b, c, d], payload_bytes })
 }
 
-/// See [`small_message`].
-pub(super) struct SmallMessage {
+/// See [`small_message`] and [`medium_message`].
+pub(super) struct ShortMessage {
     pub kind: MessageKind,
     pub masking_key: MaskingKey,
     pub payload_bytes: usize,

@@ -151,18 +151,23 @@ pub(crate) fn unicast_cell(clients: usize, seconds: f64) -> Cell {
     }
 }
 
-/// A handshake cell: the client ends TCP, or WebSocket first.
-pub(crate) fn handshake_cell(churn: u64, close: How) -> Cell {
-    let settings = connect::Settings {
+/// Connections that come and go, 64 at a time.
+fn churn_settings(churn: u64) -> connect::Settings {
+    connect::Settings {
         clients: 0,
         hold: 0.0,
         churn,
         concurrency: 64,
         rate: None,
-        close,
+        close: How::Tcp,
         resumed: false,
         processes: 1,
-    };
+    }
+}
+
+/// A handshake cell: the client ends TCP, or WebSocket first.
+pub(crate) fn handshake_cell(churn: u64, close: How) -> Cell {
+    let settings = connect::Settings { close, ..churn_settings(churn) };
     let (key, title) = match close {
         How::Handshake => ("closing-handshake", "connect + upgrade + closing handshake"),
         How::Tcp | How::Reset => ("handshake", "connect + upgrade + close"),
@@ -172,16 +177,7 @@ pub(crate) fn handshake_cell(churn: u64, close: How) -> Cell {
 
 /// A cell of TLS handshakes: full ones, or of sessions that are resumed.
 fn tls_handshake_cell(churn: u64, resumed: bool) -> Cell {
-    let settings = connect::Settings {
-        clients: 0,
-        hold: 0.0,
-        churn,
-        concurrency: 64,
-        rate: None,
-        close: How::Tcp,
-        resumed,
-        processes: 1,
-    };
+    let settings = connect::Settings { resumed, ..churn_settings(churn) };
     let (key, title) = match resumed {
         false => ("handshake-full", "connect + TLS + upgrade + close"),
         true => ("handshake-resumed", "connect + resumed TLS + upgrade + close"),
@@ -308,16 +304,7 @@ pub(crate) fn cells(scale: Scale) -> Vec<Cell> {
     cells.push(Cell {
         key: "idle".into(),
         title: format!("idle memory per channel, {many} open"),
-        job: Job::Connect(connect::Settings {
-            clients: many,
-            hold: 0.5,
-            churn: 0,
-            concurrency: 64,
-            rate: None,
-            close: How::Tcp,
-            resumed: false,
-            processes: 1,
-        }),
+        job: Job::Connect(connect::Settings { clients: many, hold: 0.5, ..churn_settings(0) }),
         metrics: vec![Metric::BytesPerChannel],
     });
     cells.push(Cell {
