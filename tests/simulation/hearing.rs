@@ -124,10 +124,8 @@ impl World {
             // Its process leaves so much unread that it would not hear of the channel, or has too many, or there were
             // too many handshakes.
             (503, None) if body == b"the process has too much to do" => true,
-            // The rest of its request had not come when the broker stopped.
-            (503, None) if body == b"the server is going away" => self.stopped_ms.is_some(),
-            // It was let in during the grace of a drain, and asked behind it.
-            (503, Some(_)) if body == b"the server is going away" && self.drain.is_some() => true,
+            // Its request, or the rest of it, came when the broker had stopped, or behind the grace of a drain.
+            (503, _) if body == b"the server is going away" => self.stopped_ms.is_some(),
             (503, None) => self.settings.crowd.is_some(),
             // The process has too much to do.
             (503, Some((_, Ask::Process | Ask::Half))) => true,
