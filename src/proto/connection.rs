@@ -248,7 +248,7 @@ impl WebSocketConnection {
     }
 
     /// A message of one frame that is whole: unmasked and checked where it lies.
-    #[inline]
+    #[inline(always)]
     fn short_way<'a>(
         &mut self,
         input: &'a mut [u8],

@@ -92,6 +92,7 @@ impl Shard {
     }
 
     /// Readies a connection for a batch; false if it has nothing to send or cannot.
+    #[inline(always)]
     fn enter_batch(&mut self, slot: Slot) -> bool {
         let connection = &mut self.table[slot];
         let ready = !connection.flags.has(Flag::InBatch)
