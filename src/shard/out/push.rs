@@ -62,7 +62,6 @@ pub(super) fn fits(queued: usize, len: usize, budget: usize) -> bool {
 }
 
 impl Shard {
-    #[inline]
     pub(in crate::shard) fn push(&mut self, push: PushCommand) {
         let PushCommand { channel, owner, frame, policy, asked } = push;
         let slot = match self.pushable(channel, owner) {
@@ -85,7 +84,6 @@ impl Shard {
 
     /// The short way of most pushes: a small frame, as it is, to a channel that has nothing in the way of it. Returns
     /// whether it was that; if not, nothing has happened.
-    #[inline(always)]
     fn push_at_once(&mut self, slot: Slot, kind: PushKind, payload: &[u8], policy: Option<Policy>) -> bool {
         let connection = &self.table[slot];
         let header = server_header(opcode(kind), false, payload.len());
