@@ -96,6 +96,8 @@ pub struct ClientMessage<'a> {
 #[derive(Debug)]
 enum ReceivedBytes<'a> {
     Borrowed(&'a [u8]),
+    /// Made where events are handed to handlers, which a driver does.
+    #[cfg_attr(not(feature = "driver"), expect(dead_code))]
     Owned(Bytes),
 }
 
