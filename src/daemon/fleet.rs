@@ -18,7 +18,7 @@ mod no_join;
 #[cfg(feature = "fleet")]
 pub(crate) use join::{check, probe, start};
 #[cfg(not(feature = "fleet"))]
-pub use no_join::{check, probe, start};
+pub(crate) use no_join::{check, probe, start};
 
 /// What may wait for NATS unless it is said.
 pub(crate) const QUEUE_BYTES_MAX_DEFAULT: usize = 16 << 20;

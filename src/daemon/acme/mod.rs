@@ -102,7 +102,7 @@ pub(crate) use keeper::start;
 
 /// A program without the feature has refused its settings before.
 #[cfg(not(feature = "acme"))]
-pub fn start(
+pub(crate) fn start(
     _: &std::sync::Arc<super::program::Daemon>,
     _: &pushring::BrokerHandle,
     _: &DaemonConfig,

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 ///
 /// # Errors
 /// It is set.
-pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     ensure!(config.fleet_nats.0.is_empty(), "fleet_nats: this program was built without the feature fleet");
     Ok(())
 }
@@ -18,11 +18,11 @@ pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn start(config: &DaemonConfig, _: &Broker) -> anyhow::Result<Option<Infallible>> {
+pub(crate) fn start(config: &DaemonConfig, _: &Broker) -> anyhow::Result<Option<Infallible>> {
     check(config).map(|()| None)
 }
 
 /// Asks nobody.
-pub fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
+pub(crate) fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
     check(config).err().map(|error| Err(error.to_string()))
 }
