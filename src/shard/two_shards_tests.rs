@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 pub(crate) const SHARDS: u32 = 2;
 
-/// The owner of all channels.
+/// The owner of all channels, for tests above the shard.
+#[cfg(feature = "fleet")]
 pub(crate) const PROCESS_OWNER: OwnerId = OWNER;
 
 /// One socket, as the network has it.
