@@ -10,7 +10,7 @@ use super::Options;
 use super::member::Member;
 use super::names::Name;
 use super::roster::About;
-use super::simulation_tests::{Rng, worlds};
+use super::simulation_tests::{Rng, arrives_ms, worlds};
 use super::subject::{Target, To};
 use super::traffic::{Channels, FleetNews, OutboundPush, OutboundTo, Publish};
 use crate::admission::Budget;
@@ -298,11 +298,8 @@ impl World {
 
     fn publish(&mut self, from: usize, publish: &Publish) {
         for to in (0..NODES).filter(|to| *to != from) {
-            let is_lost = self.rng.below(100) < self.lost;
-            if is_lost || self.nodes[from].is_cut || self.nodes[to].is_cut {
-                continue;
-            }
-            let arrives_ms = self.now_ms + self.rng.below(if self.lost > 0 { 900 } else { 50 });
+            let is_cut = self.nodes[from].is_cut || self.nodes[to].is_cut;
+            let Some(arrives_ms) = arrives_ms(&mut self.rng, self.lost, is_cut, self.now_ms) else { continue };
             let queue = self.nodes[to].on_the_way.entry((from, publish.subject.clone())).or_default();
             queue.push_back((arrives_ms, publish.clone()));
         }

@@ -95,12 +95,8 @@ impl World {
 
     fn publish(&mut self, from: usize, publish: &Publish) {
         for to in (0..self.nodes.len()).filter(|to| *to != from && Self::listens(&publish.subject, *to)) {
-            let is_lost = self.rng.below(100) < self.lost;
-            if is_lost || self.nodes[from].is_cut || self.nodes[to].is_cut {
-                continue;
-            }
-            // Less than it takes until an announcement is believed.
-            let arrives_ms = self.now_ms + self.rng.below(if self.lost > 0 { 900 } else { 50 });
+            let is_cut = self.nodes[from].is_cut || self.nodes[to].is_cut;
+            let Some(arrives_ms) = arrives_ms(&mut self.rng, self.lost, is_cut, self.now_ms) else { continue };
             let queue = self.nodes[to].on_the_way.entry((from, publish.subject.clone())).or_default();
             queue.push_back((arrives_ms, publish.clone()));
         }
@@ -290,6 +286,13 @@ impl World {
         }
         assert!(judged > 0 || self.next == 0, "seed {seed}: nothing was judged");
     }
+}
+
+/// When what is sent now arrives at another node, unless it is lost, as `lost` of a hundred messages are.
+pub(super) fn arrives_ms(rng: &mut Rng, lost: u64, is_cut: bool, now_ms: u64) -> Option<u64> {
+    let is_lost = rng.below(100) < lost;
+    // Less than it takes until an announcement is believed.
+    (!is_lost && !is_cut).then(|| now_ms + rng.below(if lost > 0 { 900 } else { 50 }))
 }
 
 /// The seeds: a few, or as many as `PUSHRING_FLEET_WORLDS` says, from the one that `PUSHRING_FLEET_FIRST` says.

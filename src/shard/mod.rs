@@ -47,6 +47,9 @@ pub mod turn;
 #[path = "two_shards_tests.rs"]
 pub(crate) mod two_shards;
 pub mod unfinished;
+#[cfg(test)]
+#[path = "wires_tests.rs"]
+mod wires;
 pub mod work;
 
 pub use self::core::{Common, Effect, Shard};

@@ -3,8 +3,9 @@
 
 use super::command::{Command, Policy, PushCommand, PushFrame, PushKind, ReportTo};
 use super::event::{Closed, Event};
-use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use super::flush::SocketId;
 use super::outcome::{Outcome, OutcomeCollector, OutcomePart};
+use super::wires::{Wire, Wires};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig};
 use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
@@ -13,52 +14,10 @@ use crate::process_id::ProcessId;
 use crate::proto::{MessageKind, server_frame_len};
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use bytes::Bytes;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 pub(super) const OWNER: OwnerId = OwnerId(1);
 pub(super) const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
-
-/// One socket: what has left, how much more it takes, whether it was full.
-#[derive(Default)]
-pub(super) struct Wire {
-    pub left: Vec<u8>,
-    pub room: usize,
-    is_full: bool,
-    pub is_closed: bool,
-}
-
-#[derive(Clone, Default)]
-struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
-
-impl Flush for Wires {
-    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
-        let mut wires = self.0.borrow_mut();
-        for (index, entry) in batch.iter().enumerate() {
-            let wire = wires.get_mut(&entry.socket.0).unwrap();
-            assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
-            let parts: Vec<&[u8]> = match entry.parts {
-                SendParts::One(bytes) => vec![bytes],
-                SendParts::Many(parts) => parts.iter().map(|part| &**part).collect(),
-            };
-            let offered: usize = parts.iter().map(|part| part.len()).sum();
-            let taken = offered.min(wire.room);
-            wire.room -= taken;
-            let mut left = taken;
-            for part in parts {
-                let count = part.len().min(left);
-                wire.left.extend_from_slice(&part[..count]);
-                left -= count;
-            }
-            wire.is_full = taken < offered;
-            if wire.is_full {
-                short.push(ShortSend { index, sent: Ok(taken) });
-            }
-        }
-    }
-}
 
 pub(super) struct Stage {
     pub shard: Shard,
@@ -111,7 +70,7 @@ impl Stage {
     pub(super) fn connect(&mut self) -> (ConnectionToken, i32) {
         let socket = self.sockets;
         self.sockets += 1;
-        self.wires.0.borrow_mut().insert(socket, Wire { room: usize::MAX, ..Wire::default() });
+        self.wires.add(socket, usize::MAX);
         let token = self.shard.handle_accept(SocketId(socket), ([127, 0, 0, 1], 1).into(), self.now_ms).unwrap();
         (token, socket)
     }
@@ -128,14 +87,14 @@ impl Stage {
             _ => None,
         });
         self.wire(socket, |wire| {
-            wire.left.clear();
+            wire.to_client.clear();
             wire.room = room;
         });
         Client { token, socket, channel: opened.unwrap() }
     }
 
     pub(super) fn wire<T>(&mut self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
-        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+        self.wires.look(socket, look)
     }
 
     /// Gives bytes to the shard, as long as it wants to read. Returns whether it did.

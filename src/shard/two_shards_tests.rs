@@ -3,16 +3,14 @@
 //! and oracles are those of the tests.
 
 use super::command::{Carried, Command};
-use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use super::flush::SocketId;
 use super::stage::OWNER;
+use super::wires::{Wire, Wires};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd};
 use crate::admission::{Budget, Ledger};
 use crate::gateway::{OwnerId, Settings, Snapshot, SubdomainTokens};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 pub(crate) const SHARDS: u32 = 2;
@@ -20,49 +18,6 @@ pub(crate) const SHARDS: u32 = 2;
 /// The owner of all channels, for tests above the shard.
 #[cfg(feature = "fleet")]
 pub(crate) const PROCESS_OWNER: OwnerId = OWNER;
-
-/// One socket, as the network has it.
-#[derive(Default)]
-pub(crate) struct Wire {
-    /// Bytes on their way to the client, and to the shard.
-    pub to_client: Vec<u8>,
-    pub to_server: Vec<u8>,
-    pub room: usize,
-    pub is_full: bool,
-    /// Sends fail.
-    pub is_cut: bool,
-    pub is_closed: bool,
-    /// Who is told of it: a shard, and its token there.
-    pub watched: Option<(usize, ConnectionToken)>,
-}
-
-#[derive(Clone, Default)]
-struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
-
-impl Flush for Wires {
-    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
-        let mut wires = self.0.borrow_mut();
-        for (index, entry) in batch.iter().enumerate() {
-            let wire = wires.get_mut(&entry.socket.0).expect("a socket that there is");
-            assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
-            if wire.is_cut {
-                short.push(ShortSend { index, sent: Err(32) });
-                continue;
-            }
-            let bytes = match entry.parts {
-                SendParts::One(bytes) => bytes.to_vec(),
-                SendParts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
-            };
-            let taken = bytes.len().min(wire.room);
-            wire.room -= taken;
-            wire.to_client.extend_from_slice(&bytes[..taken]);
-            if taken < bytes.len() {
-                wire.is_full = true;
-                short.push(ShortSend { index, sent: Ok(taken) });
-            }
-        }
-    }
-}
 
 /// See the module.
 pub(crate) struct TwoShards {
@@ -107,14 +62,14 @@ impl TwoShards {
     }
 
     pub(crate) fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
-        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+        self.wires.look(socket, look)
     }
 
     /// A new socket that takes `room` bytes, and the shard's token of it, if the shard takes it in.
     pub(crate) fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
         let socket = self.sockets;
         self.sockets += 1;
-        self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
+        self.wires.add(socket, room);
         let peer = ([127, 0, 0, 1], 1).into();
         let token = self.shards[shard].handle_accept(SocketId(socket), peer, self.now_ms)?;
         self.wire(socket, |wire| wire.watched = Some((shard, token)));

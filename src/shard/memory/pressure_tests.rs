@@ -52,13 +52,13 @@ fn the_fullest_is_closed_and_all_others_live() {
     for client in [clients[0], clients[2], clients[3]] {
         stage.give_room(client, usize::MAX);
         stage.settle();
-        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.left));
+        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.to_client));
         assert!(frames(&left).iter().all(|frame| frame.len() == 4100));
     }
     // The one that was closed is told why.
     stage.give_room(clients[1], usize::MAX);
     stage.settle();
-    let left = stage.wire(clients[1].socket, |wire| std::mem::take(&mut wire.left));
+    let left = stage.wire(clients[1].socket, |wire| std::mem::take(&mut wire.to_client));
     assert_eq!(left[..4], [0x88, left.len() as u8 - 2, 0x03, 0xf5]);
     assert_eq!(used(&stage), 0);
 }
@@ -102,7 +102,7 @@ fn the_fullest_drops_half_of_its_frames_where_its_policy_says_so() {
         stage.give_room(other, usize::MAX);
         stage.give_room(full, usize::MAX);
         stage.settle();
-        let left = stage.wire(other.socket, |wire| std::mem::take(&mut wire.left));
+        let left = stage.wire(other.socket, |wire| std::mem::take(&mut wire.to_client));
         let kept = frames(&left);
         assert!(kept.len() < other_bytes / 4100, "it was the fullest");
         assert_eq!(kept[0][4] == 0, first_kept, "{policy:?} drops at its own end");
@@ -167,7 +167,7 @@ fn many_who_fall_behind_in_the_same_large_frame_hold_it_once() {
     for client in clients {
         stage.give_room(client, usize::MAX);
         stage.settle();
-        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.left));
+        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.to_client));
         let whole: Vec<u8> = sent
             .iter()
             .flat_map(|payload| {
@@ -220,7 +220,7 @@ fn ranges_that_do_not_touch_are_few_and_counted() {
     assert!(held >= real && (40 * 500..40 * 12_000).contains(&real), "{held} counted, {real} held");
     stage.settle();
     for client in clients {
-        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.left));
+        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.to_client));
         assert_eq!(frames(&left).iter().filter(|frame| frame.ends_with(b"all")).count(), 200);
     }
     assert_eq!(used(&stage), 0);
@@ -323,7 +323,7 @@ fn a_request_whose_body_finds_no_memory_is_answered_503() {
         stage.turn();
     }
     let answered = clients.iter().filter(|&&(_, socket)| {
-        let left = stage.wire(socket, |wire| String::from_utf8_lossy(&wire.left).into_owned());
+        let left = stage.wire(socket, |wire| String::from_utf8_lossy(&wire.to_client).into_owned());
         assert!(left.is_empty() || left.starts_with("HTTP/1.1 503 ") && left.contains("retry-after: 1"), "{left}");
         !left.is_empty()
     });

@@ -351,7 +351,7 @@ impl Pair {
             assert_eq!(self.twins[at].ended, Some(closed.lost_bytes), "lost by {at}: {closed:?}");
         }
         for at in 0..CLIENTS {
-            let left = self.stage.wire(self.clients[at].socket, |wire| wire.left.clone());
+            let left = self.stage.wire(self.clients[at].socket, |wire| wire.to_client.clone());
             assert!(left == self.twins[at].left, "socket {at}");
         }
     }
@@ -403,7 +403,7 @@ proptest! {
         pair.stage.settle();
         for at in 0..CLIENTS {
             if !pair.twins[at].is_gone {
-                let left = pair.stage.wire(pair.clients[at].socket, |wire| wire.left.clone());
+                let left = pair.stage.wire(pair.clients[at].socket, |wire| wire.to_client.clone());
                 frames(&left);
             }
         }

@@ -182,7 +182,7 @@ mod tests {
 
     /// The payloads of the close frames that have left on a socket.
     fn closes(stage: &mut Stage, socket: i32) -> Vec<Vec<u8>> {
-        let left = stage.wire(socket, |wire| wire.left.clone());
+        let left = stage.wire(socket, |wire| wire.to_client.clone());
         let closes = frames(&left).into_iter().filter(|frame| frame[0] == 0x88);
         closes.map(|frame| frame[2..].to_vec()).collect()
     }
