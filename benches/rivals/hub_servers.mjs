@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { post } from './hub_clients.mjs';
+import { freePort } from '../../tests/browser/waiting.mjs';
 
 /** CPU seconds that a process and its children have used. */
 function cpuOf(pid) {
@@ -21,14 +22,6 @@ function cpuOf(pid) {
     }
   });
   return mine.reduce((sum, of) => sum + (Number(stat(of)[11]) + Number(stat(of)[12])) / 100, 0);
-}
-
-async function freePort() {
-  const server = net.createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 const running = new Set();

@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { browsers, launch } from './browsers.mjs';
+import { until } from './waiting.mjs';
 
 const TOKEN = 'a token of the test, not a secret';
 const PATH = '/room:python:sys/';
@@ -35,14 +36,6 @@ async function freePorts() {
   })));
   await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
   return ports;
-}
-
-async function until(condition) {
-  for (let tries = 0; tries < 600; tries++) {
-    if (await condition().catch(() => false)) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  assert.fail(`never: ${condition}`);
 }
 
 before(async () => {

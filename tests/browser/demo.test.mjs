@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { browsers, launch } from './browsers.mjs';
+import { freePort } from './waiting.mjs';
 
 const url = process.env.PUSHRING_URL;
 const pictures = process.env.SCREENSHOT;
@@ -69,14 +70,6 @@ async function network(port) {
     server.close();
   };
   return lines;
-}
-
-async function freePort() {
-  const server = net.createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 after(() => {

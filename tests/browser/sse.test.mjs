@@ -11,26 +11,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { browsers, launch } from './browsers.mjs';
+import { freePort, until } from './waiting.mjs';
 
 const TOKEN = 'a token of the test, not a secret';
 const work = mkdtempSync(join(tmpdir(), 'pushring-sse-'));
 const running = new Set();
-
-async function freePort() {
-  const server = net.createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-async function until(condition) {
-  for (let tries = 0; tries < 600; tries++) {
-    if (await condition().catch(() => false)) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  assert.fail(`never: ${condition}`);
-}
 
 function run(command, args) {
   const child = spawn(command, args, { stdio: 'ignore' });
