@@ -1,20 +1,22 @@
 // The hub beside what others run for the same work, in one run, on this machine's loopback: CPU of the servers for each
 // delivery, publish or recovered client. Bounded: each measurement takes --seconds, a recovery 25.
 //
-//     npm --prefix benches/rivals ci && node benches/rivals/hub.mjs [--pushring PROGRAM] [--seconds 5] [--clients 1000] [--runs 3] [CELL…]
+//     npm --prefix benches/rivals ci
+//     node benches/rivals/hub.mjs [--pushring PROGRAM] [--sockudo PROGRAM] [--seconds 5] [--clients 1000] [--runs 3] [CELL…]
 //
-// CELLs: sse (event streams beside nginx + nchan), publish (publishing over HTTP beside nchan, to one channel and to ten thousand),
-// recovery (a stream whose clients are each cut for 5 s, beside Socket.IO). Without any, all.
+// CELLs: sse (event streams beside nginx + nchan), publish (publishing over HTTP beside nchan, and Sockudo where its program is
+// named, to one channel and to ten thousand), recovery (a stream whose clients are each cut for 5 s, beside Socket.IO). Without any, all.
 
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { eventStream, keptAlive, webSocket } from './hub_clients.mjs';
-import { nchan, pushring, socketio } from './hub_servers.mjs';
+import { nchan, pushring, socketio, sockudo } from './hub_servers.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     pushring: { type: 'string', default: fileURLToPath(new URL('../../target/release/pushring', import.meta.url)) },
+    sockudo: { type: 'string' },
     seconds: { type: 'string', default: '5' },
     clients: { type: 'string', default: '1000' },
     runs: { type: 'string', default: '3' },
@@ -49,13 +51,8 @@ const ok = ({ status, body }) => {
 /** A topic's subscribers, and how many messages have come to them. */
 async function subscribed(server, topic, count) {
   const came = { count: 0 };
-  const onText = (text) => { came.count += text === TEXT ? 1 : 0; };
-  const sockets = await crowd(count, async () => {
-    if (server.name !== 'pushring') return webSocket(server.port, `/sub/${topic}`, '', onText);
-    const socket = await webSocket(server.port, '/hub', 'pushring.1', onText);
-    socket.send(`\u001e{"subscribe":"${topic}"}`);
-    return socket;
-  });
+  const onText = (text) => { came.count += text.includes(TEXT) ? 1 : 0; };
+  const sockets = await crowd(count, () => server.subscribe(topic, onText));
   return { came, end: () => sockets.forEach((socket) => socket.cut()) };
 }
 
@@ -87,7 +84,8 @@ async function sse() {
 /** Publishing: µs of CPU for each, 16 connections that are kept alive; and for each delivery where there are ten thousand. */
 async function publish() {
   const rows = {};
-  for (const make of [() => pushring(values.pushring), nchan]) {
+  const rivals = values.sockudo ? [nchan, () => sockudo(values.sockudo)] : [nchan];
+  for (const make of [() => pushring(values.pushring), ...rivals]) {
     const server = await make();
     const row = rows[server.name] = {};
     for (const channels of [1, 10 * clients]) {

@@ -1,13 +1,13 @@
 // The servers that are compared, each on one core's worth of threads, and what they cost.
 
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { post } from './hub_clients.mjs';
+import { post, webSocket } from './hub_clients.mjs';
 import { freePort } from '../../tests/browser/waiting.mjs';
 
 /** CPU seconds that a process and its children have used. */
@@ -55,6 +55,18 @@ function said(stream, pattern) {
   });
 }
 
+/** Waits until a port takes connections. */
+async function listens(port) {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await new Promise((resolve, reject) => net.connect(port, '127.0.0.1', function open() { this.destroy(); resolve(); }).once('error', reject));
+    } catch (error) {
+      if (tries > 100) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
 /** The hub, one shard. */
 export async function pushring(program) {
   const directory = mkdtempSync(join(tmpdir(), 'pushring-rivals-'));
@@ -72,6 +84,11 @@ export async function pushring(program) {
     name: 'pushring',
     port: Number(port),
     publishPort: Number(api),
+    subscribe: async (topic, onText) => {
+      const socket = await webSocket(Number(port), '/hub', 'pushring.1', onText);
+      socket.send(`\u001e{"subscribe":"${topic}"}`);
+      return socket;
+    },
     publish: (topic, text) => post('/api/push', `Authorization: Bearer ${token}\r\nPush-To: topic=${topic}\r\nContent-Type: text/plain\r\n`, text),
     stop: async () => {
       await server.stop();
@@ -101,24 +118,44 @@ location ~ ^/pub/(.+)$ { nchan_publisher; nchan_channel_id $1; nchan_message_buf
 }
 `);
   const server = started('/usr/sbin/nginx', ['-c', join(directory, 'nginx.conf'), '-p', directory, '-e', join(directory, 'error.log')]);
-  for (let tries = 0; ; tries += 1) {
-    try {
-      await new Promise((resolve, reject) => net.connect(port, '127.0.0.1', function open() { this.destroy(); resolve(); }).once('error', reject));
-      break;
-    } catch (error) {
-      if (tries > 100) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
+  await listens(port);
   return {
     ...server,
     name: 'nginx + nchan',
     port,
     publishPort: port,
+    subscribe: (topic, onText) => webSocket(port, `/sub/${topic}`, '', onText),
     publish: (topic, text) => post(`/pub/${topic}`, 'Content-Type: text/plain\r\n', text),
     stop: async () => {
       await server.stop();
       rmSync(directory, { recursive: true });
+    },
+  };
+}
+
+/** Sockudo, which speaks Pusher's protocol; its limits out of the way. */
+export async function sockudo(program) {
+  const [port, key, secret] = [await freePort(), 'key', 'secret'];
+  const server = started(program, [], { stdio: 'ignore', cwd: tmpdir(), env: { PATH: process.env.PATH, HOST: '127.0.0.1', PORT: String(port),
+    METRICS_ENABLED: 'false', RATE_LIMITER_ENABLED: 'false', LOG_LEVEL: 'error', TOKIO_WORKER_THREADS: '1', SOCKUDO_DEFAULT_APP_ID: 'app',
+    SOCKUDO_DEFAULT_APP_KEY: key, SOCKUDO_DEFAULT_APP_SECRET: secret, SOCKUDO_DEFAULT_APP_MAX_CONNECTIONS: '100000',
+    SOCKUDO_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SECOND: '100000000' } });
+  await listens(port);
+  return {
+    ...server,
+    name: 'Sockudo',
+    port,
+    publishPort: port,
+    subscribe: async (topic, onText) => {
+      const socket = await webSocket(port, `/app/${key}?protocol=7`, '', onText);
+      socket.send(JSON.stringify({ event: 'pusher:subscribe', data: { channel: topic } }));
+      return socket;
+    },
+    publish: (topic, text) => {
+      const body = JSON.stringify({ name: 'm', channel: topic, data: text });
+      const query = `auth_key=${key}&auth_timestamp=${Math.floor(Date.now() / 1000)}&auth_version=1.0&body_md5=${createHash('md5').update(body).digest('hex')}`;
+      const signature = createHmac('sha256', secret).update(`POST\n/apps/app/events\n${query}`).digest('hex');
+      return post(`/apps/app/events?${query}&auth_signature=${signature}`, 'Content-Type: application/json\r\n', body);
     },
   };
 }
