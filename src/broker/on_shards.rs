@@ -11,7 +11,7 @@ use super::order::{Broadcast, Close, Commands, Order, Push, Reach, Respond, Subs
 use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
 use super::pusher::{Audience, Full, PushError, Pusher, give_each};
 use super::{AttachError, Broker, BrokerHandle, BrokerShared, DeliveryOptions, Policy};
-use crate::admission::{Charge, HeldAs};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
 use crate::driver::clock::monotonic_ns;
 use crate::process_id::ProcessId;
@@ -512,6 +512,11 @@ impl<'a> Here<'a> {
     /// The name of this process.
     pub fn process(&self) -> &'a ProcessId {
         self.id
+    }
+
+    /// Where what is kept for it outside of the broker's own queues is charged.
+    pub(crate) fn memory(&self) -> &'a ProcessMemory {
+        self.pusher.memory.as_ref().expect("a process has a memory")
     }
 
     /// A message to a channel of this process, as [`ProcessHandle::push`].

@@ -5,8 +5,9 @@
 
 use super::body;
 use super::idempotency::KeyDigest;
+use super::on_thread::OUTCOME_WITHIN;
 use super::perform::{Performer, PushResult, PushTickets};
-use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
+use super::{ApiAnswer, JSON_BYTES_MAX};
 use crate::admission::{Charge, HeldAs, OverBudget, ProcessMemory};
 use bytes::Bytes;
 use serde_json::{Value, json};

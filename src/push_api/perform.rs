@@ -14,7 +14,7 @@ use crate::process_id::ProcessId;
 use crate::words::topic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// With what a channel is closed where the request does not say (RFC 6455 7.4.1: policy).
@@ -23,11 +23,16 @@ const CLOSE_CODE: u16 = 1008;
 /// Processes whose handles are kept.
 const HANDLES_MAX: usize = 256;
 
-/// See the module.
+type Handles = HashMap<ProcessId, ProcessHandle>;
+
+/// See the module. Its clones act by the same handles, so that together they are one producer for each process.
+#[derive(Clone)]
 pub(super) struct Performer {
     target: BrokerHandle,
     process: Option<ProcessId>,
-    handles: HashMap<ProcessId, ProcessHandle>,
+    /// Of all clones; locked where one of them meets a process for the first time.
+    shared: Arc<Mutex<Handles>>,
+    handles: Handles,
 }
 
 /// What became of a push.
@@ -164,7 +169,7 @@ type Query = BTreeMap<String, String>;
 
 impl Performer {
     pub(super) fn new(target: BrokerHandle, process: Option<ProcessId>) -> Self {
-        Self { target, process, handles: HashMap::new() }
+        Self { target, process, shared: Arc::default(), handles: Handles::new() }
     }
 
     pub(super) fn push(&mut self, order: PublishOrder) -> Result<PushResult, ApiAnswer> {
@@ -218,16 +223,24 @@ impl Performer {
             return Err(ApiAnswer::error(400, Some("to.process"), "say in the name of which process"));
         };
         if self.handles.get(&id).is_none_or(|handle| !handle.is_attached()) {
-            let Some(handle) = self.target.acting(&id) else {
+            let Some(handle) = self.shared_handle(&id) else {
                 self.handles.remove(&id);
                 return Err(ApiAnswer::error(404, Some("to.process"), &format!("no process {id} is attached")));
             };
-            if self.handles.len() >= HANDLES_MAX {
-                self.handles.clear();
-            }
-            self.handles.insert(id.clone(), handle);
+            keep(&mut self.handles, &id, handle);
         }
         Ok(&self.handles[&id])
+    }
+
+    fn shared_handle(&self, id: &ProcessId) -> Option<ProcessHandle> {
+        // No panic leaves it half changed.
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = shared.get(id).filter(|handle| handle.is_attached()) {
+            return Some(handle.clone());
+        }
+        let handle = self.target.acting(id)?;
+        keep(&mut shared, id, handle.clone());
+        Some(handle)
     }
 
     fn process_of(&self, query: &Query) -> Result<ProcessId, ApiAnswer> {
@@ -329,13 +342,20 @@ impl Performer {
             Err(refused) => return refused,
         };
         let closed = self.target.close(channel, code, reason).ask().try_send();
-        match closed.map(|ticket| ticket.wait(super::OUTCOME_WITHIN)) {
+        match closed.map(|ticket| ticket.wait(super::on_thread::OUTCOME_WITHIN)) {
             Ok(Ok(Outcome { not_found: 0, .. })) => ApiAnswer::json(202, &json!({"closed": channel})),
             Ok(Ok(_)) => no_channel(&channel),
             Ok(Err(_)) => ApiAnswer::error(503, None, "the shard did not answer in time").with("retry-after", "1"),
             Err(error) => refusal(error),
         }
     }
+}
+
+fn keep(handles: &mut Handles, id: &ProcessId, handle: ProcessHandle) {
+    if handles.len() >= HANDLES_MAX {
+        handles.clear();
+    }
+    handles.insert(id.clone(), handle);
 }
 
 fn no_number() -> ApiAnswer {

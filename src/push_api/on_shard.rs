@@ -1,0 +1,94 @@
+//! The API where a request came in: on the shard, which admits it, and does it too if that is short and waits for
+//! nothing. Everything else goes to the API's thread.
+//!
+//! Invariants: what is done here is no longer than [`BODY_BYTES_MAX`] makes it; what waits for the thread is bounded in
+//! requests and charged in bytes. Must not know what an outcome or an idempotency key is, but that they need the thread.
+
+use super::body::{OutcomeWanted, PublishOrder};
+use super::guard::ApiGuard;
+use super::perform::Performer;
+use super::{AdmittedRequest, ApiAnswer, NDJSON, mime_of};
+use crate::admission::{HeapBytes, HeldAs};
+use crate::broker::{Event, Here, HttpAsk, HttpRequest, RequestId, ShardHandler};
+use crate::gateway::ContractRequest;
+use crossbeam_channel::{Sender, TrySendError};
+use std::sync::Arc;
+
+/// The longest body that is parsed on a shard: base64 in JSON takes some 10 µs a KiB at worst, and a handler has 250 µs
+/// of a turn.
+const BODY_BYTES_MAX: usize = 16 << 10;
+
+/// See the module. One on each shard.
+pub(super) struct ApiOnShard {
+    /// What stands before `/api` in a path.
+    pub prefix: Arc<str>,
+    pub guard: ApiGuard,
+    pub performer: Performer,
+    /// The way to the API's thread.
+    pub thread: Sender<AdmittedRequest>,
+}
+
+impl ShardHandler for ApiOnShard {
+    fn on_event(&mut self, here: &mut Here<'_>, event: Event) {
+        let Event::Http(request) = event else { return };
+        let HttpRequest { id, ask: HttpAsk::Path(asked), body, .. } = *request else { return };
+        let answer = self.admit(&asked).and_then(|path| {
+            let request = AdmittedRequest { id, path, asked, body, charge: None };
+            match self.done_here(&request) {
+                Some(order) => self.performer.push(order?).map(|_| Some(ApiAnswer::accepted())),
+                None => self.to_thread(here, request).map(|()| None),
+            }
+        });
+        if let Some(answer) = answer.unwrap_or_else(Some) {
+            respond(here, id, answer);
+        }
+    }
+}
+
+impl ApiOnShard {
+    /// The path below `/api`, if the request may ask at all.
+    fn admit(&self, asked: &ContractRequest) -> Result<String, ApiAnswer> {
+        self.guard.admit(&asked.headers)?;
+        let path = asked.url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+        let path = path.unwrap_or("/").strip_prefix(&*self.prefix).and_then(|path| path.strip_prefix("/api"));
+        path.map(str::to_owned)
+            .ok_or_else(|| ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"))
+    }
+
+    /// What to push, or what is wrong with it, where the request is for this thread.
+    fn done_here(&self, request: &AdmittedRequest) -> Option<Result<PublishOrder, ApiAnswer>> {
+        let AdmittedRequest { path, asked, body, .. } = request;
+        let is_short = path == "/push" && asked.method == "POST" && body.len() <= BODY_BYTES_MAX;
+        if !is_short || asked.headers.contains_key("idempotency-key") || mime_of(asked).eq_ignore_ascii_case(NDJSON) {
+            return None;
+        }
+        match super::read(asked, body.clone()) {
+            Ok(order) if order.outcome != OutcomeWanted::Nothing => None,
+            order => Some(order),
+        }
+    }
+
+    fn to_thread(&self, here: &Here<'_>, mut request: AdmittedRequest) -> Result<(), ApiAnswer> {
+        let (memory, bytes) = (here.memory(), request.heap_bytes());
+        let charge = if request.body.len() > BODY_BYTES_MAX {
+            memory.charge(HeldAs::Content, bytes).map_err(|_| ApiAnswer::memory_is_short())?
+        } else {
+            // So many of these may wait that they need not be refused where memory is short.
+            memory.charge_anyway(HeldAs::Content, bytes)
+        };
+        request.charge = Some(charge);
+        self.thread.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                let why = "too many requests wait to be answered: nothing was done";
+                ApiAnswer::error(429, None, why).with("retry-after", "1")
+            }
+            TrySendError::Disconnected(_) => ApiAnswer::error(503, None, "the API has ended"),
+        })
+    }
+}
+
+fn respond(here: &mut Here<'_>, id: RequestId, answer: ApiAnswer) {
+    let (status, fields, body) = answer.into_parts();
+    // The only error is that the broker has stopped.
+    let _ = here.respond(id, status).headers(fields).body(body).send();
+}

@@ -1,0 +1,226 @@
+//! The API's thread: requests whose answers wait for an outcome or for other nodes, batches, bodies that are long to
+//! parse, requests that are answered once however often they come, and what is asked of topics and channels.
+//!
+//! Invariants: a request that other nodes have to answer holds up no other; a batch is worked off a part at a time.
+
+use super::idempotency::{KeyDigest, KeyStatus};
+use super::lines::LineBatch;
+use super::perform::{ChannelTicket, Counting, Performer, PushResult, PushTickets};
+use super::{AdmittedRequest, ApiAnswer, IdempotencyKeys, NDJSON, PublishOrder};
+use crate::broker::{RequestId, ShardProcess};
+use crate::gateway::ContractRequest;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How long an outcome is waited for: shards tell it within a turn or two, whatever clients do.
+pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether other nodes have said what became of a push: they have 250 ms.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a wait for requests lasts before it begins anew.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// Requests that are taken up before the outcomes of any are waited for.
+const REQUESTS_AT_ONCE: usize = 256;
+
+/// See the module.
+pub(super) struct ApiOnThread {
+    /// It answers; dropping it ends the API.
+    process: ShardProcess,
+    admitted: Receiver<AdmittedRequest>,
+    performer: Performer,
+    keys: IdempotencyKeys,
+    /// Answers that wait for an outcome, or for other nodes.
+    waiting: Vec<(RequestId, Awaited, Option<KeyDigest>)>,
+    /// Batches that are not worked off.
+    lines: VecDeque<(RequestId, LineBatch)>,
+}
+
+impl ApiOnThread {
+    pub(super) fn new(
+        process: ShardProcess,
+        admitted: Receiver<AdmittedRequest>,
+        performer: Performer,
+        keys: IdempotencyKeys,
+    ) -> Self {
+        Self { process, admitted, performer, keys, waiting: Vec::new(), lines: VecDeque::new() }
+    }
+
+    /// Until the shards have stopped.
+    pub(super) fn run(mut self) {
+        loop {
+            // With a batch at hand there is something to do at once.
+            let patience = match (self.lines.is_empty(), self.waiting.is_empty()) {
+                (false, _) => Duration::ZERO,
+                (true, false) => LOOK_INTERVAL,
+                (true, true) => WAIT_MAX,
+            };
+            match self.admitted.recv_timeout(patience) {
+                Ok(request) => {
+                    self.route(request);
+                    // What came meanwhile has asked its shards for outcomes before the first of them is waited for.
+                    for request in self.admitted.clone().try_iter().take(REQUESTS_AT_ONCE) {
+                        self.route(request);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if let Some((id, lines)) = self.lines.pop_front() {
+                self.work_off(id, lines);
+            }
+            self.settle();
+        }
+    }
+
+    fn route(&mut self, request: AdmittedRequest) {
+        let AdmittedRequest { id, path, asked, body, charge: _charge } = request;
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let answer = match (&*asked.method, &*parts) {
+            ("POST", ["push"]) => return self.push(id, &asked, body),
+            ("GET" | "HEAD", ["topics"]) => self.performer.topics(&asked.query_params),
+            ("GET" | "HEAD", ["topics", name])
+                if asked.query_params.get("nodes").is_some_and(|nodes| nodes == "true") =>
+            {
+                match self.performer.topic_everywhere(name, &asked.query_params) {
+                    Ok(counting) => return self.waiting.push((id, Awaited::Count(counting), None)),
+                    Err(refused) => refused,
+                }
+            }
+            ("GET" | "HEAD", ["topics", name]) => self.performer.topic(name, &asked.query_params),
+            ("GET" | "HEAD", ["channels", channel]) => self.performer.channel(channel),
+            ("DELETE", ["channels", channel]) => self.performer.close(channel, &asked.query_params),
+            ("GET" | "HEAD" | "DELETE", ["channels", node, channel]) => {
+                let closes = (&*asked.method == "DELETE").then_some(&asked.query_params);
+                match self.performer.ask_of_channel(node, channel, closes) {
+                    Ok(asked) => return self.waiting.push((id, Awaited::Channel(asked), None)),
+                    Err(answer) => answer,
+                }
+            }
+            (_, ["push"]) => ApiAnswer::error(405, None, "push with POST").with("allow", "POST"),
+            (_, ["topics"] | ["topics", _]) => {
+                ApiAnswer::error(405, None, "topics are looked at, with GET").with("allow", "GET, HEAD")
+            }
+            (_, ["channels", _] | ["channels", _, _]) => {
+                ApiAnswer::error(405, None, "a channel is looked at or closed").with("allow", "GET, HEAD, DELETE")
+            }
+            _ => ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"),
+        };
+        self.answer(id, None, answer);
+    }
+
+    fn push(&mut self, id: RequestId, asked: &ContractRequest, body: Bytes) {
+        let key = match asked.headers.get("idempotency-key") {
+            None => None,
+            Some(text) => {
+                let memory = self.process.handle().memory();
+                let status = self.keys.look(memory, |kept| kept.begin(text, asked, &body, Instant::now()));
+                match status {
+                    KeyStatus::New(key) => Some(key),
+                    KeyStatus::Answer(answer) => return self.answer(id, None, answer),
+                }
+            }
+        };
+        match self.read(asked, body) {
+            Ok(Read::One(order)) => self.one(id, key, order),
+            Ok(Read::Lines(lines)) => self.lines.push_back((id, lines.keyed(key))),
+            Err(answer) => self.answer(id, key, answer),
+        }
+    }
+
+    fn read(&self, asked: &ContractRequest, body: Bytes) -> Result<Read, ApiAnswer> {
+        if asked.headers.contains_key("push-to") || !super::mime_of(asked).eq_ignore_ascii_case(NDJSON) {
+            return super::read(asked, body).map(Read::One);
+        }
+        let memory = self.process.handle().memory();
+        LineBatch::new(body, memory).map(Read::Lines).map_err(|_| ApiAnswer::memory_is_short())
+    }
+
+    fn one(&mut self, id: RequestId, key: Option<KeyDigest>, order: PublishOrder) {
+        match self.performer.push(order) {
+            Ok(PushResult::Accepted) => self.answer(id, key, ApiAnswer::accepted()),
+            Ok(PushResult::Asked(tickets)) => self.waiting.push((id, Awaited::Outcome(tickets), key)),
+            Err(answer) => self.answer(id, key, answer),
+        }
+    }
+
+    /// One part of a batch; the rest of it waits behind other requests.
+    fn work_off(&mut self, id: RequestId, mut lines: LineBatch) {
+        match lines.work(&mut self.performer) {
+            false => self.lines.push_back((id, lines)),
+            true => self.waiting.push((id, Awaited::Lines(lines), None)),
+        }
+    }
+
+    /// Answers those who wait for an outcome; who waits for other nodes goes on waiting, and nobody else with it.
+    fn settle(&mut self) {
+        let until = Instant::now() + OUTCOME_WITHIN;
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        for (id, mut awaited, key) in waiting {
+            if awaited.is_slow() {
+                self.waiting.push((id, awaited, key));
+                continue;
+            }
+            let (answer, of_batch) = awaited.answer(until.saturating_duration_since(Instant::now()));
+            self.answer(id, key.or(of_batch), answer);
+        }
+    }
+
+    fn answer(&mut self, id: RequestId, key: Option<KeyDigest>, answer: ApiAnswer) {
+        if let Some(key) = key {
+            let memory = self.process.handle().memory();
+            self.keys.look(memory, |kept| kept.end(&key, answer.is_done().then(|| answer.clone())));
+        }
+        let (status, fields, body) = answer.into_parts();
+        // The only error is that the broker has stopped.
+        let _ = self.process.handle().respond(id, status).headers(fields).body(body).send();
+    }
+}
+
+/// What an answer waits for.
+enum Awaited {
+    Outcome(PushTickets),
+    Count(Counting),
+    Channel(ChannelTicket),
+    Lines(LineBatch),
+}
+
+impl Awaited {
+    /// Returns whether waiting for it may take as long as other nodes do.
+    fn is_slow(&mut self) -> bool {
+        match self {
+            Self::Outcome(tickets) => tickets.is_slow(),
+            Self::Count(counting) => counting.is_slow(),
+            Self::Channel(asked) => asked.is_slow(),
+            Self::Lines(lines) => lines.is_slow(),
+        }
+    }
+
+    /// The answer, and the key of the batch that it is for.
+    fn answer(self, timeout: Duration) -> (ApiAnswer, Option<KeyDigest>) {
+        let told = match self {
+            Self::Outcome(tickets) => tickets.wait(timeout),
+            Self::Count(counting) => counting.wait(timeout),
+            Self::Channel(asked) => return (asked.answer(), None),
+            Self::Lines(lines) => {
+                let (body, key) = lines.into_answers();
+                let fields = vec![("content-type", "application/x-ndjson")];
+                return (ApiAnswer { status: 200, fields, body }, key);
+            }
+        };
+        let unknown = || {
+            ApiAnswer::error(503, None, "what was asked was done, and its outcome is not known yet")
+                .with("retry-after", "1")
+        };
+        (told.map_or_else(unknown, |told| ApiAnswer::json(200, &told)), None)
+    }
+}
+
+/// What a request asks to be pushed.
+enum Read {
+    One(PublishOrder),
+    Lines(LineBatch),
+}
