@@ -101,8 +101,11 @@ async function publish() {
         while (Date.now() < end) {
           ok(await publisher.ask(request));
           sent += 1;
-          // To many, one at a time: what waits for clients is not what is measured.
-          if (channels > 1) await until(() => came.count === sent * channels, () => `${came.count} of ${sent * channels} came`);
+          // To many, one at a time, and to one no more than its budget: what waits for clients is not what is measured.
+          const ahead = channels > 1 ? 0 : 1000;
+          if (sent * channels - came.count > ahead) {
+            await until(() => sent * channels - came.count <= ahead, () => `${came.count} of ${sent * channels} came`);
+          }
         }
       }));
       const [took, used] = [(Date.now() - began) / 1000, server.cpu() - cpu];
