@@ -12,29 +12,40 @@ function connected(port) {
   });
 }
 
-/** One connection on which requests follow one another. */
+/** One connection on which requests follow one another; a new one where the server has ended it behind an answer. */
 export async function keptAlive(port) {
-  const socket = await connected(port);
-  let waiting;
-  let text = '';
-  socket.setEncoding('latin1').on('data', (part) => {
-    text += part;
-    const end = text.indexOf('\r\n\r\n');
-    if (end < 0) return;
-    const length = Number(/\r\ncontent-length: *(\d+)/i.exec(text.slice(0, end))?.[1] ?? 0);
-    if (text.length < end + 4 + length) return;
-    const [status, body] = [Number(text.slice(9, 12)), text.slice(end + 4, end + 4 + length)];
-    text = text.slice(end + 4 + length);
-    const { resolve } = waiting;
-    waiting = undefined;
-    resolve({ status, body });
-  }).on('close', () => waiting?.reject(new Error('the connection was closed')));
+  let [socket, waiting, text, ends] = [undefined, undefined, '', false];
+  const open = async () => {
+    const opened = socket = await connected(port);
+    [text, ends] = ['', false];
+    socket.setEncoding('latin1').on('data', (part) => {
+      text += part;
+      const end = text.indexOf('\r\n\r\n');
+      if (end < 0) return;
+      const head = text.slice(0, end);
+      const length = Number(/\r\ncontent-length: *(\d+)/i.exec(head)?.[1] ?? 0);
+      if (text.length < end + 4 + length) return;
+      ends = /\r\nconnection: *close/i.test(head);
+      const [status, body] = [Number(text.slice(9, 12)), text.slice(end + 4, end + 4 + length)];
+      text = text.slice(end + 4 + length);
+      const { resolve } = waiting;
+      waiting = undefined;
+      resolve({ status, body });
+    }).on('close', () => opened === socket && waiting?.reject(new Error('the connection was closed')));
+  };
+  await open();
   return {
     /** Sends the bytes of a request; resolves with its answer. */
-    ask: (request) => new Promise((resolve, reject) => {
-      waiting = { resolve, reject };
-      socket.write(request);
-    }),
+    ask: async (request) => {
+      if (ends) {
+        socket.destroy();
+        await open();
+      }
+      return new Promise((resolve, reject) => {
+        waiting = { resolve, reject };
+        socket.write(request);
+      });
+    },
     end: () => socket.destroy(),
   };
 }

@@ -113,7 +113,7 @@ ${paths}
 server {
 listen 127.0.0.1:${port} backlog=4096;
 location ~ ^/sub/(.+)$ { nchan_subscriber websocket eventsource; nchan_channel_id $1; nchan_subscriber_first_message newest; }
-location ~ ^/pub/(.+)$ { nchan_publisher; nchan_channel_id $1; nchan_message_buffer_length 10; nchan_message_timeout 30s; }
+location ~ ^/pub/(.+)$ { nchan_publisher; nchan_channel_id $1; nchan_message_buffer_length 10000; nchan_message_timeout 5s; }
 }
 }
 `);
