@@ -16,7 +16,7 @@
 //! // To all that are there. Where a client does not keep up, this push is dropped rather than the client.
 //! let ticket = chat.broadcast(Message::text("hello")).policy(Policy::DropNewest).ask().send()?;
 //! let outcome = ticket.wait(Duration::from_secs(5))?;
-//! assert_eq!(outcome.sent, 0, "nobody has connected yet");
+//! assert_eq!(outcome.sent, 0, "no client has connected yet");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-/// What `doctor` ends with where it finds problems.
+/// The exit status of `doctor` when it finds problems.
 const PROBLEMS: u8 = 2;
 
 fn main() -> ExitCode {

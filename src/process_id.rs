@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// A process id: `process:package:publisher`, exactly three non-empty parts; or the [plain name](Self::named) of a
-/// process of the program that runs the broker, which nobody else can name. Cheap to clone.
+/// process in the program that runs the broker, which no process elsewhere can have. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(Arc<str>);
 

@@ -46,7 +46,7 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub struct Batch {
     pusher: Pusher,
     shards: Vec<ShardBatch>,
-    /// What is for other brokers.
+    /// Messages for other brokers.
     abroad: Vec<Abroad>,
     abroad_bytes: usize,
     is_full: bool,
@@ -156,8 +156,8 @@ impl Batch {
         poll_fn(|context| self.poll_flush(context)).await
     }
 
-    /// As [`flush`](Self::flush), for who polls by hand: the task of `context` is woken when there is room again. A
-    /// batch that was full is so until all of it was handed over.
+    /// As [`flush`](Self::flush), for hand-written futures: the task of `context` is woken when there is room again. A
+    /// full batch stays full until all of it has been handed over.
     pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError>> {
         while let Some((shard, command, bytes)) = self.next() {
             let mut command = Some(command);
@@ -177,7 +177,7 @@ impl Batch {
         }
     }
 
-    /// What is handed over next: for which shard, and what it keeps alive.
+    /// The next command, its shard and the bytes it keeps alive.
     fn next(&mut self) -> Option<(usize, Command, usize)> {
         self.on_its_way.take().or_else(|| {
             (0..self.shards.len()).find_map(|shard| self.take(shard).map(|(command, bytes)| (shard, command, bytes)))
@@ -203,7 +203,7 @@ impl Batch {
         &self.pusher.accounts
     }
 
-    /// What waits for a shard, as one command, and what that keeps alive.
+    /// The orders collected for a shard as one command, and the bytes that it keeps alive.
     fn take(&mut self, shard: usize) -> Option<(Command, usize)> {
         let ShardBatch { mut commands, payload_bytes, .. } = std::mem::take(&mut self.shards[shard]);
         match commands.len() {

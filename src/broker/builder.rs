@@ -51,9 +51,9 @@ impl Builder {
         self
     }
 
-    /// Speaks TLS 1.3 with these certificates, of which the first is for who names no host, or an unknown one: at the
-    /// address of [`tls_listen`](Self::tls_listen), else at that of [`listen`](Self::listen), where nothing else is
-    /// spoken then.
+    /// Speaks TLS 1.3 with these certificates; clients that name no host, or an unknown one, get the first. The address
+    /// is [`tls_listen`](Self::tls_listen), or else that of [`listen`](Self::listen), which then speaks nothing but
+    /// TLS.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, certificates: impl IntoIterator<Item = crate::tls::Certificate>) -> Self {
         self.config.set_certificates(certificates);

@@ -10,7 +10,7 @@ use crate::queue::orders as inbox;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-/// What a broker is started with.
+/// The settings of a broker.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
@@ -19,8 +19,8 @@ pub struct Config {
     pub listens_plain: bool,
     /// Where to listen for TLS too, with the certificates of `shard.tls`. Default nowhere.
     pub tls_listen: Option<SocketAddr>,
-    /// A listener that somebody else has opened, as a service manager does; then `listen` says nothing. One socket for
-    /// all shards. Default none: each shard opens one of its own.
+    /// A listener opened elsewhere, by a service manager for instance; `listen` is then ignored. All shards share the
+    /// socket. Default none: each shard opens its own.
     pub listener: Option<Arc<TcpListener>>,
     /// Threads; 0 is one for each core that this process may use.
     pub shards: usize,
@@ -28,7 +28,7 @@ pub struct Config {
     pub pin: bool,
     /// io_uring or epoll.
     pub driver: DriverKind,
-    /// Who may enter.
+    /// The rules of entry.
     pub settings: Settings,
     /// How many may connect to all shards together.
     pub admission: admission::ConnectionLimits,
@@ -37,9 +37,9 @@ pub struct Config {
     /// that were not read. Connections themselves, and the allocator's share, come on top. Default none: a library does
     /// not know what else lives on the machine.
     pub memory_bytes_max: Option<usize>,
-    /// What each shard obeys.
+    /// The settings of each shard.
     pub shard: crate::shard::ShardConfig,
-    /// What each shard's inbox may hold.
+    /// The limits of each shard's inbox.
     pub inbox: inbox::InboxLimits,
     /// Options of client sockets.
     pub tcp: TcpOptions,
@@ -69,8 +69,8 @@ impl Default for Config {
 
 #[cfg(feature = "tls")]
 impl Config {
-    /// Speaks TLS 1.3 at `address`, beside plain HTTP at `listen` as long as [`listens_plain`](Self::listens_plain) is
-    /// set, with these certificates, of which the first is for who names no host, or an unknown one.
+    /// Speaks TLS 1.3 at `address` with these certificates; clients that name no host, or an unknown one, get the
+    /// first. `listen` goes on to speak plain HTTP as long as [`listens_plain`](Self::listens_plain) is set.
     #[must_use]
     pub fn with_tls(
         mut self,

@@ -12,17 +12,17 @@ use crate::shard::outcome::OutcomePart;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct DeliveryOptions {
-    /// What to do where a channel is over its budget; `None` leaves it to the process' setting.
+    /// The policy for channels over their budget; `None` uses the process' own.
     pub(super) policy: Option<Policy>,
     pub(super) ask: Option<OutcomeTo>,
-    /// Who wants to hear of the other nodes of the fleet.
+    /// Receives the outcomes of the fleet's other nodes.
     pub(super) nodes: Option<AskNodes>,
 }
 
 /// Where an outcome goes.
 #[derive(Debug)]
 pub(super) enum OutcomeTo {
-    /// To who holds the ticket.
+    /// To the ticket.
     Ticket(TicketSender),
     /// Among the events of the process, under this number.
     Event(u64),

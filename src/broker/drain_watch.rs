@@ -32,7 +32,7 @@ impl DrainWatch {
         self.is_marked.load(Ordering::SeqCst)
     }
 
-    /// Tells all; a second drain is no news.
+    /// Notifies all watchers; a second drain is ignored.
     pub(super) fn begin(&self, drain: Drain) {
         let waiting = {
             // Every change is one assignment.

@@ -3,8 +3,8 @@
 //! The broker does not know how other brokers are reached: a fleet implements [`Elsewhere`] and is set once. Without
 //! one there are no other brokers, and everywhere is here.
 //!
-//! Invariants: submitting never waits; what is not accepted is reported in the outcome; what comes from other brokers
-//! is carried out as an order of the process that it names, and of no other.
+//! Invariants: submitting never waits; the outcome reports messages that were not accepted; a message from another
+//! broker is carried out as an order of the process that it names, and of no other.
 
 use super::delivery::OutcomeTo;
 use super::message::Message;
@@ -30,7 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who reaches other brokers.
+/// Reaches other brokers.
 pub(crate) trait Elsewhere: Send + Sync {
     /// Takes a push that is meant for others too, or for one of them, and settles its part of the outcome.
     fn push(&self, abroad: Abroad);
@@ -59,18 +59,18 @@ pub struct Abroad {
     pub to: AbroadTo,
     /// The frame to push.
     pub frame: PushFrame,
-    /// What to do where a channel is over its budget.
+    /// The policy for channels over their budget.
     pub policy: Option<Policy>,
     /// Its part of the outcome.
     pub part: Option<Box<OutcomePart>>,
-    /// Who wants to hear what became of it there.
+    /// Receives the outcomes of the other nodes.
     pub nodes: Option<AskNodes>,
 }
 
-/// What became of a push on the other nodes of a fleet.
+/// The outcomes of a push on the other nodes of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OnNodes {
-    /// What each node has said of its own channels. One without any in the audience has said so, with zeros.
+    /// The outcome on each node that answered, for its own channels; all zeros where the audience has none there.
     pub said: BTreeMap<Arc<str>, Outcome>,
     /// Nodes that are there and have not said within [`SAID_WITHIN`]: what became of it there is not known.
     pub silent: BTreeSet<Arc<str>>,
@@ -90,7 +90,7 @@ pub const SAID_WITHIN: Duration = Duration::from_millis(250);
 /// The subscribers of a topic on the other nodes of a fleet, as they have said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Presence {
-    /// What each node has said last, and how long ago.
+    /// The last report of each node, and its age.
     pub nodes: BTreeMap<Arc<str>, Present>,
     /// Nodes that are there and have never said, as far as is remembered.
     pub unknown: BTreeSet<Arc<str>>,
@@ -98,7 +98,7 @@ pub struct Presence {
     pub is_partial: bool,
 }
 
-/// What a node has said of a topic.
+/// A node's report on a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Present {
     /// Its subscribers.
@@ -113,7 +113,7 @@ pub trait Untold {
     fn untold() -> Self;
 }
 
-/// What another node is asked of a channel of its own.
+/// A question to another node about one of its channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ChannelQuestion {
     /// To tell of it.
@@ -154,11 +154,11 @@ impl Untold for Presence {
     }
 }
 
-/// Who is told what other nodes say. Dropping it tells that nothing is known.
+/// Receives the answers of other nodes. Dropping it reports that nothing is known.
 #[derive(Debug)]
 pub struct Asker<T: Untold>(Option<TicketSender<T>>);
 
-/// Who is told what became of a push on other nodes.
+/// Receives the outcomes of a push on other nodes.
 pub(crate) type AskNodes = Asker<OnNodes>;
 
 impl<T: Untold> Asker<T> {
@@ -173,7 +173,7 @@ impl<T: Untold> Asker<T> {
         Self(Some(TicketSender::calling(call)))
     }
 
-    /// Tells it.
+    /// Passes the answer on.
     pub fn tell(mut self, said: T) {
         if let Some(teller) = self.0.take() {
             teller.tell(said);
@@ -189,7 +189,7 @@ impl<T: Untold> Drop for Asker<T> {
     }
 }
 
-/// To whom a push goes that is for other brokers.
+/// The audience of a push on other brokers.
 #[derive(Debug, Clone)]
 pub enum AbroadTo {
     /// An audience, on all of them.
@@ -255,7 +255,7 @@ pub struct FleetReport {
     pub round_trip_us: Option<u64>,
     /// The largest message that NATS takes, in bytes; 0: it is not known yet.
     pub payload_bytes_max: u64,
-    /// What waits for NATS: messages.
+    /// Messages that wait for NATS.
     pub queued: u64,
     /// See there: bytes.
     pub queued_bytes: u64,
@@ -265,7 +265,7 @@ pub struct FleetReport {
     pub counts_out: u64,
     /// Audiences and sources that it counts of others.
     pub counts_in: u64,
-    /// What was counted since the start.
+    /// Counts since the start.
     pub counts: FleetCounts,
     /// The other nodes, by name.
     pub nodes: Vec<FleetNode>,
@@ -275,7 +275,7 @@ pub struct FleetReport {
 
 macro_rules! fleet_counts {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// What a node of a fleet has counted since its start.
+        /// Counts of a fleet's node since its start.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct FleetCounts {
@@ -330,7 +330,7 @@ fleet_counts! {
     server_errors,
 }
 
-/// What NATS says to a node that looks at it.
+/// The state of NATS as a node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetProbe {
     /// The server's version.
@@ -375,14 +375,14 @@ pub struct FleetLine {
     pub unix_ms: u64,
     /// Of which node.
     pub node: String,
-    /// To whom: `process topic name`.
+    /// The destination: `process topic name`.
     pub to: String,
     /// How many; none: that is not known.
     pub lost: Option<u64>,
 }
 
 impl Pusher {
-    /// What reaches other brokers (a fleet), if it is set.
+    /// The fleet, if one is set.
     pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
         self.shared().elsewhere.get()
     }
@@ -449,13 +449,13 @@ impl BrokerHandle {
         Some(ticket)
     }
 
-    /// What names this run of the broker in the tokens with which clients come back.
+    /// The name of this run of the broker in the tokens with which clients resume.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
     pub(crate) fn run(&self) -> Run {
         self.shared.keys.run()
     }
 
-    /// Tells where clients reach the brokers of other runs: who comes back here instead hears it.
+    /// Sets where clients reach the brokers of other runs; a client that resumes here by mistake is sent there.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
     pub(crate) fn set_other_runs(&self, others: BTreeMap<Run, Arc<str>>) {
         self.shared.keys.others().set(others);
@@ -491,9 +491,8 @@ impl ProcessHandle {
         ticket
     }
 
-    /// A message to a channel of the process of this name on another node of the fleet, or on this one.
-    /// What has become of it there is not told: the outcome says what kept it from leaving (`fleet_full`, `fleet_down`,
-    /// `fleet_too_large`).
+    /// A message to a channel of the process of this name on another node of the fleet, or on this one. The outcome
+    /// covers only its departure (`fleet_full`, `fleet_down`, `fleet_too_large`), not its delivery there.
     pub fn push_at(&self, to: &ChannelAt, message: Message) -> super::Push<'_> {
         let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == &*to.node);
         let at = (!is_here).then(|| OnNode { node: to.node.clone(), as_guest: false });
@@ -629,7 +628,7 @@ impl Hands {
     pub(crate) fn paths(&self) -> Audiences {
         let directory = self.directory();
         let with_channels = directory.owners.values().filter(|owner| owner.connections.count() > 0);
-        // Who has registered is on `/`, whatever is bound.
+        // Registered channels belong to `/`, whatever is bound.
         let mut paths: Audiences = with_channels.map(|owner| (owner.process.clone(), vec![Arc::from("/")])).collect();
         for (process, path) in directory.gateway.websocket_paths() {
             if let Some(paths) = paths.get_mut(process)

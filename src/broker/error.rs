@@ -9,7 +9,7 @@ use crate::process_id::{ParseProcessIdError, ProcessId};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// What [`Builder::listen`](crate::Builder::listen) was given.
+    /// The address given to [`Builder::listen`](crate::Builder::listen).
     #[error("{0} is no address to listen on: write ADDRESS:PORT, as in 127.0.0.1:8080")]
     Address(String),
     /// The address.
@@ -66,13 +66,14 @@ pub enum BindPathError {
     /// The process or the path.
     #[error(transparent)]
     Refused(#[from] BindError),
-    /// What is kept for processes has filled its part of the memory budget: unbind something, or raise the budget.
+    /// Paths and content bound by processes have filled their part of the memory budget: unbind some, or raise the
+    /// budget.
     #[error(
         "the memory budget has no room for a route of {bytes} bytes: what is kept for processes fills half of it, or this \
          process more than half of its share (memory_budget)"
     )]
     Memory {
-        /// What the route would hold, its content included.
+        /// The size of the route, its content included.
         bytes: usize,
     },
     /// The process has ended, or the broker has stopped.
@@ -87,6 +88,6 @@ pub enum BindPathError {
 pub struct ShardDied {
     /// The shard that failed.
     pub shard: usize,
-    /// What it said.
+    /// The reason that it gave.
     pub why: String,
 }

@@ -44,7 +44,7 @@ impl<'p> Order<'p> for GuestPushOrder<'p> {
     }
 }
 
-/// A guest of one channel, who is let in or no more.
+/// A change of a channel's guest: let in, or removed.
 #[cfg(feature = "node")]
 pub(crate) struct GrantOrder<'p> {
     pub(super) pusher: &'p Pusher,

@@ -26,29 +26,29 @@ use std::time::Duration;
 /// Many times what nodes have of processes; some 10 MB.
 pub(super) const OWNERS_MAX: usize = 64 * 1024;
 
-/// Owners that are looked at, whether anybody needs them, for each that is made: more than one, so that unneeded ones
-/// become fewer, however many are made.
+/// Owners examined for each one made, to find those that are no longer needed: more than one, so that unneeded owners
+/// become fewer however many are made.
 const LOOKED_AT_FOR_EACH: usize = 4;
 
 /// The same where there is no room: a few microseconds.
 const LOOKED_AT_FOR_ROOM: usize = 256;
 
-/// How often the kernel has to have read everything before an owner is forgotten that nobody needs: an event for it may
+/// How often the node kernel has to have read all events before an unneeded owner is forgotten: an event for it may
 /// have been on its way the first time.
 const READ_OUT_BEFORE: u64 = 2;
 
-/// Outcomes that a kernel may have asked for and not read: twice what may wait for an answer of its actions
-/// (`node::perform`), so that as many failures that nobody asked for have room beside them.
+/// Outcomes that a node kernel may have asked for and not read: twice the limit of answers that its actions may wait
+/// for (`node::perform`), so that as many unrequested failures have room beside them.
 const OUTCOMES_MAX: usize = 32 * 1024;
 
-/// What a kernel is attached with.
+/// The settings of a node kernel.
 #[derive(Debug, Clone)]
 pub struct KernelOptions {
-    /// Who is told of logins and of calls of the RPC path.
+    /// The process that receives logins and calls of the RPC path.
     pub system: ProcessId,
     /// How much all processes together may leave unread before their clients are no longer read.
     pub queue: QueueLimits,
-    /// What happens to frames that do not fit a channel's budget, where a push does not say.
+    /// The policy for frames that exceed a channel's budget, where a push names none.
     pub policy: Policy,
     /// The rules of entry while it is attached.
     pub settings: Settings,
@@ -84,7 +84,7 @@ pub struct KernelBatch {
     pub process: Option<ProcessId>,
     /// In order.
     pub events: Vec<Event>,
-    /// What they hold of memory, until they are handed on.
+    /// Their share of the memory budget, until they are handed on.
     pub(crate) charge: Option<Charge>,
 }
 
@@ -127,8 +127,8 @@ struct KernelOwner {
 }
 
 impl KernelOwner {
-    /// Returns whether anybody else has it: the directory, for its paths; a shard, for its channels and what they wait
-    /// for; whoever acts in its name, who shares its windows.
+    /// Returns whether anything else refers to it: the directory, for its paths; a shard, for its channels and
+    /// requests; a handle that acts for it and shares its windows.
     fn is_needed(&self) -> bool {
         Arc::strong_count(&self.owner) > 1 || Arc::strong_count(&self.owner.windows) > 1
     }
@@ -275,7 +275,7 @@ impl Drop for Kernel {
 }
 
 impl KernelHandle {
-    /// What acts in the name of `process`. None: there are too many processes, or the broker has stopped.
+    /// A handle that acts for `process`. None: there are too many processes, or the broker has stopped.
     pub fn owner(&self, process: &ProcessId) -> Option<ProcessHandle> {
         let owner = self.shared.directory().find(process)?;
         Some(ProcessHandle {
@@ -308,7 +308,7 @@ impl KernelHandle {
         self.pusher.memory.as_ref().expect("a kernel has a memory").charge_anyway(HeldAs::Link, 0)
     }
 
-    /// What answers logins and calls of the RPC path. None: the broker has stopped.
+    /// The handle that answers logins and calls of the RPC path. None: the broker has stopped.
     pub fn system(&self) -> Option<ProcessHandle> {
         self.owner(&self.system)
     }

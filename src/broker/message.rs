@@ -105,7 +105,7 @@ impl Message {
         &self.0.payload
     }
 
-    /// What it carries.
+    /// Its payload.
     #[cfg(feature = "link")]
     pub(crate) fn into_frame(self) -> PushFrame {
         self.0

@@ -115,8 +115,8 @@ use std::time::Duration;
 /// The most shards: request ids have 8 bits for them.
 const SHARDS_MAX: usize = 256;
 
-/// The least memory of a shard, in bytes: a full window, a turn's worth of orders, and as much again for who waits. A
-/// smaller [`Config::memory_bytes_max`] is raised to it.
+/// The least memory of a shard, in bytes: a full window, a turn's worth of orders, and as much again for clients with
+/// full sockets. A smaller [`Config::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
@@ -127,7 +127,7 @@ pub struct Broker {
     ended: Receiver<ThreadEnd>,
 }
 
-/// What handles and processes share.
+/// State shared by handles and processes.
 pub(crate) struct BrokerShared {
     inboxes: Vec<InboxSender<Command>>,
     /// By shard.
@@ -143,9 +143,9 @@ pub(crate) struct BrokerShared {
     /// Where it listens; for TLS, if for nothing else.
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
-    /// What reaches other brokers, once it is set.
+    /// The fleet, once it is set.
     elsewhere: OnceLock<Arc<dyn elsewhere::Elsewhere>>,
-    /// What tokens of this run are made with, and where other runs' brokers are.
+    /// The keys of this run's tokens, and the addresses of other runs' brokers.
     keys: Keys,
 }
 
@@ -153,8 +153,8 @@ pub(crate) struct BrokerShared {
 struct DirectoryCell {
     /// Locked for a moment at a time.
     directory: Mutex<Directory>,
-    /// What the shards were told last. Locked while a change is made and put into the inboxes, so that shards adopt
-    /// changes in the order in which they were made.
+    /// The directory last sent to the shards. Locked while a change is made and put into the inboxes, so that shards
+    /// adopt changes in the order in which they were made.
     adopted: Mutex<Arc<Directory>>,
 }
 
@@ -283,12 +283,12 @@ impl Broker {
         self.shared.tls_address
     }
 
-    /// What it runs on: io_uring or epoll.
+    /// The driver in use: io_uring or epoll.
     pub fn driver(&self) -> DriverKind {
         self.driver
     }
 
-    /// What clients and processes may make it hold, in bytes; `None` is without limit.
+    /// The memory budget for clients and processes, in bytes; `None` is unlimited.
     pub fn memory_bytes_max(&self) -> Option<usize> {
         self.shared.memory.budget().bytes()
     }
@@ -421,7 +421,7 @@ impl BrokerHandle {
         self.shared.compression.made()
     }
 
-    /// What is held for each process, the fullest first; without those for whom nothing is held.
+    /// The memory held for each process that has any, the largest first.
     pub fn held_by_process(&self) -> Vec<TenantReport> {
         self.shared.memory.report()
     }
@@ -432,8 +432,8 @@ impl BrokerHandle {
         here::away_from_shards("stop of a broker", move || shared.stop(within, None));
     }
 
-    /// As [`stop`](Self::stop), and returns when nobody listens any more and every client has been told, as far as its
-    /// socket takes it: that takes some µs a channel. After `patience` in any case.
+    /// As [`stop`](Self::stop), and returns once no shard listens and every client has been sent its close, as far as
+    /// its socket takes it (some µs a channel), or after `patience`.
     pub fn stop_and_tell(&self, within: Duration, patience: Duration) {
         here::must_not_be_on_a_shard();
         let (told, all_told) = bounded::<()>(1);

@@ -30,18 +30,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Orders that may wait for room on one other shard, and what they may keep alive: a quarter of what an inbox holds.
+/// The most orders that may wait for room on one other shard, and the bytes that they may keep alive: a quarter of an
+/// inbox.
 const KEPT_ORDERS_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What a process does on one shard. A closure of these arguments is one.
+/// The code of a process on one shard. Closures with these arguments implement it.
 pub trait ShardHandler: 'static {
-    /// Something happened to a channel of this shard, or to an order that was given here. Everybody on the shard waits
-    /// until this returns: after more than 0.25 ms the log tells of it.
+    /// Handles an event of a channel of this shard, or of an order given here. The whole shard waits until this
+    /// returns; the log reports calls longer than 0.25 ms.
     fn on_event(&mut self, here: &mut Here<'_>, event: Event);
 
-    /// A client sent a message. Where nothing waits before it, its bytes lie where they were read: who takes them from
-    /// there, instead of as an event of its own, spares the copy. Default: it becomes an [`Event::Message`].
+    /// Handles a client's message. If no earlier event waits, the payload is still in the read buffer, so using it here
+    /// spares the copy into an event. Default: it becomes an [`Event::Message`].
     fn on_message(&mut self, here: &mut Here<'_>, message: ClientMessage<'_>) {
         self.on_event(here, message.into_event());
     }
@@ -131,7 +132,7 @@ fn attach<H: ShardHandler>(
     make: Arc<impl Fn(usize) -> H + Send + Sync + 'static>,
 ) -> Result<ShardProcess, AttachError> {
     let queues: Vec<_> = shared.inboxes.iter().map(|inbox| queue_to(shared, inbox, options.queue)).collect();
-    // What its handles on other threads ask for comes to the first shard.
+    // Handles on other threads send orders to the first shard.
     let Some((queue, _)) = queues.first() else { return Err(AttachError::Stopped) };
     let owner = Owner::new(shared.new_owner(), id.clone(), queue.clone(), options.policy, options.wants_control);
     let owner = Arc::new(owner);
@@ -212,7 +213,7 @@ impl Drop for ShardProcess {
     }
 }
 
-/// What a handler begins with.
+/// The arguments from which a handler starts.
 struct HandlerStart {
     shard: usize,
     handle: ProcessHandle,
@@ -329,7 +330,7 @@ struct OtherShards {
     /// By shard: orders that found no room there.
     kept: Vec<WaitingOrders>,
     waker: Waker,
-    /// What this shard took for broadcasts of the event at hand.
+    /// The time this shard took for broadcasts of the current event.
     large_ns: u64,
 }
 
@@ -411,7 +412,7 @@ impl<H> Drop for Runner<H> {
     fn drop(&mut self) {
         let _here = OnAShard::enter();
         let handler = self.handler.take();
-        // What a handler's own drop does wrong is its own, too.
+        // A panic in the handler's own drop is contained, too.
         if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
             tracing::error!(process = %self.handle.id, "a handler panicked as it was dropped");
         }
@@ -482,7 +483,8 @@ fn tell_here(pusher: &Pusher, command: &mut Command) {
     *asked = told.into_iter().next().map_or(ReportTo::Nobody, |part| ReportTo::Outcome(Box::new(part)));
 }
 
-/// What a handler is given beside an event: where it is, and what it may order. Nothing here waits.
+/// A handler's view of its shard, given with each event: its location, and the orders that it may give. Nothing here
+/// waits.
 pub struct Here<'a> {
     pusher: &'a Pusher,
     outlet: ShardOutlet<'a>,
@@ -591,7 +593,7 @@ impl<'a> Here<'a> {
         ShardOrder { order, outlet: &mut self.outlet }
     }
 
-    /// Answers an HTTP request, as [`ProcessHandle::respond`].
+    /// A response to an HTTP request, as [`ProcessHandle::respond`].
     pub fn respond(&mut self, request: RequestId, status: u16) -> ShardOrder<'_, Respond<'a>> {
         let (headers, body, delivery) = (Vec::new(), Bytes::new(), DeliveryOptions::default());
         let order = Respond { pusher: self.pusher, request, status, headers, body, delivery };
@@ -615,7 +617,7 @@ impl ShardOutlet<'_> {
         if shard != self.others.shard {
             return self.others.give(self.pusher, shard, command, full);
         }
-        // What a broadcast takes is the shard's own time, and it is cut into slices.
+        // The time of a broadcast is the shard's own, and it is cut into slices.
         let since_ns = matches!(command, Command::PushMany(_)).then(monotonic_ns);
         let given = self.desk.give(command).map_err(|_| PushError::InboxFull);
         if let Some(since_ns) = since_ns {

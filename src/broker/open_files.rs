@@ -3,11 +3,11 @@
 use crate::admission;
 use crate::driver::sys;
 
-/// What a shard opens as it starts: a listener for TLS, two rings, an epoll set and its duplicate, an eventfd; and for
-/// a moment the two socket pairs with which a ring is tried.
+/// The files that a shard opens as it starts: a listener for TLS, two rings, an epoll set and its duplicate, an
+/// eventfd; and, briefly, the two socket pairs with which a ring is probed.
 const FILES_PER_SHARD: usize = 11;
 
-/// What opens and closes files beside the broker.
+/// A reserve for files opened outside of the shards.
 const FILES_SPARE: usize = 64;
 
 /// How many files a process may have to open for a broker of `shards` shards with `limits`, besides those that it has

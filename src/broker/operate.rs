@@ -47,8 +47,8 @@ const TOPICS_MAX: usize = 1000;
 /// Channels that are asked of a shard at a time.
 const PAGE: usize = 1000;
 
-/// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of
-/// numbers, in which pages send it to a node.
+/// The largest body of a logged-in client where there is no budget to derive it from: a file of 256 MiB as an array of
+/// numbers, the form in which pages send it to a node.
 const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
 
 /// Bounds what `budget_bytes` bounds: a body takes up to twice its size when it grows. `None`: there is no budget.
@@ -159,8 +159,8 @@ impl BrokerHandle {
         by_name.into_values().collect()
     }
 
-    /// What acts in the name of a process, as long as it is attached. Its orders count as a producer's of their own,
-    /// not as the process'.
+    /// A handle that acts for a process as long as that is attached. Its orders count as a producer's of their own, not
+    /// as the process'.
     pub fn acting(&self, process: &ProcessId) -> Option<ProcessHandle> {
         let directory = self.shared.directory().clone();
         let owner = directory.owners.get(directory.processes.get(process)?)?;
@@ -205,7 +205,7 @@ impl BrokerHandle {
         changed.unwrap_or_else(|never| match never {});
         let admission = &self.shared.admission;
         let (limits, shards) = (config.admission.clone(), self.shared.inboxes.len());
-        // What shards have opened is counted twice: on the safe side.
+        // Files that shards have opened already are counted twice, which errs on the safe side.
         admission.set_limits(super::fit_to_open_files(limits, shards, admission.total()));
         let mut numbers = config.shard.clone();
         fit_to_memory(&mut numbers, self.shared.memory.budget().bytes());
@@ -214,8 +214,8 @@ impl BrokerHandle {
         self.shared.send_all(|_| Command::Reconfigure(numbers.clone()))
     }
 
-    /// Answers certificate authorities that ask for these tokens (ACME's HTTP-01), and for no others, from now on:
-    /// whatever host they ask and whatever is redirected, on all paths `/.well-known/acme-challenge/TOKEN`.
+    /// Serves these tokens, and no others, to certificate authorities (ACME's HTTP-01) from now on: at
+    /// `/.well-known/acme-challenge/TOKEN` on any host, before any redirect.
     ///
     /// # Errors
     /// The broker has stopped.

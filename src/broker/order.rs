@@ -31,8 +31,7 @@ use std::task::{Context, Poll};
 /// Commands, each with its shard.
 pub(super) type Commands = SmallVec<[(usize, Command); 1]>;
 
-/// What a process can ask of the broker: [`Push`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`].
-/// Sealed.
+/// An order to the broker: [`Push`], [`Broadcast`], [`CloseCommand`] or [`RespondCommand`]. Sealed.
 pub trait Order<'p>: Sized {
     /// In whose name.
     #[doc(hidden)]
@@ -54,7 +53,7 @@ pub trait Order<'p>: Sized {
         None
     }
 
-    /// What it comes to on which shards. Only of what was checked.
+    /// The commands for each shard. Only for orders that have been checked.
     #[doc(hidden)]
     fn into_commands(self) -> Commands;
 }
@@ -155,7 +154,7 @@ ends!(Push);
 asks!(Push);
 
 impl<'p> Push<'p> {
-    /// What to do if the channel is over its budget. Default: the process' own policy.
+    /// The policy if the channel is over its budget. Default: the process' own.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.delivery.policy = Some(policy);
         self
@@ -188,7 +187,7 @@ impl<'p> Order<'p> for Push<'p> {
     }
 
     fn take_abroad(&mut self) -> Option<Abroad> {
-        let Some(OnNode { node, as_guest }) = self.at.clone() else { return nobody_abroad(&mut self.delivery) };
+        let Some(OnNode { node, as_guest }) = self.at.clone() else { return none_abroad(&mut self.delivery) };
         let to = AbroadTo::Channels { node, list: vec![self.channel], as_guest };
         to_one_node(self.pusher, &mut self.delivery, to, &self.message)
     }
@@ -230,7 +229,7 @@ ends!(Broadcast);
 asks!(Broadcast);
 
 impl<'p> Broadcast<'p> {
-    /// To whom, instead of all channels of the process: a list of channels, or an [`Audience`].
+    /// Restricts it to an audience, a list of channels or an [`Audience`], instead of all channels of the process.
     pub fn to(mut self, audience: impl Into<Audience>) -> Self {
         self.audience = audience.into();
         self
@@ -248,7 +247,7 @@ impl<'p> Broadcast<'p> {
         self
     }
 
-    /// What to do where a channel is over its budget. Default: the process' own policy.
+    /// The policy for channels over their budget. Default: the process' own.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.delivery.policy = Some(policy);
         self
@@ -273,8 +272,9 @@ impl<'p> Broadcast<'p> {
         self
     }
 
-    /// Reaches channels of another node of the fleet, or of this one, by its name: its audience is a list. The outcome
-    /// says what kept the message from leaving; what became of it there is told to who [asks nodes](Self::ask_nodes).
+    /// Reaches channels of the named node of the fleet, which may be this one; the audience must be a list of channels.
+    /// The outcome covers only the message's departure; the other node's outcome goes to the code that [asks
+    /// nodes](Self::ask_nodes).
     pub fn on_node(mut self, node: &str) -> Self {
         let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == node);
         self.reach = if is_here { Reach::Here } else { Reach::Node(node.into()) };
@@ -311,7 +311,7 @@ impl<'p> Order<'p> for Broadcast<'p> {
             return to_one_node(self.pusher, &mut self.delivery, to, &self.message);
         }
         if self.reach == Reach::Here || self.pusher.elsewhere().is_none() {
-            return nobody_abroad(&mut self.delivery);
+            return none_abroad(&mut self.delivery);
         }
         let memory = self.pusher.memory.clone()?;
         let mut part = None;
@@ -361,7 +361,7 @@ pub struct Subscribe<'p> {
     pub(super) topic: Arc<str>,
     /// Out of it instead.
     pub(super) is_out: bool,
-    /// Who is told apart from the outcome that other nodes know of it.
+    /// Notified, apart from the outcome, once other nodes know of it.
     pub(super) heard: Option<TicketSender>,
     pub(super) delivery: DeliveryOptions,
 }
@@ -467,9 +467,9 @@ impl<'p> Order<'p> for Close<'p> {
     }
 }
 
-/// The answer to an HTTP request: made by [`Process::respond`](crate::Process::respond). An answer that comes too late
-/// reaches nobody; header fields that no response may carry are left out; one with more of them than a client would
-/// take, or with a body over [`PAYLOAD_BYTES_MAX`], becomes a 500, and the log says so.
+/// The response to an HTTP request: made by [`Process::respond`](crate::Process::respond). A late response is dropped;
+/// header fields that no response may carry are left out; one with more fields than a client would take, or with a body
+/// over [`PAYLOAD_BYTES_MAX`], becomes a 500, and is logged.
 #[must_use = "nothing is answered before the end is called: try_send, send or await"]
 pub struct Respond<'p> {
     pub(super) pusher: &'p Pusher,
@@ -538,7 +538,7 @@ fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) ->
     }
 }
 
-/// What is for channels of one other node; the whole outcome is that of its leaving.
+/// The part for channels of one other node; the whole outcome is that of its departure.
 fn to_one_node(pusher: &Pusher, delivery: &mut DeliveryOptions, to: AbroadTo, message: &Message) -> Option<Abroad> {
     let parts = pusher.parts(delivery.ask.take(), 1);
     let mut part = parts.into_iter().next().flatten();
@@ -550,8 +550,8 @@ fn to_one_node(pusher: &Pusher, delivery: &mut DeliveryOptions, to: AbroadTo, me
     Some(Abroad { memory, to, frame: message.0.clone(), policy: delivery.policy, part, nodes })
 }
 
-/// What is for nobody else: of other nodes there is nothing to say.
-fn nobody_abroad(delivery: &mut DeliveryOptions) -> Option<Abroad> {
+/// Nothing leaves this broker, so the other nodes' outcome is known at once: empty.
+fn none_abroad(delivery: &mut DeliveryOptions) -> Option<Abroad> {
     if let Some(nodes) = delivery.nodes.take() {
         nodes.tell(OnNodes::default());
     }
@@ -662,7 +662,7 @@ pub struct Sending<'p> {
     /// An order that was refused before it was given.
     refused: Option<PushError>,
     commands: smallvec::IntoIter<[(usize, Command); 1]>,
-    /// What is for other brokers, once these have taken all.
+    /// The part for other brokers, submitted once these shards have taken theirs.
     abroad: Option<Abroad>,
     /// The next one, with its shard and what it keeps alive.
     next: Option<(usize, usize, Option<Command>)>,

@@ -30,12 +30,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// What a process is attached with.
+/// The settings of a process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AttachOptions {
     /// How much it may leave unread before its clients are no longer read.
     pub queue: QueueLimits,
-    /// What happens to frames that do not fit a channel's budget, where a push does not say.
+    /// The policy for frames that exceed a channel's budget, where a push names none.
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames ([`Event::Control`]).
     pub wants_control: bool,
@@ -49,8 +49,7 @@ pub struct AttachOptions {
 #[error("the broker has stopped")]
 pub struct Stopped;
 
-/// What a process can be named with: a plain name (`chat`), or an id of three parts as nodes have them
-/// (`chat:demo:sys`). Sealed.
+/// The name of a process: a plain name (`chat`), or an id of three parts as in a node (`chat:demo:sys`). Sealed.
 pub trait ProcessName {
     /// The id.
     #[doc(hidden)]
@@ -87,7 +86,7 @@ impl ProcessName for String {
 /// Events come to threads by [`recv_batch`](Self::recv_batch), [`recv_timeout`](Self::recv_timeout) and
 /// [`recv_blocking`](Self::recv_blocking), and to tasks by [`recv`](Self::recv) and as a [`Stream`].
 ///
-/// What it does can be done from other threads too, by its [`handle`](Self::handle).
+/// Its [`handle`](Self::handle) does the same from other threads.
 pub struct Process {
     handle: ProcessHandle,
     receiver: ProcessReceiver,
@@ -261,7 +260,7 @@ impl Process {
         poll_fn(|context| self.poll_recv(context))
     }
 
-    /// The next event, for who polls by hand: the task of `context` is woken when there is one.
+    /// The next event, for hand-written futures: the task of `context` is woken when there is one.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -307,8 +306,8 @@ impl Process {
         }
     }
 
-    /// Waits for events and appends all that are there to `events`, in order for each channel. Returns how many: 0 when
-    /// none came within `timeout`, or somebody has [woken](ProcessHandle::wake) it. Blocks the thread.
+    /// Waits for events and appends all that are there to `events`, in order for each channel. Returns their number: 0
+    /// after `timeout`, or when a handle has [woken](ProcessHandle::wake) it. Blocks the thread.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -350,8 +349,8 @@ impl Process {
 
 #[cfg(feature = "link")]
 impl Process {
-    /// As [`recv_batch`](Self::recv_batch), one batch at a time, with the charge of what it holds: for who keeps its
-    /// events waiting elsewhere.
+    /// As [`recv_batch`](Self::recv_batch), one batch at a time, with the memory charge of its events, for callers that
+    /// keep them waiting elsewhere.
     pub(crate) fn recv_charged(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<Option<Charge>, Stopped> {
         match self.receiver.recv(timeout) {
             Ok(mut batch) => {
@@ -392,8 +391,8 @@ impl ProcessHandle {
         self.pusher.memory.as_ref().expect("a process has a memory")
     }
 
-    /// A message to a channel of this process. A channel that is gone, unknown or another process' is no error when it
-    /// is given: [ask](Push::ask) for the outcome.
+    /// A message to a channel of this process. If the channel is gone, unknown or another process', that is no error of
+    /// the call: [ask](Push::ask) for the outcome.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -406,7 +405,7 @@ impl ProcessHandle {
     /// chat.push(channel, Message::text("hello")).send()?; // waits for room in the shard's inbox
     /// let ticket = chat.push(channel, Message::text("hello")).ask().send()?;
     /// let outcome = ticket.wait(Duration::from_secs(5))?;
-    /// assert_eq!(outcome.not_found, 1, "nobody has connected yet");
+    /// assert_eq!(outcome.not_found, 1, "no client has connected yet");
     /// # Ok(())
     /// # }
     /// ```
@@ -460,8 +459,8 @@ impl ProcessHandle {
         Subscribe { pusher: &self.pusher, channel, topic, is_out: true, heard: None, delivery: Default::default() }
     }
 
-    /// At most `limit` topics of this process that anybody is subscribed to, by name: those that begin with `prefix`
-    /// and stand behind `after`. Asks no shard.
+    /// At most `limit` topics of this process that have subscribers, by name: those that begin with `prefix` and follow
+    /// `after`. Asks no shard.
     pub fn topics(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicReport> {
         self.pusher.topics.page(prefix, after, limit)
     }
@@ -487,7 +486,7 @@ impl ProcessHandle {
         Close { pusher: &self.pusher, channel, why, abruptly: true, delivery: Default::default() }
     }
 
-    /// Answers an HTTP request. An answer that comes too late is dropped.
+    /// A response to an HTTP request. A late response is dropped.
     pub fn respond(&self, request: RequestId, status: u16) -> Respond<'_> {
         let (headers, body) = (Vec::new(), Bytes::new());
         Respond { pusher: &self.pusher, request, status, headers, body, delivery: Default::default() }

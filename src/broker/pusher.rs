@@ -34,8 +34,8 @@ pub enum PushError {
     /// As `InboxFull`, but some shards had accepted their part of the audience.
     #[error("some shards' inboxes are full; the others have accepted the push")]
     Partly,
-    /// The process has as many outcomes to read as it may have messages: read events, then push again. Ends that wait
-    /// for room do not say this, so that they wait for nobody but shards: who uses them reads as fast as it asks.
+    /// The process has as many unread outcomes as it may have messages: read events, then push again. Orders that wait
+    /// for room do not report this, so that they wait for shards alone; callers must read as fast as they ask.
     #[error("too many outcomes of earlier pushes are unread")]
     OutcomesUnread,
     /// The message is over [`PAYLOAD_BYTES_MAX`]: push it in parts.
@@ -56,7 +56,7 @@ pub enum PushError {
     Stopped,
 }
 
-/// What to do when an inbox is full.
+/// Whether to wait when an inbox is full.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     Refuse,
@@ -74,9 +74,9 @@ pub struct Pusher {
     events: Option<ProcessQueue>,
     /// Where what is kept for its owner is charged.
     pub(super) memory: Option<ProcessMemory>,
-    /// What the channels of its owner have agreed on compression.
+    /// The compression agreed with its owner's channels.
     windows: Arc<Windows>,
-    /// What the channels of its owner are subscribed to.
+    /// The topics of its owner's channels.
     pub(super) topics: Arc<Topics>,
     pub(super) accounts: Arc<[Account]>,
 }
@@ -170,7 +170,7 @@ impl Pusher {
         (self.shard_of(channel), Command::Push(push))
     }
 
-    /// Who is to be told of an order for one channel.
+    /// Where the outcome of an order for one channel goes.
     pub(super) fn asked(&self, ask: Option<OutcomeTo>) -> ReportTo {
         match ask {
             None => ReportTo::Nobody,

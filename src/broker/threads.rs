@@ -50,13 +50,13 @@ pub(super) struct ShardThread {
     pub log: tracing::Dispatch,
 }
 
-/// Empties the directory when the last shard has let go of it: nobody is attached to a broker that has stopped. It
-/// holds the last senders of the processes' queues, and with them the processes learn that nothing will come any more.
+/// Empties the directory when the last shard has let go of it: no process is attached to a broker that has stopped. It
+/// holds the last senders of the processes' queues, and dropping them tells the processes that no event will follow.
 pub(super) struct LastShard(pub Arc<DirectoryCell>);
 
 impl Drop for LastShard {
     fn drop(&mut self) {
-        // Whoever changes the directory meanwhile has copied it before, and would put the copy back behind this. No
+        // A concurrent change of the directory has copied it before, and would put the copy back after this. No
         // change waits for shards that have ended.
         let mut adopted = self.0.adopted();
         let mut directory = self.0.directory();
@@ -113,7 +113,7 @@ impl ShardThread {
     }
 }
 
-/// Tells the broker that a shard's thread has ended, even by a panic.
+/// Notifies the broker that a shard's thread has ended, even by a panic.
 struct ThreadExit {
     shard: usize,
     ended: Sender<ThreadEnd>,

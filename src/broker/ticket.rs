@@ -122,7 +122,7 @@ impl<T> TicketShared<T> {
     }
 
     fn state(&self) -> MutexGuard<'_, TicketState<T>> {
-        // What a panic left behind is whole: each change is one assignment.
+        // The state that a panic left is whole: each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -28,7 +28,7 @@ pub enum AskError {
     Io {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// It is no daemon of ours, or one of a version that speaks otherwise.
@@ -36,7 +36,7 @@ pub enum AskError {
     Garbled {
         /// The socket.
         path: PathBuf,
-        /// What is wrong with the answer.
+        /// The fault in the answer.
         error: String,
     },
     /// The daemon says why.

@@ -23,8 +23,8 @@ pub enum Exposition {
 }
 
 impl Exposition {
-    /// What a client takes that sends `accept` (RFC 9110 section 12.5.1): the classic text, unless it names OpenMetrics
-    /// and likes it as well or better.
+    /// The format for a client that sends `accept` (RFC 9110 section 12.5.1): the classic text, unless it names
+    /// OpenMetrics and prefers it or likes both alike.
     pub fn of_accept(accept: &str) -> Self {
         let quality = |media: &str| {
             let weights = accept.split(',').filter_map(|range| weight(range, media));
@@ -128,7 +128,7 @@ const GAUGES: [GaugeMetric; 3] = [
     ("leased_bytes", "What the shard has leased of the memory budget", |shard| shard.memory.leased_bytes),
 ];
 
-/// What a shard holds, of one kind.
+/// A kind of memory that a shard holds.
 type HeldKind = (&'static str, fn(&MemoryReport) -> usize);
 
 const HELD: [HeldKind; 5] = [
@@ -139,7 +139,7 @@ const HELD: [HeldKind; 5] = [
     ("inbox", |memory| memory.inbox_bytes),
 ];
 
-/// What a shard times, by the metric of that name.
+/// A histogram of a shard, with its metric's name and help.
 type Timed = (&'static str, &'static str, fn(&Report) -> &Durations);
 
 const TIMED: [Timed; 2] = [
@@ -211,7 +211,7 @@ fn encode_fleet(encoder: &mut DescriptorEncoder<'_>, fleet: &FleetReport) -> fmt
 }
 
 impl Shards {
-    /// What the hub has asked of others, where there is one.
+    /// Counts of the hub's requests to others, where there is a hub.
     fn encode_hub(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(hub) = &self.0.hub else { return Ok(()) };
         gauge(encoder, "hub_keys", "Keys that tokens of the hub are checked with", hub.keys as f64)?;
@@ -231,7 +231,7 @@ impl Shards {
         Ok(())
     }
 
-    /// What is held for processes, of those for whom most is held.
+    /// The memory held for the processes with most.
     fn encode_held(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "What is held for a process, by kind; of the fullest 100";
         let mut family = encoder.encode_descriptor("process_held_bytes", help, None, MetricType::Gauge)?;
@@ -295,7 +295,7 @@ impl Shards {
         self.encode_counts(encoder)
     }
 
-    /// What shards tell of TLS, if they speak it.
+    /// TLS counts of shards that speak it.
     fn encode_tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let shards = || self.0.shards.iter().filter_map(|shard| Some((("shard", shard.shard), shard.tls.as_ref()?)));
         let Some((_, first)) = shards().next() else { return Ok(()) };

@@ -1,6 +1,6 @@
-//! What an operator can ask of a broker and have it do: the control socket and a daemon's admin listener both end here.
+//! An operator's requests: the control socket and a daemon's admin listener both end here.
 //!
-//! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
+//! Invariants: an answer states what was done, or why nothing was; it holds no secret. It must not know sockets.
 
 use super::usage::Usage;
 use super::wire::{
@@ -20,13 +20,13 @@ const CHANNELS_DEFAULT: usize = 100;
 /// The most channels in one answer: some 300 bytes each.
 const CHANNELS_MAX: usize = 10_000;
 
-/// What a channel is closed with that an operator closes: see `docs/PROTOCOL.md`.
+/// The code and reason when an operator closes a channel: see `docs/PROTOCOL.md`.
 const KICKED: (u16, &str) = (code::POLICY_VIOLATION, "closed by the operator");
 
 /// How a drain goes where the question does not say: as long as two ping intervals for the closes.
 const DRAIN_DEFAULT: Drain = Drain { grace_ms: 5_000, over_ms: 60_000, within_ms: 10_000 };
 
-/// What a program that runs a broker does for its operators beside what the broker does by itself.
+/// The program around a broker, as far as operators deal with it.
 pub trait Program: Send + Sync {
     /// Reads the settings again and obeys those that can change while it runs.
     ///
@@ -36,7 +36,7 @@ pub trait Program: Send + Sync {
         Err("this program has no settings to read again".to_owned())
     }
 
-    /// What became of the last [`reload`](Self::reload), whoever asked for it; none: there was none.
+    /// The result of the last [`reload`](Self::reload), by whatever caller; none: there was none.
     fn last_reload(&self) -> Option<LastReload> {
         None
     }
@@ -49,18 +49,18 @@ pub trait Program: Send + Sync {
     /// Called when a drain begins.
     fn draining(&self) {}
 
-    /// What has become of what its hub asked of others; none: it has none.
+    /// Counts of its hub's requests to others; none: it has no hub.
     fn hub_counts(&self) -> Option<HubCounts> {
         None
     }
 
-    /// What its log has lost.
+    /// Log lines that it has lost.
     fn log_counts(&self) -> LogCounts {
         LogCounts::default()
     }
 }
 
-/// What a program's log could not write.
+/// Lines that a program's log could not write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogCounts {
     /// Lines that found no room, or could not be written.
@@ -103,7 +103,7 @@ impl Operator {
         Overview { about, unix_ms: unix_ms(), usage, hub, held, fleet, reload, shards }
     }
 
-    /// Answers a question, or does what it asks for.
+    /// Answers or carries out a request.
     pub fn answer(&self, request: ControlRequest) -> ControlAnswer {
         match request {
             ControlRequest::Stats {} => ControlAnswer::Stats(Box::new(self.overview())),

@@ -121,7 +121,7 @@ impl ControlService {
         if let Err(error) = served {
             tracing::debug!(%error, "an operator's question was not answered");
         }
-        // Before the connection: whoever sees its end may ask again.
+        // Before the connection: a client that sees its end may ask again at once.
         drop((place, stream));
     }
 

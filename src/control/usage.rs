@@ -1,4 +1,4 @@
-//! What the program that a broker runs in takes of the machine, as the system accounts for it (proc(5)).
+//! The machine's resources that the broker's OS process uses, as the system accounts for them (proc(5)).
 
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};

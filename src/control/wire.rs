@@ -18,7 +18,7 @@ pub(super) const REQUEST_BYTES_MAX: u64 = 4 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// What the broker holds and has counted.
+    /// The broker's state and counts.
     Stats {},
     /// The last channels that ended, and why.
     Disconnects(Filter),
@@ -34,7 +34,7 @@ pub enum ControlRequest {
     Kick {
         /// Which.
         channel: ChannelId,
-        /// What its client is told.
+        /// Detail for its client.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
@@ -87,7 +87,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// What is left of `all`, whose newest is the last.
+    /// The part of `all`, newest last, that it selects.
     pub fn apply(&self, mut all: Vec<Disconnect>) -> Vec<Disconnect> {
         all.retain(|end| {
             self.process.as_ref().is_none_or(|process| end.process.as_ref() == Some(process))
@@ -144,19 +144,19 @@ pub struct Changes {
     pub restart: Vec<String>,
 }
 
-/// What became of it when the settings were last to be read again.
+/// The result of the last reload of the settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastReload {
     /// When, in milliseconds after 1970.
     pub unix_ms: u64,
-    /// What had changed.
+    /// The changes.
     pub changes: Changes,
     /// Why nothing was changed instead, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
-/// What the hub has asked of others: the keys of its tokens' authority, and the backend that is told of its clients.
+/// Counts of the hub's requests: to the authority for its keys, and to the backend for events of its clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HubCounts {
@@ -185,13 +185,13 @@ pub struct Overview {
     pub about: BrokerInfo,
     /// When this was, in milliseconds after 1970.
     pub unix_ms: u64,
-    /// What the program around it takes of the machine.
+    /// The machine's resources that the program uses.
     #[serde(default)]
     pub usage: Usage,
-    /// What has become of what the hub asked of others, where there is one.
+    /// Counts of the hub's requests to others, where there is a hub.
     #[serde(default)]
     pub hub: Option<HubCounts>,
-    /// What is held for processes, the fullest 1,000 first.
+    /// The memory held for processes, the 1,000 with most first.
     #[serde(default)]
     pub held: Vec<TenantReport>,
     /// Its fleet, if it is in one.
@@ -237,7 +237,7 @@ pub struct BrokerInfo {
     /// Where they connect over TLS, if they may.
     #[serde(default)]
     pub tls_address: Option<SocketAddr>,
-    /// What drives it: `uring` or `epoll`.
+    /// The driver: `uring` or `epoll`.
     pub driver: String,
     /// When this was first asked, at its start, in milliseconds after 1970.
     pub since_unix_ms: u64,

@@ -194,7 +194,7 @@ fn threaded_unicast(process: &Process, batch: &mut Batch, event: Event) -> Resul
     }
 }
 
-/// What `unicast` tells a client first.
+/// The first message of `unicast` to a client.
 fn greeting(channel: ChannelId) -> Message {
     Message::text(format!("{{\"channel_id\":{channel}}}"))
 }
@@ -205,7 +205,7 @@ fn addressed(payload: &Bytes) -> Option<(ChannelId, Message)> {
     Some((ChannelId::new(u32::from_le_bytes(*id)), Message::binary(payload.slice(4..))))
 }
 
-/// What a client sent, to be sent on as it is.
+/// A client's message, to be sent on unchanged.
 fn received(kind: MessageKind, payload: Bytes) -> Message {
     Message::of_kind(kind, payload).expect("a received text message is UTF-8")
 }

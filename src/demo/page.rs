@@ -1,10 +1,10 @@
 //! The demo's page: `homepage:homepage:sys`, whose paths are the node's own, serves it at `/`.
 //!
-//! The page uses the demo processes as any page would: over channels that it opens on bound paths, and over one that it
-//! registers for with the node's token. It gets that token as the login cookie, without a login: so only a browser on
-//! this machine, with no proxy between, is given one. A program that listens elsewhere must pass no [`DemoLogin`].
+//! The page uses the demo processes like any other page: over channels that it opens on bound paths, and over one for
+//! which it registers with the node's token. The token comes as the login cookie, without a login, and only to browsers
+//! on this machine with no proxy in between. A program that listens elsewhere must pass no [`DemoLogin`].
 //!
-//! What is sent to `/` by any other method than GET comes back, which is what tools that test an HTTP server ask of it.
+//! A request to `/` by a method other than GET is echoed, for tools that test HTTP servers.
 
 use crate::broker::ServiceError;
 use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, PushError};
@@ -18,7 +18,7 @@ use std::time::SystemTime;
 const HTML: &str = include_str!("page/page.html");
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// What the page loads. The client is the one that is published for pages.
+/// The files that the page loads. The client library is the published one.
 const FILES: &[(&str, &str, &str)] = &[
     ("/demo/page.js", JAVASCRIPT, include_str!("page/page.js")),
     ("/demo/channels.js", JAVASCRIPT, include_str!("page/channels.js")),
@@ -39,7 +39,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// How long the page's token holds, in seconds. Each load of the page makes a new one.
 const TOKEN_TTL_S: u64 = 24 * 60 * 60;
 
-/// Whom the page's visitors are logged in as.
+/// The user as whom the page's visitors are logged in.
 pub struct DemoLogin {
     /// The node, the tokens' user.
     pub node: String,
@@ -50,8 +50,8 @@ pub struct DemoLogin {
 }
 
 impl DemoLogin {
-    /// `SameSite` keeps other sites' pages from using it. It is not `HttpOnly`: who registers for a channel sends the
-    /// token in a message, so the script must read it.
+    /// `SameSite` keeps other sites' pages from using it. It is not `HttpOnly`: the page's script sends the token in a
+    /// message to register for a channel.
     fn set_cookie(&self) -> String {
         // Before 1970 every token has expired, and this one is refused as such.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -60,13 +60,13 @@ impl DemoLogin {
     }
 }
 
-/// What the page is made of.
+/// The settings of the page.
 pub struct PageOptions {
     /// How many shards there are, which is only shown.
     pub shards: usize,
     /// How long a channel waits for its client, likewise, in milliseconds.
     pub window_ms: u64,
-    /// Whom its visitors are logged in as, if they are.
+    /// The user as whom its visitors are logged in, if they are.
     pub login: Option<DemoLogin>,
 }
 
@@ -105,7 +105,7 @@ impl Page {
         let Event::Http(request) = event else { return Ok(()) };
         let HttpRequest { id, ask: HttpAsk::Path(ask), body, .. } = *request else { return Ok(()) };
         if !matches!(&*ask.method, "GET" | "HEAD") {
-            // Never as a page: what comes back is whatever anybody sent.
+            // Never as a page: the echoed bytes are the client's.
             let plain = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")];
             return process.respond(id, 200).headers(headers(&plain)).body(body).send();
         }

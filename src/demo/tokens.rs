@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// What is written.
+/// The text that is written.
 pub const TEXT: &str = include_str!("tokens.txt");
 
 const PROCESS: &str = "tokens:pushring:sys";
@@ -40,7 +40,7 @@ pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, ServiceError> {
 struct Writer {
     process: Process,
     words: Vec<&'static str>,
-    /// Which word is next for whom.
+    /// The next word of each channel.
     places: HashMap<ChannelId, usize>,
 }
 
@@ -81,7 +81,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A word for everybody.
+    /// Sends each channel its next word.
     fn write(&mut self) -> Result<(), PushError> {
         let mut batch = self.process.batch();
         for (&channel, place) in &mut self.places {

@@ -38,7 +38,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a token says (node contract, section 5).
+/// The claims of a token (node contract, section 5).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The node that issued it.
@@ -109,7 +109,7 @@ pub enum TokenError {
     /// For another node.
     #[error("the token is for another node")]
     Node,
-    /// Its `aud` names somebody else, or nobody.
+    /// Its `aud` is missing, or names another audience.
     #[error("the token is for another audience")]
     Audience,
     /// For another subdomain, or for the node where a subdomain is needed, or the reverse.
@@ -185,7 +185,7 @@ impl<'t> Jws<'t> {
         self.header.kid.as_deref()
     }
 
-    /// What is signed.
+    /// The signed part.
     pub fn signed(&self) -> &'t str {
         self.signed
     }
@@ -229,10 +229,10 @@ impl Secret {
         parse(self.payload(token)?)
     }
 
-    /// What a token that was signed with this key claims.
+    /// The claims of a token signed with this key.
     ///
     /// # Errors
-    /// When it was not, is no token, or claims something else.
+    /// It is no token, was not signed with this key, or claims something else.
     pub(super) fn claims<T: serde::de::DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
         parse(self.payload(token)?)
     }
@@ -283,7 +283,7 @@ impl Secret {
     }
 }
 
-/// What a part of a token says.
+/// Decodes a part of a token.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)

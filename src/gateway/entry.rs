@@ -24,14 +24,14 @@ use crate::{
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-/// What to do with a request.
+/// The decision on a request.
 #[derive(Debug)]
 pub enum Entry<'s> {
     /// A WebSocket on a bound path: do the handshake, then tell the owner.
     Upgrade(BoundUpgrade<'s>),
     /// A WebSocket on `/`, where nothing is bound: do the handshake, then wait for the registration.
     Register {
-        /// What proxies say of the client; see [`BoundUpgrade::forwarded_for`].
+        /// The client's address according to proxies; see [`BoundUpgrade::forwarded_for`].
         forwarded_for: Option<String>,
     },
     /// A WebSocket of a page, which would see no status: do the handshake, then say why in a close frame.
@@ -61,7 +61,7 @@ pub enum Entry<'s> {
 /// A WebSocket that may be opened on a bound path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundUpgrade<'s> {
-    /// Who owns the channel.
+    /// The channel's owner.
     pub owner: OwnerId,
     /// Its name.
     pub process: &'s ProcessId,
@@ -77,9 +77,9 @@ pub struct BoundUpgrade<'s> {
     pub resume: bool,
     /// Whether the owner is told of that.
     pub resume_events: bool,
-    /// What the client may do, where the hub's token decides.
+    /// The client's rights, if the hub's token decides.
     pub grant: Option<Arc<Grant>>,
-    /// Who is logged in, where the path asks for it: who takes a channel up again must be the same.
+    /// The logged-in user, on paths that require a login; only the same user may take the channel up again.
     pub user: Option<&'s str>,
     /// The listed origin of the page that asks, which may read an event stream.
     pub origin: Option<String>,
@@ -90,7 +90,7 @@ pub struct BoundUpgrade<'s> {
 /// An HTTP request for a process.
 #[derive(Debug, Clone)]
 pub struct Dynamic<'s> {
-    /// Who answers.
+    /// The process that answers.
     pub owner: OwnerId,
     /// Its name.
     pub process: &'s ProcessId,
@@ -98,11 +98,11 @@ pub struct Dynamic<'s> {
     pub timeout_s: u32,
     /// Whether the client has shown a token.
     pub is_logged_in: bool,
-    /// What it is told, besides the body.
+    /// The fields of the request that it is told, besides the body.
     pub request: ContractRequest,
 }
 
-/// What a process is told of an HTTP request (node contract, section 2).
+/// An HTTP request as a process is told it (node contract, section 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContractRequest {
     /// The other end of the connection.
@@ -197,7 +197,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
                 None if self.path.is_empty() && self.snapshot.settings.registration => {
                     return Ok(Entry::Register { forwarded_for: forwarded_for(self.head) });
                 }
-                // What is no WebSocket path may still be an HTTP path (node contract, section 3).
+                // A path not bound for WebSocket may still be bound for HTTP (node contract, section 3).
                 None => {}
             }
         }
@@ -258,7 +258,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
         }))
     }
 
-    /// What concerns event streams, checked as an upgrade is.
+    /// Checks a request for an event stream as an upgrade is checked.
     fn stream(&self, ask: sse::SseAsk, binding: &'s WebSocketBinding) -> EntryResult<Entry<'s>> {
         let origin = listed_origin(self.head, &self.snapshot.settings);
         if ask == sse::SseAsk::Preflight {
@@ -282,7 +282,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
         Ok(Entry::Stream(Box::new(upgrade)))
     }
 
-    /// What the token of a client allows it at the hub, or what is allowed without one.
+    /// The rights at the hub that a client's token grants, or that clients without one have.
     fn hub_grant(&self) -> Result<Arc<Grant>, HubRefusal> {
         let access = self.snapshot.settings.hub.as_ref().ok_or_else(|| HubRefusal::Answer(not_bound()))?;
         match grant::token_of(self.head).map_err(HubRefusal::Token)? {
@@ -311,7 +311,8 @@ impl<'s> RequestCheck<'s, '_, '_> {
             "GET" | "HEAD" if self.head.wants_json() => Err(self.login_state()),
             "GET" | "HEAD" => Err(login::page_response(self.snapshot, self.head)),
             "POST" => {
-                // Else a page could log its visitor in as somebody else, or guess passwords from afar.
+                // Otherwise a page of another origin could log its visitor in as another user, or guess passwords from
+                // afar.
                 self.check_origin()?;
                 Ok(Entry::Login(LoginRequest::new(self.head, self.peer.address, &self.snapshot.settings)?))
             }
@@ -455,8 +456,8 @@ impl<'s> RequestCheck<'s, '_, '_> {
             .map_err(|error| PreparedResponse::text(403, error.to_string()))
     }
 
-    /// Returns whether a development server on this machine asks for its own page. Behind a proxy anybody could be who
-    /// asks.
+    /// Returns whether a development server on this machine asks for its own page. Behind a proxy any client could be
+    /// asking.
     fn is_dev_page(&self) -> bool {
         let is_subdomain = |label: &str| self.snapshot.subdomains.contains_key(label);
         self.peer.is_on_this_machine()
@@ -498,7 +499,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
         for header in self.head.headers() {
             let value = std::str::from_utf8(header.value).unwrap_or_default();
             let name = header.name.to_ascii_lowercase();
-            // What a client came with to take up a channel, or to log in by, is not a process' to see.
+            // Tokens with which a client resumes a channel or logs in are kept from processes.
             let is_offer = name == "sec-websocket-protocol";
             let value = if is_offer { resume::element::without_secrets(value) } else { value.to_owned() };
             headers.insert(name, value);

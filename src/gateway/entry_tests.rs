@@ -21,7 +21,7 @@ fn settings(tokens: SubdomainTokens) -> Settings {
     settings
 }
 
-/// What the recorded process of the node contract binds, and a few more.
+/// The paths that the recorded process of the node contract binds, and a few more.
 fn snapshot(settings: Settings) -> Snapshot {
     let mut snapshot = Snapshot::new(settings);
     let app: ProcessId = APP.parse().unwrap();

@@ -1,11 +1,11 @@
-//! What a client of the hub may do: the claims of its token, checked when it connects.
+//! A client's rights at the hub: the claims of its token, checked when it connects.
 //!
-//! A hub's token is a JSON Web Token (RFC 7519) that names the hub in `aud` and is signed with a secret of the hub's
-//! own, or by an authority of which the hub has the public keys: never both. A login token names nobody there, and is
-//! signed with another secret, so neither is accepted in place of the other.
+//! A hub's token is a JSON Web Token (RFC 7519) that names the hub in `aud`. It is signed either with a secret of the
+//! hub's own, or by an authority whose public keys the hub has. A login token has no such `aud` and is signed with
+//! another secret, so neither is accepted in place of the other.
 //!
-//! Invariants: claims are looked at only when the signature holds; what a token does not allow is refused; no pattern
-//! reaches the names that the broker keeps for itself; a token is in no error, and is never shown.
+//! Invariants: claims are read only after the signature is verified; whatever a token does not allow is refused; no
+//! pattern matches the names that the broker reserves; no token appears in an error or in debug output.
 
 use super::auth::{self, Secret, TokenError};
 use crate::admission::HeapBytes;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// The cookie that a token may come in.
 pub(super) const COOKIE: &str = "pushring-hub";
 
-/// What a subprotocol begins with that carries a token.
+/// The prefix of a subprotocol that carries a token.
 const PROTOCOL_PREFIX: &str = "bearer.";
 
 /// Topics that a token may subscribe to at once, as many as a channel has by default.
@@ -27,27 +27,27 @@ const TOPICS_MAX: usize = 128;
 /// Patterns of each kind in a token.
 const PATTERNS_MAX: usize = 64;
 
-/// Who is let in to the hub.
+/// The hub's rules of entry.
 #[derive(Debug, Clone, Default)]
 pub struct HubAccess {
     /// The key of its tokens. Without it, and without an authority, no token opens it.
     pub secret: Option<Secret>,
-    /// What `aud` of a token must name that is signed with the secret.
+    /// The value that `aud` must have in tokens signed with the secret.
     pub audience: String,
-    /// Who signs its tokens instead: where there is an authority, the secret opens nothing.
+    /// The authority that signs the tokens; if there is one, the secret is not accepted.
     pub authority: Option<TokenAuthority>,
     /// How long a token opens it at a time, in seconds, however far off its own end is; none: until then.
     pub lifetime_max_s: Option<u64>,
-    /// What who comes without a token may do; none: nobody may come so.
+    /// The rights of clients without a token; none: they are refused.
     pub open: Option<Arc<Grant>>,
 }
 
-/// Who signs tokens with keys of which everybody may know the public halves.
+/// An authority that signs tokens with a private key.
 #[derive(Debug, Clone)]
 pub struct TokenAuthority {
-    /// What `iss` of a token must be.
+    /// The value that `iss` of a token must have.
     pub issuer: String,
-    /// What `aud` of a token must name.
+    /// The value that `aud` of a token must have.
     pub audience: String,
     /// By which it is known.
     pub keys: Arc<dyn PublicKeys>,
@@ -62,16 +62,16 @@ pub trait PublicKeys: fmt::Debug + Send + Sync {
     fn payload<'t>(&self, token: &'t str) -> Result<&'t str, TokenError>;
 }
 
-/// What a client may do.
+/// A client's rights.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grant {
-    /// Who it is; none: nobody in particular.
+    /// The user; none: anonymous.
     pub user: Option<Box<str>>,
-    /// What it is subscribed to at once.
+    /// Topics to which it is subscribed at once.
     pub topics: Vec<Arc<str>>,
-    /// What it may subscribe to.
+    /// Topics to which it may subscribe.
     pub may_subscribe: Vec<TopicPattern>,
-    /// What it may publish to.
+    /// Topics to which it may publish.
     pub may_publish: Vec<TopicPattern>,
     /// The second after 1970 from which all that is over; none: never.
     pub expires_unix_s: Option<u64>,
@@ -181,7 +181,7 @@ pub(super) fn token_of<'h>(head: &'h Head<'_>) -> Result<Option<(&'h str, Carrie
 }
 
 impl HubAccess {
-    /// What a token allows.
+    /// The rights that a token grants.
     ///
     /// # Errors
     /// The first rule it breaks.
@@ -212,7 +212,7 @@ impl HubAccess {
         })
     }
 
-    /// What a token claims that was signed by who may, for this hub.
+    /// The claims of a token for this hub, if it is signed by the hub's secret or authority.
     fn claims(&self, token: &str) -> Result<GrantClaims, TokenError> {
         let (claims, audience): (GrantClaims, &str) = match (&self.authority, &self.secret) {
             (Some(authority), _) => {
@@ -228,7 +228,7 @@ impl HubAccess {
         if !claims.aud.as_ref().is_some_and(|aud| aud.names(audience)) {
             return Err(TokenError::Audience);
         }
-        // Whoever can take a key out of the set cannot take back a token: each has to end.
+        // Removing a key from the set revokes none of the tokens that it signed, so each must expire.
         if self.authority.is_some() && claims.exp.is_none() {
             return Err(TokenError::Endless);
         }

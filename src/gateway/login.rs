@@ -24,7 +24,7 @@ pub struct LoginRequest {
     is_localhost: bool,
     https: bool,
     redirect: Option<String>,
-    /// Who asks, as clients are counted.
+    /// The client's address, as clients are counted.
     client: IpAddr,
 }
 
@@ -34,7 +34,7 @@ impl HeapBytes for LoginRequest {
     }
 }
 
-/// What a login page posts.
+/// The fields that a login page posts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LoginCredentials {
     /// `0x…`: see the module. A secret; not shown.
@@ -60,7 +60,7 @@ struct LoginBody {
 pub const LOGIN_BYTES_MAX: usize = 16 << 10;
 
 impl LoginRequest {
-    /// Who asks, as clients are counted.
+    /// The client's address, as clients are counted.
     pub fn client(&self) -> IpAddr {
         self.client
     }
@@ -191,7 +191,7 @@ pub(super) fn page(settings: &Settings) -> Bytes {
 pub(super) fn page_response(snapshot: &Snapshot, head: &Head<'_>) -> PreparedResponse {
     let ancestors = frame_ancestors(snapshot, head);
     let policy = match snapshot.settings.login_page {
-        // What else another page needs is not known here.
+        // This page's own needs are not known here.
         Some(_) => ancestors,
         None => format!("{PAGE_POLICY}; {ancestors}"),
     };
@@ -207,9 +207,9 @@ pub(super) fn page_response(snapshot: &Snapshot, head: &Head<'_>) -> PreparedRes
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                            connect-src 'self'; base-uri 'none'; form-action 'none'";
 
-/// Who may frame the page: its own origin, and on a secure subdomain that of the node, whose homepage frames widgets.
-/// Host and port as the browser called them; the scheme is left out, so that it is the page's own or safer (CSP level
-/// 3, section 6.7.2.8).
+/// The origins that may frame the page: its own, and on a secure subdomain that of the node, whose homepage frames
+/// widgets. Host and port are as the browser sent them; the scheme is left out, so the page's own or a safer one
+/// applies (CSP level 3, section 6.7.2.8).
 fn frame_ancestors(snapshot: &Snapshot, head: &Head<'_>) -> String {
     let node = head.authority.filter(|host| !host.is_ip()).and_then(|host| {
         let (label, node) = host.text.split_once('.')?;

@@ -1,15 +1,15 @@
-//! Access: which requests are let in, and where they go.
+//! Rules of entry: which requests are admitted, and where they are routed.
 //!
-//! Pure functions over a [`Snapshot`]: the bindings of all processes and the rules of entry, immutable while it is
-//! used, cheap to clone, swapped whole when a process binds or unbinds a path. [`enter`] checks one request head and
-//! says what to do with the request; the shard does it. Sources of the rules are the node contract (sections 3 to 7
-//! and 9), RFC 6454 (origins), RFC 6265 (cookies) and RFC 7519 (tokens).
+//! Pure functions over a [`Snapshot`], the bindings of all processes and the rules of entry: immutable, cheap to clone,
+//! replaced as a whole when a process binds or unbinds a path. [`enter`] decides on one request head; the shard carries
+//! the decision out. The rules come from the node contract (sections 3 to 7 and 9), RFC 6454 (origins), RFC 6265
+//! (cookies) and RFC 7519 (tokens).
 //!
-//! Invariants: what is not allowed explicitly is refused; a refusal says why in words, and those words hold no secret;
-//! no secret is printable; comparing a signature takes the same time wherever it differs.
+//! Invariants: whatever is not explicitly allowed is refused; a refusal states its reason and no secret; no secret is
+//! printable; signatures are compared in constant time.
 //!
-//! What it must not know: connections, channels, frames, shards, clocks (the time is an argument), and how a password
-//! is checked.
+//! It must not know connections, channels, frames, shards or clocks (the time is an argument), nor how a password is
+//! checked.
 
 mod auth;
 mod entry;

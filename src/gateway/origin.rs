@@ -61,8 +61,8 @@ pub(super) fn listed_origin<'h>(head: &Head<'h>, settings: &Settings) -> Option<
 }
 
 /// Returns whether the request is one that a development server of this machine passes on for a page of an origin in
-/// [`Settings::dev_origins`], to an address or to `localhost` itself. `is_subdomain` tells of a first label whether it
-/// is a package's secure subdomain. Who sends it is the caller's to know.
+/// [`Settings::dev_origins`], to an address or to `localhost` itself. `is_subdomain` returns whether a first label is a
+/// package's secure subdomain. The caller must know that the sender is on this machine.
 pub(super) fn is_dev_origin(head: &Head<'_>, settings: &Settings, is_subdomain: impl Fn(&str) -> bool) -> bool {
     let plain_host = |host: &Authority<'_>| host.is_ip() || host.host.eq_ignore_ascii_case("localhost");
     if settings.dev_origins.is_empty() || !head.authority.as_ref().is_some_and(plain_host) {

@@ -49,7 +49,7 @@ enum PatternPiece {
     Wildcard(Box<str>),
 }
 
-/// What a path turns out to be.
+/// A parsed path.
 pub(super) enum Parsed {
     /// It matches itself.
     Static,
@@ -105,7 +105,7 @@ impl PathPattern {
         self.rank
     }
 
-    /// What it matches, without names: patterns of the same shape are the same pattern.
+    /// The pattern without parameter names: patterns of the same shape are the same pattern.
     pub(super) fn shape(&self) -> String {
         let text = |piece: &PatternPiece| match piece {
             PatternPiece::Static(text) => text.to_string(),
@@ -115,7 +115,7 @@ impl PathPattern {
         self.pieces.iter().map(text).collect()
     }
 
-    /// What every path that it matches begins with; it ends at a separator, or is empty.
+    /// The prefix of every path that it matches; it ends at a separator, or is empty.
     pub(super) fn prefix(&self) -> &str {
         match self.pieces.first() {
             Some(PatternPiece::Static(text)) => text,
@@ -164,7 +164,7 @@ impl PathPattern {
         Ok(has(&sets[..words], 0).then(|| self.captures(path, &sets)))
     }
 
-    /// What each parameter and wildcard takes: as much as the places from which the rest matches allow.
+    /// The part of the path that each parameter and wildcard takes: as much as lets the rest match.
     fn captures<'s, 'p>(&'s self, path: &Subject<'p>, sets: &[u64]) -> Params<'s, 'p> {
         let words = path.words();
         let mut params = Params::new();

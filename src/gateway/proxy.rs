@@ -71,7 +71,7 @@ impl IpPrefix {
     }
 }
 
-/// Who has sent a request, as the connection tells it.
+/// The sender of a request, as seen from the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestSource {
     /// The other end of the connection; of one that a balancer relays, as the balancer says (PROXY protocol).
@@ -120,7 +120,7 @@ fn parse_forwarded(text: &str) -> Option<IpAddr> {
     ip.map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// What a process is told of a client behind a proxy: the first `X-Forwarded-For` entry, else `X-Real-IP`, else
+/// The client's address as told to processes behind a proxy: the first `X-Forwarded-For` entry, else `X-Real-IP`, else
 /// `Cf-Connecting-Ip` (node contract, section 2). The client's claim, not checked.
 pub(super) fn forwarded_for(head: &Head<'_>) -> Option<String> {
     let first =
@@ -136,10 +136,10 @@ pub(super) fn is_behind_proxy(head: &Head<'_>) -> bool {
         .any(|name| head.has(name))
 }
 
-/// Returns whether the client reached us, or the first of the proxies, by TLS: where it came over ours, and always
-/// where the operator says so (`behind_tls`), whatever a field says; else as the first entry of `X-Forwarded-Proto` has
-/// it, the one nearest to the client. To lie about it harms only who lies: the answer is the liar's own redirect and
-/// cookie.
+/// Returns whether the client used TLS to reach this server, or the first of the proxies: over a TLS connection, and
+/// wherever the operator says so (`behind_tls`), always; otherwise the first entry of `X-Forwarded-Proto`, that of the
+/// proxy nearest to the client, decides. A client that lies harms only itself: the answer decides on its own redirect
+/// and cookie.
 pub(super) fn is_https(head: &Head<'_>, behind_tls: bool) -> bool {
     let mut entries = head.values("x-forwarded-proto").flat_map(list);
     let is_tls = |scheme: &[u8]| [b"https".as_slice(), b"wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls));

@@ -1,10 +1,9 @@
-//! The PROXY protocol, versions 1 and 2: what a balancer that passes bytes on says of the connection, before the first
-//! byte of it (HAProxy's `doc/proxy-protocol.txt`; its sections are cited).
+//! The PROXY protocol, versions 1 and 2: the header with which a balancer that passes bytes on describes a connection
+//! (HAProxy's `doc/proxy-protocol.txt`; its sections are cited).
 //!
-//! Invariants: nothing is read behind the header, and nothing of it is used before all of it is there; a header is at
-//! most
-//! [`HEADER_BYTES_MAX`] long, and one that will not be valid is an error as soon as that shows; as many steps as bytes.
-//! It must not know who may send one: that is the caller's to ask first, for anybody could claim to be anybody.
+//! Invariants: nothing is read beyond the header, and nothing of it is used before it is complete; a header has at most
+//! [`HEADER_BYTES_MAX`] bytes, and an invalid one is an error at its first wrong byte; the work is linear in the bytes.
+//! It must not know which peers may send a header: the caller checks that first, since the header is not authenticated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -40,7 +39,7 @@ pub struct ProxyHeader {
 pub enum ProxiedSource {
     /// The proxy's own: it looks whether we are well.
     Proxy,
-    /// Somebody's whose address the proxy does not know, or does not say.
+    /// The proxy does not know the client's address, or does not say.
     Unknown,
     /// That of the client at this address.
     Client(SocketAddr),
@@ -147,7 +146,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     };
     let checksum_at = match addresses_bytes {
         Some(addresses_bytes) => find_checksum(header, FIXED_BYTES + addresses_bytes)?,
-        // What stands there is to be skipped whatever it is; as senders have it, no addresses.
+        // The contents are skipped, whatever they are; by convention they hold no addresses.
         None => find_checksum(header, FIXED_BYTES).unwrap_or(None),
     };
     match checksum_at {

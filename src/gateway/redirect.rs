@@ -25,8 +25,8 @@ pub(super) fn challenge(snapshot: &Snapshot, head: &Head<'_>) -> Option<Prepared
     Some(response.with_body(answer.clone().into()))
 }
 
-/// The answer to a request that belongs to TLS: where that is. A WebSocket client gets it too: browsers do not follow,
-/// but say it to whoever looks.
+/// The redirect for a request that requires TLS. A WebSocket client gets it too: browsers do not follow it, but their
+/// console shows it.
 pub(super) fn to_tls(snapshot: &Snapshot, head: &Head<'_>) -> Option<PreparedResponse> {
     let settings = &snapshot.settings;
     let port = settings.redirect_to_tls.filter(|_| !is_https(head, settings.behind_tls))?;

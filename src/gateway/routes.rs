@@ -23,9 +23,9 @@ pub use super::pattern::Params;
 /// for ever does not grow it for ever.
 const UNBOUND_MAX: usize = 256;
 
-/// What is bound belongs to somebody.
+/// A binding with an owner.
 pub trait Owned {
-    /// Who may take it back, and takes it along.
+    /// The owner, which alone may unbind it, and whose end removes it.
     fn owner(&self) -> OwnerId;
 }
 
@@ -73,7 +73,7 @@ struct RouteSlot<B> {
     pattern: Option<(u64, PatternPlace)>,
 }
 
-/// What a path leads to.
+/// A match of a path.
 #[derive(Debug)]
 pub struct RouteMatch<'s, 'p, B> {
     /// The binding; `None` where it was unbound.
@@ -124,7 +124,7 @@ impl<B> Default for Routes<B> {
     }
 }
 
-/// A path without one trailing `/`: what is bound and what is asked for are compared in this form.
+/// A path without one trailing `/`: the form in which bound and requested paths are compared.
 pub(super) fn without_trailing_slash(path: &str) -> &str {
     path.strip_suffix('/').unwrap_or(path)
 }
@@ -156,10 +156,10 @@ impl<B: Owned> Routes<B> {
         Ok(())
     }
 
-    /// Unbinds `pattern` if what is bound there is `ours`; what is not bound is left alone.
+    /// Unbinds `pattern` if its binding is `ours`; a pattern that is not bound is ignored.
     ///
     /// # Errors
-    /// When the pattern could never have been bound.
+    /// The pattern could never have been bound.
     pub fn unbind(&mut self, pattern: &str, ours: impl Fn(&B) -> bool) -> Result<(), PatternError> {
         let path = Path::parse(pattern)?;
         let bound = path.table(self).and_then(|table| table.slots.get(&*path.shape)?.binding.as_deref());
@@ -203,10 +203,10 @@ impl<B: Owned> Routes<B> {
         }
     }
 
-    /// What `path` leads to. One trailing `/` does not count.
+    /// The binding that matches `path`. One trailing `/` does not count.
     ///
     /// # Errors
-    /// It would have to be compared with more than a request may cost.
+    /// The comparisons would cost more than a request may.
     pub fn find<'s, 'p>(&'s self, path: &'p str) -> Result<Option<RouteMatch<'s, 'p, B>>, TooMuchWork> {
         let path = without_leading_slash(without_trailing_slash(path));
         let table = self.tables.get(first_segment(path));
@@ -344,7 +344,7 @@ impl<B> RouteTable<B> {
     }
 }
 
-/// What a path begins with, up to each of its separators: how long that is, and what it adds to the one before.
+/// The beginnings of a path at each of its separators: their length, and the part added to the one before.
 fn beginnings(path: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut from = 0;
     memchr::memchr2_iter(b'/', b'.', path.as_bytes()).map(move |at| {

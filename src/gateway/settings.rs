@@ -33,7 +33,7 @@ pub enum HostPolicy {
 }
 
 impl HostPolicy {
-    /// What it comes to for a listener on `address`.
+    /// Its value for a listener on `address`.
     #[must_use]
     pub fn for_listener(self, address: IpAddr) -> Self {
         match self {
@@ -47,7 +47,7 @@ impl HostPolicy {
 /// The rules of entry.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The user whom tokens are for: their `username` must say so. Default: `local`; a node's is its name.
+    /// The `username` that tokens must name. Default: `local`; a node's is its name.
     pub user: String,
     /// The name of the cookie that the user's token travels in; that of a process' token is this, `@` and the process.
     /// Default: `pushring-auth`.
@@ -81,7 +81,7 @@ pub struct Settings {
     pub proxy_protocol_from: Vec<IpPrefix>,
     /// Whether `local_only` paths, extensions and the RPC path are open to loopback clients. Default: no.
     pub expose_local: bool,
-    /// Whether somebody checks passwords: serves `/login`, and the login page where a token is missing. Default: no.
+    /// Whether passwords are checked: serves `/login`, and the login page where a token is missing. Default: no.
     pub login: bool,
     /// The page that `/login` serves, UTF-8 HTML in which `${node}` is replaced; `None` is our own. A login page must
     /// POST `{"password_hash":"0x…","subdomain":""}` to `/login`.
@@ -99,14 +99,14 @@ pub struct Settings {
     /// Where requests that come without TLS are sent: to this port of the host that they name. Default: nowhere, they
     /// are answered.
     pub redirect_to_tls: Option<u16>,
-    /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations.
-    /// What is for this machine alone stays so. Default: no.
+    /// Whether there is no login: authenticated paths and registrations are open to all clients, on every host. Paths
+    /// for this machine alone stay so. Default: no.
     pub public_mode: bool,
     /// Whether this serves a simulation, which any password opens; its login page is told so. Default: no.
     pub simulation_mode: bool,
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
-    /// Who is let in to the hub. Default: nobody.
+    /// The hub's rules of entry. Default: no client is let in.
     pub hub: Option<Arc<HubAccess>>,
 }
 

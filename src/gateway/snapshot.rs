@@ -18,21 +18,21 @@ pub struct Snapshot {
     pub(super) settings: Arc<Settings>,
     pub(super) http: Routes<HttpBinding>,
     pub(super) websocket: Routes<WebSocketBinding>,
-    /// The first labels of hosts that belong to a package, and who has bound something there.
+    /// The first labels of hosts that belong to a package, and the owners that have bound paths there.
     pub(super) subdomains: HashTrieMapSync<Box<str>, HashTrieSetSync<OwnerId>>,
     /// Which of them an owner has something bound for.
     subdomain_of: HashTrieMapSync<OwnerId, Box<str>>,
     /// The name of the login cookie.
     pub(super) cookie: Arc<str>,
     pub(super) login_page: Bytes,
-    /// What certificate authorities are answered.
+    /// The tokens to answer certificate authorities with.
     pub(super) challenges: Arc<Challenges>,
 }
 
 /// A path bound for HTTP.
 #[derive(Debug, Clone)]
 pub struct HttpBinding {
-    /// Who answers.
+    /// The process that answers.
     pub owner: OwnerId,
     /// Its name.
     pub process: ProcessId,
@@ -40,7 +40,7 @@ pub struct HttpBinding {
     pub path: Arc<str>,
     /// How it may be entered, and what it serves.
     pub rule: HttpRule,
-    /// What it holds of memory.
+    /// Its share of the memory budget.
     #[expect(dead_code, reason = "let go of together with the binding")]
     pub(crate) charge: Option<Arc<Charge>>,
 }
@@ -54,14 +54,14 @@ pub struct HttpRule {
     pub local_only: bool,
     /// Only from the package's own subdomain; implies `authenticated`.
     pub secure_subdomain: bool,
-    /// What GET and HEAD are answered with, without asking the process.
+    /// The content with which GET and HEAD are answered, without asking the process.
     pub content: Option<Arc<Content>>,
 }
 
 /// A path bound for WebSocket.
 #[derive(Debug, Clone)]
 pub struct WebSocketBinding {
-    /// Who owns the channels.
+    /// The channels' owner.
     pub owner: OwnerId,
     /// Its name.
     pub process: ProcessId,
@@ -71,7 +71,7 @@ pub struct WebSocketBinding {
     pub prefix_bytes: usize,
     /// How it may be entered.
     pub rule: WebSocketRule,
-    /// What it holds of memory.
+    /// Its share of the memory budget.
     #[expect(dead_code, reason = "let go of together with the binding")]
     pub(crate) charge: Option<Arc<Charge>>,
 }
@@ -90,8 +90,8 @@ pub struct WebSocketRule {
     /// Whether a channel outlives its connection, where its client asks for that (subprotocol `pushring.1`): it waits
     /// for the client to come back, with what was pushed meanwhile (`docs/PROTOCOL.md`).
     pub resume: bool,
-    /// Whether the token of the hub decides who is let in, and what it may do there
-    /// ([`Settings::hub`](super::Settings::hub)); clients must speak `pushring.1` then.
+    /// Whether the hub's token decides on entry and rights ([`Settings::hub`](super::Settings::hub)); clients must then
+    /// speak `pushring.1`.
     pub hub: bool,
     /// Whether the process is told when such a client is gone for now, and when it has come back
     /// ([`Event::Detached`](crate::Event::Detached), [`Event::Resumed`](crate::Event::Resumed)).
@@ -160,12 +160,12 @@ impl BoundAt<'_> {
     }
 }
 
-/// What a route takes of memory, about: its path stands in the binding and twice in the table.
+/// The approximate memory of a route: its path is stored in the binding and twice in the table.
 pub fn route_bytes(process: &ProcessId, path: &str) -> usize {
     size_of::<HttpBinding>() + ROUTE_BYTES + 3 * (path.len() + process.as_str().len())
 }
 
-/// What the table takes for a route beside its path.
+/// The memory of a route in the table beside its path.
 const ROUTE_BYTES: usize = 256;
 
 /// The path that `process` binds when it asks for `path` (node contract, section 3).
@@ -190,7 +190,7 @@ impl Snapshot {
         }
     }
 
-    /// Answers certificate authorities that ask for these tokens, and for no others, from now on.
+    /// Serves these tokens, and no others, to certificate authorities from now on.
     pub fn set_challenges(&mut self, challenges: Challenges) {
         self.challenges = Arc::new(challenges);
     }
@@ -211,8 +211,8 @@ impl Snapshot {
     /// Binds `path` of `process` for HTTP; the last bind wins.
     ///
     /// # Errors
-    /// When the id fits no path of any node, or the path is no pattern. Who may bind where is the caller's to know
-    /// ([`ProcessId::may_bind`]).
+    /// The id fits no path of any node, or the path is no pattern. The caller must have checked that the process
+    /// may bind it ([`ProcessId::may_bind`]).
     pub fn bind_http<'a>(
         &mut self,
         owner: OwnerId,
@@ -245,8 +245,8 @@ impl Snapshot {
     /// Binds `path` of `process` for WebSocket; the last bind wins.
     ///
     /// # Errors
-    /// When the id fits no path of any node, or the path is no pattern. Who may bind where is the caller's to know
-    /// ([`ProcessId::may_bind`]).
+    /// The id fits no path of any node, or the path is no pattern. The caller must have checked that the process
+    /// may bind it ([`ProcessId::may_bind`]).
     pub fn bind_websocket<'a>(
         &mut self,
         owner: OwnerId,

@@ -118,7 +118,7 @@ impl Decoder {
     /// Lowers the limit of the body.
     ///
     /// # Errors
-    /// 413 when what came and what is announced is more than that.
+    /// 413 if the bytes received or announced exceed it.
     pub fn lower_limit(&mut self, body_bytes_max: usize) -> Result<(), Rejection> {
         self.body_bytes_max = self.body_bytes_max.min(body_bytes_max);
         let announced = match self.state {
@@ -133,7 +133,8 @@ impl Decoder {
         self.body.len()
     }
 
-    /// What may still come, at most: what is missing of a counted body; of one in chunks as much as the limit leaves.
+    /// The most bytes that may still follow: the missing rest of a counted body; of a chunked one, as much as the limit
+    /// leaves.
     pub fn unread_bytes(&self) -> u64 {
         match self.state {
             BodyProgress::Done => 0,
@@ -147,7 +148,7 @@ impl Decoder {
         self.state == BodyProgress::Done
     }
 
-    /// What is allocated for the body.
+    /// The bytes allocated for the body.
     pub fn allocated_bytes(&self) -> usize {
         self.body.capacity()
     }
@@ -237,12 +238,12 @@ impl Decoder {
 
 const BAD_SIZE: Rejection = Rejection::new(400, "a chunk does not start with its size in hexadecimal and CRLF");
 
-/// What a field value or a chunk extension may hold: no control characters but tab (RFC 9110 section 5.5).
+/// Bytes allowed in a field value or a chunk extension: no control characters but tab (RFC 9110 section 5.5).
 pub(crate) fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
 }
 
-/// What a field name may hold (RFC 9110 section 5.6.2).
+/// Bytes allowed in a field name (RFC 9110 section 5.6.2).
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

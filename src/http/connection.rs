@@ -27,7 +27,7 @@ pub struct HttpConnection {
     parse_again_bytes: usize,
     /// How the request that is being answered wants its response.
     asked: RequestFacts,
-    /// What a client that was refused may still be sending.
+    /// The most bytes that a refused client may still be sending.
     unread_bytes: u64,
     /// All of it comes over TLS of our own.
     over_tls: bool,
@@ -41,7 +41,7 @@ enum HttpState {
     Closed,
 }
 
-/// What became of the bytes fed.
+/// The result of feeding bytes.
 #[derive(Debug)]
 pub enum HttpStep<'a> {
     /// Nothing to do: more bytes are needed, or the response in progress must leave first.
@@ -70,7 +70,7 @@ pub struct ParsedRequest<'a> {
     pub body: Bytes,
 }
 
-/// What follows when a response has left.
+/// The next step once a response has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterResponse {
     /// Close the connection gracefully.
@@ -79,7 +79,7 @@ pub enum AfterResponse {
     Feed,
 }
 
-/// What the connection is waiting for, for the deadline that applies.
+/// The connection's wait, for the deadline that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpPhase {
     /// Between requests, with nothing of the next one here.
@@ -88,7 +88,7 @@ pub enum HttpPhase {
     Head,
     /// The rest of a body.
     Body,
-    /// A response, from whoever answers the request.
+    /// A response, from the process or the shard that answers.
     Response,
     /// The end.
     Close,
@@ -145,14 +145,14 @@ impl HttpConnection {
         match self.state {
             HttpState::Head | HttpState::Body { .. } => true,
             HttpState::Answering => self.buffer.len() - self.consumed < self.limits.pipelined_bytes_max,
-            // Who sends first and reads later takes our answer only when all is sent (RFC 9112 9.3).
+            // A client that sends its whole request before it reads takes the response only then (RFC 9112 9.3).
             HttpState::Closed => self.unread_bytes > 0,
         }
     }
 
-    /// What a client that was refused may still be sending: the rest of the body that it announced, or, where no end
-    /// was announced or the head could not be read, as much as a body may have. To be read and dropped, for a close
-    /// before that becomes a reset, which eats the answer (RFC 9112 9.6).
+    /// The most bytes that a refused client may still be sending: the rest of the announced body, or, where no end was
+    /// announced or the head could not be read, as much as a body may have. To be read and dropped, since an earlier
+    /// close would become a reset, which destroys the response (RFC 9112 9.6).
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes
     }
@@ -162,14 +162,13 @@ impl HttpConnection {
         if let HttpState::Body { decoder, .. } = &self.state { decoder.body_bytes() } else { 0 }
     }
 
-    /// The heap bytes held for a request that is not whole, or that waits for its turn, for whoever keeps a memory
-    /// budget.
+    /// The heap bytes held for a request that is not complete, or that waits for its turn, for memory accounting.
     pub fn held_bytes(&self) -> usize {
         let body = if let HttpState::Body { decoder, .. } = &self.state { decoder.allocated_bytes() } else { 0 };
         self.buffer.capacity() + body
     }
 
-    /// What the connection waits for.
+    /// The connection's current wait.
     pub fn phase(&self) -> HttpPhase {
         match self.state {
             HttpState::Head if self.buffer.len() == self.consumed => HttpPhase::Idle,
@@ -210,7 +209,7 @@ impl HttpConnection {
         if self.asked.keep_alive && matches!(self.state, HttpState::Answering) {
             self.state = HttpState::Head;
             self.parse_again_bytes = 0;
-            // What the next request wants is not known until its head is.
+            // Unknown until the next request's head is complete.
             self.asked = UNKNOWN;
             if self.buffer.len() == self.consumed {
                 // A connection that waits for its next request holds nothing.
@@ -382,7 +381,7 @@ fn begin_body(framing: BodyFraming, input: &[u8], limits: &HttpLimits) -> Result
     Ok(if decoder.is_done() { BodyState::Whole(decoder.into_body(), taken) } else { BodyState::Partial(decoder) })
 }
 
-/// What is still to come of a body that was refused by its head, or by the `here_bytes` that came along.
+/// The bytes still to come of a body that was refused by its head, or by the `here_bytes` that came along.
 fn unread_bytes(head: &Head<'_>, here_bytes: usize, limits: &HttpLimits) -> u64 {
     match head.framing {
         BodyFraming::Length(length) => length.saturating_sub(here_bytes as u64),

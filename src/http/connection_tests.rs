@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// What a peer's bytes lead to, for comparison.
+/// The result of a peer's bytes, for comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
     Request { method: String, path: String, query: Option<String>, body: Vec<u8>, keep_alive: bool, headers: usize },

@@ -44,7 +44,7 @@ impl Content {
         &self.bytes
     }
 
-    /// What it takes of memory.
+    /// The memory it takes.
     pub fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.mime.capacity() + self.bytes.len() + self.etag.capacity()
     }

@@ -199,7 +199,7 @@ fn names_other_version(bytes: &[u8]) -> bool {
             if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// What the fields that steer the connection say, gathered in one pass.
+/// The fields that control the connection, gathered in one pass.
 #[derive(Default)]
 struct ConnectionFields<'a> {
     host: Option<Authority<'a>>,
@@ -217,7 +217,7 @@ enum TransferEncoding {
     Chunked,
     /// Chunked, over codings that we do not undo.
     ChunkedOverUnknown,
-    /// Chunked does not come last, so that nobody can tell where the body ends.
+    /// Chunked is not the last coding, so the body's end cannot be determined.
     Endless,
 }
 

@@ -1,14 +1,13 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112), server side: bytes in, whole requests out; responses in, bytes out.
 //!
-//! Sans-IO: no sockets, no clock (the date of a response is an argument), no threads. A [`HttpConnection`] holds what
-//! one socket needs between reads: a partial head, a partial body, pipelined bytes that wait for their turn.
+//! Sans-IO: no sockets, no clock (the date of a response is an argument), no threads. A [`HttpConnection`] holds the
+//! state of one socket between reads: a partial head, a partial body, pipelined bytes that wait for their turn.
 //!
-//! Invariants: a request that a second reader could frame in another way is refused, never guessed at (RFC 9112
-//! section 11.2); everything a peer makes us keep is bounded by [`HttpLimits`]; after a refusal the connection closes;
-//! a response can carry no header that its maker did not mean, because names are tokens and values hold no control
-//! characters.
+//! Invariants: a request that another reader could frame differently is refused (RFC 9112 section 11.2); all data kept
+//! for a peer is bounded by [`HttpLimits`]; after a refusal the connection closes; a response cannot be split or given
+//! extra headers by its values, because names are tokens and values hold no control characters.
 //!
-//! What it must not know: who may enter, what a path means, what a process is, WebSocket frames.
+//! It must not know the rules of entry, the meaning of paths, processes, or WebSocket frames.
 
 pub mod body;
 pub mod connection;
@@ -28,7 +27,7 @@ pub use target::{Authority, RequestTarget};
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What one connection may make us hold.
+/// The limits of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
     /// Request line and header fields together; above it 431. Default 16 KiB: twice what browsers and proxies send at
@@ -61,14 +60,14 @@ impl Default for HttpLimits {
     }
 }
 
-/// Why a request was refused before anybody saw it: the client's fault. The connection answers with this status and
-/// closes, since the place of the next request in the stream is not known.
+/// The reason for refusing a request before it was routed: the client's fault. The connection answers with this status
+/// and closes, since the start of the next request in the stream is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {reason}")]
 pub struct Rejection {
     /// The response's status code, 4xx or 5xx.
     pub status: u16,
-    /// What was wrong, in words that may be sent to the client.
+    /// The fault, in words that may be sent to the client.
     pub reason: &'static str,
 }
 

@@ -16,7 +16,8 @@ use std::{
 /// The most bytes of a process' header fields: what browsers take of a response's head.
 pub const FIELDS_BYTES_MAX: usize = 256 * 1024;
 
-/// The most header fields of a process: many times what anybody sends, and a fraction of a millisecond to encode.
+/// The most header fields of a process' response: many times the usual number, and a fraction of a millisecond to
+/// encode.
 pub const FIELDS_MAX: usize = 4096;
 
 /// Names and values of header fields, in order.
@@ -30,14 +31,14 @@ pub struct PreparedResponse {
     body: Bytes,
     /// The length to name in answer to HEAD, where it is not the body's.
     head_length: Option<u64>,
-    /// What a 426 asks the client to upgrade to, where its maker says so.
+    /// The protocol that a 426 asks the client to upgrade to.
     upgrade: Option<Cow<'static, str>>,
     /// The body is a sentence, whose type depends on what the request asks for.
     is_sentence: bool,
     close: bool,
 }
 
-/// A header field that no response may carry: the fault of whoever made the response.
+/// A header field that no response may carry: the fault of the code that made the response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseHeaderError {
     /// The name is empty or not a token (RFC 9110 section 5.1).
@@ -48,7 +49,7 @@ pub enum ResponseHeaderError {
     Value(String),
 }
 
-/// What a process answers has a head that nobody would take: the fault of the process.
+/// A process' response with a head that no client would take: the fault of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a response has {count} header fields of {bytes} bytes, and may have {FIELDS_MAX} of {FIELDS_BYTES_MAX} together"
@@ -79,10 +80,10 @@ impl PreparedResponse {
         Self { is_sentence: true, ..Self::new(status).with_body(body) }
     }
 
-    /// Adds a field of our own, whose name and value cannot be wrong.
+    /// Adds a field of the server's own, with a valid name and value.
     ///
     /// # Panics
-    /// When they are: the error of whoever wrote the call.
+    /// They are not valid: a programmer error.
     #[must_use]
     pub fn with(self, name: &'static str, value: &'static str) -> Self {
         self.header(name, value).expect("a field written in this source is valid")
@@ -193,7 +194,7 @@ impl PreparedResponse {
         self.headers.len()
     }
 
-    /// What it keeps allocated, its body included.
+    /// The heap bytes that it keeps allocated, its body included.
     pub fn heap_bytes(&self) -> usize {
         let owned = |text: &Cow<'static, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };
         let fields: usize = self.headers.iter().map(|(name, value)| owned(name) + owned(value)).sum();
@@ -268,7 +269,7 @@ impl PreparedResponse {
     }
 }
 
-/// What an encoded response needs to know of its request.
+/// The facts about a request that encoding its response requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestFacts {
     /// The x of HTTP/1.x.

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub struct RequestTarget<'a> {
     /// The path, starting with `/`; `*` for the asterisk form.
     pub path: &'a str,
-    /// What follows the first `?`, without it.
+    /// The part after the first `?`.
     pub query: Option<&'a str>,
     /// The authority of an absolute-form target, which overrides the Host field (RFC 9112 section 3.2.2).
     pub authority: Option<Authority<'a>>,

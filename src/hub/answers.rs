@@ -8,7 +8,7 @@
 use crate::admission::{Charge, HeldAs, ProcessMemory};
 use std::collections::VecDeque;
 
-/// Answers of one channel. A client leaves no more orders than that unanswered (`docs/PROTOCOL.md`).
+/// The most answers of a channel that may be outstanding; a client has no more orders unanswered (`docs/PROTOCOL.md`).
 pub(super) const ANSWERS_MAX: usize = 16;
 
 /// See the module.

@@ -17,10 +17,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What an event takes beside its text, at least.
+/// The least memory of an event beside its text.
 const EVENT_BYTES: usize = size_of::<WaitingEvent>();
 
-/// What may be told.
+/// The kinds of events for webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookEvent {
     /// A channel was opened.
@@ -46,10 +46,10 @@ impl WebhookEvent {
     }
 }
 
-/// What waits at most, and of what kinds.
+/// The limits of the queue, and the kinds of events it takes.
 #[derive(Debug, Clone)]
 pub struct CallLimits {
-    /// What is told.
+    /// The kinds of events delivered.
     pub told: Vec<WebhookEvent>,
     /// Events.
     pub events_max: usize,
@@ -71,7 +71,7 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     events: VecDeque<WaitingEvent>,
-    /// What the queue itself takes, texts apart.
+    /// The memory charge of the queue itself, without texts.
     places: Option<Charge>,
     /// Of texts and the events that they are of.
     bytes: usize,
@@ -105,7 +105,7 @@ struct WaitingEvent {
     _charge: Charge,
 }
 
-/// What was taken to be delivered.
+/// Events taken for delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
     /// In JSON, in order.
@@ -247,7 +247,7 @@ pub(super) fn subscribed(channel: ChannelId, user: Option<&str>, topic: &str, is
     json!({"event": event, "at_ms": at_ms, "channel": channel, "user": user, "topic": topic})
 }
 
-/// What a client has said: `text`, or `base64` of bytes.
+/// The JSON of a client's message: `text`, or `base64` of bytes.
 pub(super) fn message(channel: ChannelId, user: Option<&str>, payload: &Bytes, is_text: bool, at_ms: u64) -> Value {
     let (form, said) = match std::str::from_utf8(payload) {
         Ok(text) if is_text => ("text", text.to_owned()),

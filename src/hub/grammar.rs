@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// What a client orders, and the number under which it wants its answer.
+/// A client's order, and the number that its answer repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSaid {
-    /// What the client orders.
+    /// The order itself.
     pub order: HubOrder,
     /// Its number.
     pub id: Option<u64>,
@@ -61,7 +61,7 @@ impl std::fmt::Debug for HubOrder {
     }
 }
 
-/// What is published.
+/// A published payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublishedPayload {
     /// Text.
@@ -133,7 +133,7 @@ fn answer(mut answer: Value, id: Option<u64>) -> String {
     answer.to_string()
 }
 
-/// What stands before a topic's name where it is subscribed to with an envelope.
+/// The prefix of a topic's name for subscribers with an envelope.
 const ENVELOPE: &str = "\u{1e}envelope/";
 
 /// The name under which a topic is subscribed to with an envelope. None: it would be too long.
@@ -141,13 +141,13 @@ pub fn twin(name: &str) -> Option<String> {
     topic::enveloped(name)
 }
 
-/// What a topic is called that a channel is subscribed to, in either form. None: it is the broker's own.
+/// The public name of a topic that a channel is subscribed to, in either form. None: it is the broker's own.
 pub fn name_of(subscribed: &str) -> Option<&str> {
     let name = subscribed.strip_prefix(ENVELOPE).unwrap_or(subscribed);
     (!topic::is_reserved(name)).then_some(name)
 }
 
-/// What stands before the last answers when they are said again: how many those are.
+/// The line that precedes the repeated last answers, with their number.
 pub fn again(answers: usize) -> String {
     json!({ "again": answers }).to_string()
 }

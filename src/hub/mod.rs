@@ -63,7 +63,7 @@ const SHARD_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether other nodes know of a subscription, while one waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Answers that wait for other nodes; where there are more, they are given at once. An answer waits for a second or two
+/// The most answers that wait for other nodes; beyond that they are given at once. An answer waits for a second or two
 /// at most.
 const UNHEARD_MAX: usize = 1024;
 
@@ -115,7 +115,7 @@ struct Hub {
     sessions: HashMap<ChannelId, HubSession>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
-    /// Answers that wait until the other nodes of a fleet know of a subscription.
+    /// Answers that wait until the fleet's other nodes know of a subscription.
     unheard: Vec<Unheard>,
 }
 
@@ -135,15 +135,15 @@ struct HubSession {
     charge: Charge,
 }
 
-/// What the hub's tables hold of a session, with the room that a hash map keeps free.
+/// The memory of a session in the hub's tables, with the room that a hash map keeps free.
 const SESSION_BYTES: usize = 2 * size_of::<(ChannelId, HubSession)>() + 2 * size_of::<(u64, ChannelId)>();
 
 type HubResult = Result<(), PushError>;
 
-/// What was done and to what, or why it was not.
+/// An order's effect and its object, or the reason for its refusal.
 type Obeyed = Result<(&'static str, serde_json::Value), &'static str>;
 
-/// Nobody is told of what does not happen any more.
+/// The delivering thread ends with the hub.
 impl Drop for Hub {
     fn drop(&mut self) {
         if let Some(calls) = &self.calls {
@@ -212,7 +212,7 @@ impl Hub {
         }
     }
 
-    /// Tells whoever is to hear of it. Returns whether somebody will.
+    /// Passes an event to the backend. Returns whether it was queued.
     fn tell(&self, what: WebhookEvent, event: impl FnOnce() -> serde_json::Value) -> bool {
         let Some(calls) = self.calls.as_ref().filter(|calls| calls.tells(what)) else { return false };
         let mut event = event();
@@ -227,7 +227,7 @@ impl Hub {
         self.sessions.get(&channel)?.grant.user.as_deref()
     }
 
-    /// A message that is no order: the backend hears it, or nobody does, and then whoever sends it is told so.
+    /// A message that is no order: it goes to the backend; without one, the client is told that it was not taken.
     fn message(&mut self, channel: ChannelId, kind: MessageKind, payload: &Bytes) -> HubResult {
         let (user, is_text) = (self.user_of(channel), kind == MessageKind::Text);
         if self.tell(WebhookEvent::Message, || calls::message(channel, user, payload, is_text, clock::unix_ms())) {
@@ -239,7 +239,7 @@ impl Hub {
 
     /// A client has come back. Answers that were on their way when its connection was lost may have been lost with it.
     fn say_again(&mut self, channel: ChannelId) -> HubResult {
-        // What it has of them says what was obeyed, so none may come behind that.
+        // They confirm orders that were obeyed, so none may follow this.
         for one in self.unheard.extract_if(.., |one| one.channel == channel).collect::<Vec<_>>() {
             self.answer_and_keep(channel, one.answer, one.is_kept)?;
         }
@@ -439,15 +439,15 @@ fn publish(process: &Process, name: &str, payload: PublishedPayload) -> HubResul
     process.broadcast(message).to(Audience::Topic(name.into())).everywhere().send()
 }
 
-/// The topic and text of a message for those who have subscribed with an envelope, if there are any; on other nodes of
-/// a fleet there may be.
+/// The topic and text of a message for subscribers with an envelope, if there are any; in a fleet, other nodes may have
+/// some.
 pub(crate) fn envelope(process: &ProcessHandle, name: &str, payload: &PublishedPayload) -> Option<(String, String)> {
     let twin = grammar::twin(name).filter(|twin| process.is_in_fleet() || process.subscribers(twin) > 0)?;
     let text = grammar::enveloped(name, payload);
     Some((twin, text))
 }
 
-/// What a message is, for an envelope.
+/// The payload of a message, for an envelope.
 pub(crate) fn payload_of(message: &Message) -> PublishedPayload {
     let bytes: &Bytes = message.payload();
     match std::str::from_utf8(bytes) {

@@ -7,14 +7,14 @@
 use super::grammar::HubOrder;
 use std::time::{Duration, Instant};
 
-/// What a client has at first, and again when it was silent: all topics that a channel may have, in both forms.
+/// A client's initial allowance, and its allowance after a silence: all topics that a channel may have, in both forms.
 const FULL: u32 = 256;
 
-/// What comes back in a second.
+/// The allowance regained in a second.
 const PER_S: u32 = 64;
 
-/// What a renewal takes; a subscription takes 1. Checking the slowest of signatures and looking at the channel's topics
-/// takes some hundred microseconds.
+/// The cost of a renewal; a subscription costs 1. Verifying the slowest of signatures and comparing the channel's
+/// topics takes some hundred microseconds.
 const OF_RENEWAL: u32 = 32;
 
 /// See the module.
@@ -74,7 +74,7 @@ mod tests {
         let second = |ms| begin + Duration::from_millis(ms);
         let obeyed = (1..=10_000).filter(|&ms| patience.is_left_for(&renewal(), second(ms))).count();
         assert_eq!(obeyed as u32, 10 * PER_S / OF_RENEWAL);
-        // Who was silent has all of it again, and no more.
+        // A silent client regains its whole allowance, and no more.
         let later = second(100_000);
         let obeyed = (0..10_000).filter(|_| patience.is_left_for(&subscription(), later)).count();
         assert_eq!(obeyed as u32, FULL);

@@ -1,9 +1,9 @@
-//! What the hub's clients have said and it has not heard yet: a queue for each of them, heard in turn.
+//! Messages of the hub's clients that wait to be handled: one queue for each client, served in turn.
 //!
-//! Invariants: the events of a channel stay in order, and a client that says much delays others by one of its orders
-//! for each of theirs; what waits is bounded and charged. A client that has more waiting than it may, or most where all
-//! together have too much, is refused: its orders are dropped, and its channel is to be closed. Does not depend on what
-//! an order says.
+//! Invariants: the events of a channel stay in order, and a client with many orders delays others by one of its orders
+//! for each of theirs; waiting events are bounded and charged. A client over its own bound, or with most when all
+//! together are over theirs, is refused: its orders are dropped, and its channel is to be closed. It does not interpret
+//! orders.
 
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::Event;
@@ -13,13 +13,13 @@ use std::collections::{HashMap, VecDeque};
 /// Orders and messages of one client that may wait: far more than any that waits for answers has under way.
 pub(super) const ORDERS_MAX: usize = 4096;
 
-/// What of all clients may wait, in bytes.
+/// The most bytes that may wait, of all clients.
 const BYTES_MAX: usize = 16 << 20;
 
 /// See the module.
 pub(super) struct ClientTurns {
     of: HashMap<ChannelId, ClientEvents>,
-    /// Those of whom something waits, each once.
+    /// The channels with waiting events, each once.
     round: VecDeque<ChannelId>,
     bytes: usize,
     charge: Charge,
@@ -81,7 +81,7 @@ impl ClientTurns {
         }
     }
 
-    /// What is to be heard next.
+    /// The next event to handle.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let channel = self.round.pop_front()?;
         let of = self.of.get_mut(&channel)?;

@@ -1,7 +1,7 @@
-//! A message that has not wholly arrived: its fragments joined, its text checked as it streams.
+//! An incomplete message: its fragments joined, its text checked as it arrives.
 //!
-//! Invariant: what is allocated follows what arrived, never what was declared: at most twice the bytes that are there,
-//! or [`AHEAD_BYTES`] more than them.
+//! Invariant: allocation follows the bytes that arrived, never a declared length: at most twice those bytes, or
+//! [`AHEAD_BYTES`] more than them.
 
 use super::connection::{Joined, MessageLimits, Payload};
 use super::frame::MessageKind;
@@ -34,7 +34,7 @@ impl Assembler {
         self.bytes.len()
     }
 
-    /// What is allocated for the message.
+    /// The bytes allocated for the message.
     pub(super) fn allocated_bytes(&self) -> usize {
         self.bytes.capacity()
     }
@@ -57,7 +57,7 @@ impl Assembler {
         let arrived = self.bytes.len() + payload.len();
         if arrived > self.bytes.capacity() {
             let declared = to_come.min(arrived.max(AHEAD_BYTES));
-            // Nobody declares the fragments to come, and it is not for each to move all that came before it.
+            // Later fragments are not declared, and each must not move all bytes before it.
             let undeclared = if self.fragments > 1 { self.bytes.len() / 2 } else { 0 };
             self.bytes.reserve_exact(payload.len() + declared.max(undeclared));
         }

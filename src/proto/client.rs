@@ -1,7 +1,7 @@
-//! What a client writes: masked frames, lawful or not. For code that plays the client: tests, benchmarks, simulation.
+//! A client's frames: masked, valid or not. For code that acts as a client: tests, benchmarks, simulation.
 //!
-//! Invariant: the frame that is appended is well-formed in its lengths and masked; whether its first byte is lawful is
-//! the caller's choice.
+//! Invariant: each frame is masked and well-formed in its lengths; whether its first byte is valid is the caller's
+//! choice.
 
 use super::frame::{self, MessageKind, Opcode};
 use super::mask::{self, MaskingKey};

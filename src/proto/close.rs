@@ -79,7 +79,7 @@ pub struct CloseReceived<'a> {
 }
 
 impl CloseReceived<'_> {
-    /// What we answer: the code comes back, the reason does not (5.5.1: "typically echos the status code").
+    /// The answer to it: the same code without the reason (5.5.1: "typically echos the status code").
     pub fn echo(&self) -> ClosePayload {
         match self.code {
             Some(code) => ClosePayload::new(code, ""),

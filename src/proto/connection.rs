@@ -16,7 +16,7 @@ use super::mask::{self, MaskingKey};
 use super::utf8;
 use super::violation::Violation;
 
-/// What a connection may ask of us. All three are judged on a frame's header.
+/// Limits of a connection. All three are checked on a frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageLimits {
     /// The largest message, in bytes, both as it travels and inflated.
@@ -30,8 +30,8 @@ pub struct MessageLimits {
 impl MessageLimits {
     /// 16 MiB: what a browser's page sends in one piece at the very most, and what one message may cost us.
     pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 16 << 20;
-    /// The finest fragments that anyone sends on purpose (Autobahn 9.3.1 sends 4 MiB so). Finer ones, down to empty
-    /// ones without end, cost us more in headers than they carry.
+    /// The smallest fragments sent on purpose (Autobahn 9.3.1 sends 4 MiB in such). Smaller ones, down to an endless
+    /// series of empty ones, would cost more in headers than they carry.
     const FRAGMENT_BYTES_MIN: usize = 64;
 
     /// Limits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
@@ -55,7 +55,7 @@ impl Default for MessageLimits {
     }
 }
 
-/// What a client's bytes meant.
+/// The meaning of a client's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
     /// A whole message. Text is UTF-8.
@@ -107,7 +107,7 @@ impl Deref for Payload<'_> {
     }
 }
 
-/// What receiving needs for the length of one call and no connection keeps: one for all connections of a shard.
+/// Scratch state of one receiving call, kept by no connection: one for all connections of a shard.
 #[derive(Debug)]
 pub struct Scratch {
     control: [u8; frame::CONTROL_BYTES_MAX],
@@ -133,7 +133,7 @@ impl Scratch {
         std::mem::take(&mut self.fragments)
     }
 
-    /// What inflating has cost since this was last asked, in bytes that come out.
+    /// The cost of inflating since the last call of this, in bytes that came out.
     #[inline]
     pub fn take_inflated_bytes(&mut self) -> usize {
         self.inflater.take_spent_bytes()
@@ -166,7 +166,7 @@ pub struct WebSocketConnection {
     /// The start of a header that is not whole yet; of a connection that has finished, [`Self::unread_bytes`].
     header: [u8; frame::CLIENT_HEADER_BYTES_MAX - 1],
     header_bytes: u8,
-    /// What was agreed on compression, if anything.
+    /// The agreed compression, if any.
     deflate: Option<Agreed>,
     /// A close frame or a violation was seen.
     finished: bool,
@@ -193,7 +193,7 @@ struct IncomingFrame {
     compressed: bool,
 }
 
-/// What a frame, or as much of it as there is, came to.
+/// The result of parsing a frame, or the part of it that is there.
 enum FrameStep<'a> {
     /// All input is consumed.
     NeedInput,
@@ -216,7 +216,7 @@ impl WebSocketConnection {
         Self { deflate, ..Self::default() }
     }
 
-    /// What was agreed on compression: how messages to this client may be compressed, if at all.
+    /// The agreed compression: how messages to this client may be compressed, if at all.
     #[inline]
     pub fn deflate(&self) -> Option<Agreed> {
         self.deflate
@@ -224,12 +224,12 @@ impl WebSocketConnection {
 
     /// Consumes from the front of `input` up to and including the next event, unmasking in place.
     ///
-    /// Gives how many bytes were consumed, and the event if one is complete. Without an event everything was consumed
-    /// and more is needed; what is not whole is kept inside. After an event call again with what is left.
+    /// Returns the number of bytes consumed, and the event if one is complete. Without an event, all of `input` was
+    /// consumed: an incomplete rest is kept inside. After an event, call again with the rest.
     ///
     /// # Errors
-    /// The client broke the protocol or a limit: fail the connection with the violation's close code. Events given
-    /// before stand; everything after is discarded.
+    /// The client broke the protocol or a limit: fail the connection with the violation's close code. Events returned
+    /// earlier stand; everything after is discarded.
     #[inline]
     pub fn receive<'a>(
         &mut self,
@@ -276,12 +276,12 @@ impl WebSocketConnection {
         self.partial.as_ref().is_some_and(|partial| partial.inflating.is_some())
     }
 
-    /// What has yet to come of the frame in progress.
+    /// The bytes still missing of the frame in progress.
     pub fn awaited_bytes(&self) -> usize {
         self.partial.as_ref().and_then(|partial| partial.frame.as_ref()).map_or(0, |frame| frame.remaining_bytes)
     }
 
-    /// The heap bytes held for a message in progress, for whoever keeps a memory budget.
+    /// The heap bytes held for a message in progress, for memory accounting.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             let message = partial.message.as_ref().map_or(0, Assembler::allocated_bytes);
@@ -345,7 +345,7 @@ impl WebSocketConnection {
         }
     }
 
-    /// What inflating came to, as an event.
+    /// The event for a result of inflating.
     fn inflated<'a>(&mut self, inflated: Result<Inflated<'a>, Violation>) -> Result<Received<'a>, Violation> {
         match inflated {
             Ok(Inflated::Whole(kind, payload)) => {
@@ -382,7 +382,7 @@ impl WebSocketConnection {
         self.step_data(frame, payload).map_err(|violation| self.fail_within(violation, more))
     }
 
-    /// The next frame's header, joined from what was kept and what is in `rest`; kept again if it is not whole.
+    /// The next frame's header, joined from the kept bytes and `rest`; kept if it is not complete.
     fn next_header(&mut self, rest: &mut &mut [u8]) -> Result<Option<ClientHeader>, Violation> {
         let expected = Expected {
             continuation: self.partial.as_ref().is_some_and(|partial| partial.message.is_some()),

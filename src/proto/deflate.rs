@@ -1,12 +1,12 @@
-//! permessage-deflate (RFC 7692): what is agreed, inflating what clients send, compressing what they get.
+//! permessage-deflate (RFC 7692): agreement, inflating clients' messages, compressing the server's.
 //!
-//! Clients never take context over, and we do so only where our terms allow it: then no connection holds a window. One
-//! [`Inflater`] and one [`Deflater`] serve all connections of a shard, and a message compressed once is the same for
-//! all who agreed on the same window.
+//! Clients never take context over, and the server does only where its terms allow it; otherwise no connection holds a
+//! window. One [`Inflater`] and one [`Deflater`] serve all connections of a shard, and a message compressed once is the
+//! same for all clients with the same agreed window.
 //!
-//! Invariants: the size limit holds while inflating, so a bomb costs at most the limit; what is inflated as text is
-//! checked as it comes out; no message leaves anything behind for the next; a step costs what it may and one call more,
-//! whatever the message is.
+//! Invariants: the size limit holds while inflating, so a decompression bomb costs at most the limit; inflated text is
+//! checked as it comes out; no message leaves state behind for the next; a step exceeds its allowance by one call at
+//! most, whatever the message is.
 
 mod agreement;
 
@@ -19,7 +19,7 @@ use super::frame::MessageKind;
 use super::utf8::Utf8Stream;
 use super::violation::Violation;
 
-/// What the sender of a compressed message cut off its end (7.2.1), to be put back before inflating (7.2.2).
+/// The tail that senders of compressed messages remove (7.2.1), restored before inflating (7.2.2).
 const CUT_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 /// An empty last block. Put behind everything, it ends the stream if and only if the message ended with a block, so
 /// a message that was cut short does not pass for a whole one.
@@ -35,7 +35,7 @@ const FED_BYTES_MAX: usize = 8 * 1024;
 const FED_BYTE_COST: usize = 4;
 /// Starting over costs as much as so many bytes that come out.
 const STREAM_COST: usize = 1024;
-/// What the stream and its window take, about.
+/// The approximate memory of the stream and its window.
 const STREAM_BYTES: usize = 44 * 1024;
 
 /// Inflates messages for all connections of a shard: small ones at once, large ones in steps.
@@ -43,12 +43,12 @@ const STREAM_BYTES: usize = 44 * 1024;
 pub struct Inflater {
     /// About 40 KiB, once the first compressed message came.
     stream: Option<Box<Decompress>>,
-    /// What came out and is not moved on: at most [`LENT_BYTES_MAX`].
+    /// Output not yet moved on: at most [`LENT_BYTES_MAX`].
     out: Vec<u8>,
     spent_bytes: usize,
 }
 
-/// What inflating came to.
+/// The result of inflating.
 #[derive(Debug)]
 pub(super) enum Inflated<'a> {
     /// The message.
@@ -63,7 +63,7 @@ pub(super) struct Inflating {
     stream: Box<Decompress>,
     compressed: Vec<u8>,
     progress: InflateProgress,
-    /// What came out in the steps before.
+    /// Output of earlier steps.
     gathered: Vec<u8>,
 }
 
@@ -79,7 +79,7 @@ struct InflateProgress {
     out_bytes: usize,
 }
 
-/// What is to be inflated, in this order.
+/// Input to inflate, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InflateSource {
     Message,
@@ -162,7 +162,7 @@ impl Inflater {
         Inflated::Whole(kind, Payload::Owned(gathered))
     }
 
-    /// What inflating has cost since this was last asked, in bytes that come out.
+    /// The cost of inflating since the last call of this, in bytes that came out.
     pub(super) fn take_spent_bytes(&mut self) -> usize {
         std::mem::take(&mut self.spent_bytes)
     }
@@ -206,7 +206,7 @@ impl Inflater {
         }
     }
 
-    /// Moves what came out behind what came out before; so much may still come.
+    /// Appends the output to that of earlier steps; `left_bytes` more are allowed.
     fn gather(&mut self, gathered: &mut Vec<u8>, left_bytes: usize) {
         let needed = gathered.len() + self.out.len();
         if needed > gathered.capacity() {
@@ -217,13 +217,13 @@ impl Inflater {
 }
 
 impl Inflating {
-    /// What it keeps allocated, itself included.
+    /// The heap bytes that it keeps allocated, itself included.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of::<Self>() + STREAM_BYTES + self.compressed.capacity() + self.gathered.capacity()
     }
 }
 
-/// What one call of the inflater came to.
+/// The result of one call of the inflater.
 struct InflateStep {
     cost: usize,
     /// The message is whole.
@@ -243,7 +243,7 @@ impl InflateProgress {
         }
     }
 
-    /// What may still come out, and one byte more, which shows that it is too much.
+    /// The bytes that may still come out, and one more, which reveals an excess.
     fn left_bytes(&self) -> usize {
         self.message_bytes_max.saturating_add(1).saturating_sub(self.out_bytes)
     }
@@ -304,9 +304,9 @@ impl InflateProgress {
     }
 }
 
-/// What a client's inflater remembers of the messages before, where our messages may refer to them: the last bytes of
-/// all that travelled compressed, at most a window of them. This is all the state that context takeover costs a
-/// connection; the compressor itself is shared.
+/// The history that a client's inflater keeps, to which later messages may refer: the last bytes of all that was sent
+/// compressed, at most a window of them. This is all the state that context takeover costs a connection; the compressor
+/// itself is shared.
 #[derive(Debug)]
 pub struct DeflateContext {
     bytes: Vec<u8>,

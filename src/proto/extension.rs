@@ -122,8 +122,8 @@ impl<'a> HeaderCursor<'a> {
         if token.is_empty() { Err(MalformedExtension) } else { Ok(token) }
     }
 
-    /// What stands before the closing quote. 9.1: "the value after quoted-string unescaping MUST conform to the
-    /// 'token' ABNF".
+    /// The text before the closing quote. 9.1: "the value after quoted-string unescaping MUST conform to the 'token'
+    /// ABNF".
     fn quoted_token(&mut self) -> Result<&'a [u8], MalformedExtension> {
         let mut escaped = false;
         for (at, &byte) in self.rest.iter().enumerate() {

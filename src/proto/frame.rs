@@ -8,7 +8,7 @@ use super::mask::MaskingKey;
 use super::violation::Violation;
 use crate::sse;
 
-/// What a frame is (5.2).
+/// The type of a frame (5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Opcode {
@@ -46,7 +46,7 @@ impl Opcode {
     }
 }
 
-/// What a message is (5.6).
+/// The type of a message (5.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageKind {
     /// UTF-8.
@@ -88,9 +88,9 @@ pub struct ClientHeader {
     pub fin: bool,
     /// RSV1: the message that begins with this frame is compressed (RFC 7692 6).
     pub compressed: bool,
-    /// What the frame is.
+    /// The type of the frame.
     pub opcode: Opcode,
-    /// What the payload is masked with.
+    /// The key that masks the payload.
     pub masking_key: MaskingKey,
     /// How much payload follows the header.
     pub payload_bytes: u64,
@@ -98,7 +98,7 @@ pub struct ClientHeader {
     pub header_bytes: usize,
 }
 
-/// What may come next on a connection.
+/// The frames allowed next on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
     /// Whether a fragmented message is in progress.
@@ -358,7 +358,7 @@ mod tests {
         }
     }
 
-    /// What RFC 6455 5.2, 5.4 and 5.5 say of a first byte, spelled out the slow way.
+    /// The rules of RFC 6455 5.2, 5.4 and 5.5 for a first byte, written out naively.
     fn verdict(first: u8, expected: Expected) -> Result<(), Violation> {
         let (fin, rsv1, rsv23, opcode) = (first & 0x80 != 0, first & 0x40 != 0, first & 0x30 != 0, first & 0x0f);
         if rsv23 {

@@ -1,10 +1,9 @@
-//! The opening handshake (RFC 6455 4.2): a request head judged, and the 101 that answers it.
+//! The opening handshake (RFC 6455 4.2): checking a request head, and the 101 that answers it.
 //!
-//! The head was parsed, and its Host checked, by `http`; this file looks at the header fields only. Whether the path
-//! exists and who may enter is not known here.
+//! `http` has parsed the head and checked its Host; this file reads the header fields only. It must not know paths or
+//! rules of entry.
 //!
-//! Invariants: a request is either wholly lawful or refused with a status and a reason; nothing here allocates but the
-//! response.
+//! Invariants: a request is either entirely valid or refused with a status and a reason; only the response allocates.
 
 use base64::Engine;
 use base64::alphabet;
@@ -27,7 +26,7 @@ pub struct Upgrade<'a> {
 }
 
 impl<'a> Upgrade<'a> {
-    /// What the client offers in `Sec-WebSocket-Extensions`, in its order of preference; known to be well-formed.
+    /// The client's offers in `Sec-WebSocket-Extensions`, in its order of preference; known to be well-formed.
     pub fn extensions(&self) -> Offers<'a> {
         Offers::new(self.headers)
     }

@@ -18,9 +18,9 @@ pub struct NotUtf8;
 pub struct Utf8Stream {
     /// Continuation bytes still missing, 0 between characters.
     missing: u8,
-    /// What the next continuation byte must be at least; meaningless when none is missing.
+    /// The least valid value of the next continuation byte; meaningless when none is missing.
     lowest: u8,
-    /// What the next continuation byte must be at most.
+    /// The greatest valid value of the next continuation byte.
     highest: u8,
 }
 

@@ -1,6 +1,6 @@
-//! What a client can do wrong after the upgrade, and what it is told.
+//! A client's violations after the upgrade, with their close codes and reasons.
 //!
-//! Invariant: the mapping to close codes and reasons is total, and every reason fits a close frame.
+//! Invariant: the mapping to close codes and reasons is total, and each reason fits a close frame.
 
 use super::close::code;
 
@@ -45,8 +45,8 @@ pub enum Violation {
     /// A message has more than `MessageLimits::fragments_max` fragments.
     #[error("too many fragments in a message")]
     TooManyFragments,
-    /// More pings and pongs within a second than the connection's owner allows. Time is not known here: whoever counts
-    /// says so.
+    /// More pings and pongs within a second than the connection's owner allows. Counted, and reported, by the shard:
+    /// this module knows no time.
     #[error("too many control frames")]
     TooManyControlFrames,
     /// A text message that is not UTF-8 (8.1).
@@ -61,8 +61,7 @@ pub enum Violation {
     /// A close reason that is not UTF-8 (5.5.1).
     #[error("close reason is not UTF-8")]
     CloseReasonNotUtf8,
-    /// A control text of `pushring.1` that is none, or that says what cannot be. Subprotocols are not known here:
-    /// whoever reads it says so.
+    /// An invalid control text of `pushring.1`. Reported by the shard: this module knows no subprotocols.
     #[error("invalid control text")]
     NoControlText,
     /// A compressed message whose bytes are no DEFLATE data (RFC 7692 7.2.2).

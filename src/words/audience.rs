@@ -1,10 +1,11 @@
-//! Whom a push to many reaches.
+//! The audience of a push.
 
 use crate::channel::ChannelId;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Whom a broadcast reaches. Written `{"channels":[7,8]}`, `{"path":"/lobby"}`, `{"topic":"room/7"}` or `"process"`.
+/// The channels that a broadcast reaches. Written `{"channels":[7,8]}`, `{"path":"/lobby"}`, `{"topic":"room/7"}` or
+/// `"process"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

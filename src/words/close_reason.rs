@@ -1,4 +1,4 @@
-//! The close codes that the server itself sends, what they mean, and what the client does next.
+//! The close codes that the server itself sends, their meanings, and the client's next step.
 //!
 //! Codes below 3000 are RFC 6455's (7.4.1) and the registry's; those from 4000 on are this protocol's own. A process
 //! may close its channels with any other code. `docs/PROTOCOL.md` has the same table, and a test holds it to this one.
@@ -53,11 +53,11 @@ pub struct CloseReason {
     pub name: &'static str,
     /// Why the server sends it. A close frame's own reason says which of these it was, or more.
     pub why: &'static str,
-    /// What a client does that is told so.
+    /// The client's next step.
     pub then: ClientNext,
 }
 
-/// What a client does next.
+/// A client's next step after a close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientNext {
@@ -115,7 +115,7 @@ pub const CLOSE_REASONS: [CloseReason; 14] = {
 };
 
 impl CloseReason {
-    /// What is known of a code; `None` where a process, or the client, chose it.
+    /// The row of a code; `None` where a process or a client chose the code.
     pub fn of(code: u16) -> Option<Self> {
         CLOSE_REASONS.into_iter().find(|reason| reason.code == code)
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
-/// What a policy does with a frame that its channel has no room for.
+/// The effect on a frame that does not fit its channel's budget.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
@@ -23,8 +23,8 @@ macro_rules! policies {
     (@key $key:ident) => { Some($key) };
     ($($(#[$meta:meta])* $policy:ident $({ $(#[$key_meta:meta])* $key:ident })? =
         $number:literal, $name:literal, $when_full:ident, $does:literal;)+) => {
-        /// What to do when a frame would put more bytes in wait for a client than its channel may have
-        /// (`outbound_bytes_max`). Written `"close"`, `"drop_newest"`, `"drop_oldest"` or `{"conflate":{"key":7}}`.
+        /// The rule for a frame that would exceed the bytes that may wait for a client (`outbound_bytes_max`). Written
+        /// `"close"`, `"drop_newest"`, `"drop_oldest"` or `{"conflate":{"key":7}}`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
@@ -41,12 +41,12 @@ macro_rules! policies {
                 match self { $(Self::$policy $({ $key: _ })? => $name),+ }
             }
 
-            /// What it does, in a few words.
+            /// Its effect, in a few words.
             pub const fn does(self) -> &'static str {
                 match self { $(Self::$policy $({ $key: _ })? => $does),+ }
             }
 
-            /// What its values are of, where it keeps only the newest.
+            /// The key of its values, if it keeps only the newest.
             #[doc(hidden)]
             pub const fn key(self) -> Option<u64> {
                 match self { $(Self::$policy $({ $key })? => policies!(@key $($key)?)),+ }
@@ -58,7 +58,7 @@ macro_rules! policies {
                 match self { $(Self::$policy $({ $key: _ })? => Self::$policy $({ $key: to })?),+ }
             }
 
-            /// What it does where a frame does not fit.
+            /// Its effect on a frame that does not fit.
             #[doc(hidden)]
             pub const fn when_full(self) -> WhenFull {
                 match self { $(Self::$policy $({ $key: _ })? => WhenFull::$when_full),+ }
@@ -86,7 +86,7 @@ policies! {
 
     /// While the client is behind, keep only the newest value of this key; over the budget even so, close.
     Conflate {
-        /// What the values are of.
+        /// The key of the values.
         key
     } = 4, "conflate", Close, "Keep only the newest value of a key";
 }

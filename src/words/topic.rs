@@ -17,7 +17,7 @@ pub(crate) fn check(name: &str) -> Result<(), InvalidTopic> {
     if (1..=TOPIC_BYTES_MAX).contains(&name.len()) { Ok(()) } else { Err(InvalidTopic(name.len())) }
 }
 
-/// What the names begin with that only the broker itself gives.
+/// The prefix of names that the broker reserves.
 const RESERVED: char = '\u{1e}';
 
 /// All reserved names stand before this one.
@@ -27,7 +27,7 @@ pub(crate) const BEHIND_RESERVED: &str = "\u{1e}\u{10ffff}";
 /// The longest name of a user that a topic is made of.
 pub(crate) const USER_BYTES_MAX: usize = 200;
 
-/// Returns whether only the broker itself subscribes to it, and nobody is told of it.
+/// Returns whether only the broker itself subscribes to it; such topics are never reported.
 pub(crate) fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED)
 }
@@ -37,7 +37,7 @@ pub(crate) fn of_user(user: &str) -> Option<String> {
     (1..=USER_BYTES_MAX).contains(&user.len()).then(|| format!("{RESERVED}user/{user}"))
 }
 
-/// The topic of those who want another's messages with an envelope. None: its name would be too long.
+/// The topic for subscribers that want another topic's messages with an envelope. None: its name would be too long.
 #[cfg_attr(not(feature = "driver"), allow(dead_code))]
 pub(crate) fn enveloped(name: &str) -> Option<String> {
     let twin = format!("{RESERVED}envelope/{name}");

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// What the kernel keeps for a receiver that does not read: little, so that the broker's own queue is seen to fill.
+/// The socket buffer of a receiver that does not read: small, so that the broker's own queue visibly fills.
 const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 
 /// How many connect between two looks at the others.
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long one that was closed or refused waits before it comes again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// As many times as are kept until somebody asks: some seconds of a full stage.
+/// The most times kept until they are taken: some seconds of a full stage.
 const TIMES_MAX: usize = 1 << 18;
 
 /// Where they connect.
@@ -41,7 +41,7 @@ pub(super) struct Seats {
     pub(super) began: Instant,
 }
 
-/// What was measured since it was last asked for.
+/// Measurements since they were last taken.
 #[derive(Default)]
 pub(super) struct Measured {
     /// From push to read, in microseconds.
@@ -75,7 +75,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// Nobody yet.
+    /// Starts without receivers.
     ///
     /// # Errors
     /// No thread, or no descriptor.
@@ -116,7 +116,7 @@ impl Crowd {
         self.shared.catching_up[seat].load(Ordering::Relaxed)
     }
 
-    /// What was measured since the last call.
+    /// Takes the measurements since the last call.
     pub(super) fn take_measured(&self) -> Measured {
         std::mem::take(&mut *self.shared.measured())
     }
@@ -250,7 +250,7 @@ impl CrowdThread {
             let taken = receiver.take(&buffer[..read], |heard| match heard {
                 Heard::Open => {}
                 Heard::Tick { number, pushed_ns } => self.hears(seat, number, read_ns.saturating_sub(pushed_ns)),
-                // Whoever has no room for a pong has other troubles.
+                // A receiver without room for a pong will be dropped anyway.
                 Heard::Ping(payload) => drop(socket.write(&receiver::pong(&payload))),
                 Heard::Close => has_closed = true,
             });

@@ -1,13 +1,13 @@
 //! `stage:pushring:sys`: one process pushes to a thousand receivers, some of which can be told to stop reading, and
 //! shows what the others notice of it.
 //!
-//! - At `/stage:pushring:sys/` a page watches: it is sent each message as the receivers are (Binary), and a report as
-//!   Text four times a second. It may say `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
-//! - The receivers are simulated, but their connections are not: sockets to the broker's own listener (`crowd`). They
-//!   are there while somebody watches.
+//! - At `/stage:pushring:sys/` pages watch: each gets the receivers' messages (Binary), and a report as Text four times a
+//!   second. It may send `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
+//! - The receivers are simulated, but their connections are real: sockets to the broker's own listener (`crowd`). They
+//!   exist while a page watches.
 //!
-//! Invariants: without a page nothing is pushed and nobody is connected; what is reported was measured or was answered
-//! by the broker; a page can stall half of the receivers at most.
+//! Invariants: without a page nothing is pushed and no receiver is connected; reports are measured, or the broker's own
+//! outcomes; a page can stall at most half of the receivers.
 
 mod crowd;
 mod receiver;
@@ -30,8 +30,8 @@ const PROCESS: &str = "stage:pushring:sys";
 const TICK: Duration = Duration::from_millis(50);
 const TICKS_A_REPORT: u64 = 5;
 
-/// Large enough that a receiver which stops reading is over its budget within seconds, and by reference, so that those
-/// who wait share its bytes.
+/// Large enough that a receiver which stops reading is over its budget within seconds, and sent by reference, so that
+/// the queues share its bytes.
 const TICK_BYTES: usize = 8 << 10;
 
 /// The reports over which times are looked at: two seconds.
@@ -53,11 +53,11 @@ const TICKS: &str = "ticks";
 pub struct StageOptions {
     /// How many are simulated.
     pub receivers: usize,
-    /// What may wait for one channel, which is only shown.
+    /// The outbound budget of a channel, for display only.
     pub outbound_bytes_max: usize,
 }
 
-/// What happens to a receiver that does not keep up.
+/// The policy for receivers that do not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum StagePolicy {
@@ -77,14 +77,14 @@ impl From<StagePolicy> for Policy {
     }
 }
 
-/// What a page asks for.
+/// A page's request.
 #[derive(Debug, Deserialize)]
 struct Wish {
     stall: Option<usize>,
     policy: Option<StagePolicy>,
 }
 
-/// What pages are told.
+/// A report to the pages.
 #[derive(Serialize)]
 struct StageReport<'a> {
     receivers: usize,
@@ -97,9 +97,9 @@ struct StageReport<'a> {
     /// Of receivers that read, from push to read, over two seconds.
     p50_us: Option<u32>,
     p99_us: Option<u32>,
-    /// What waits for the receiver for which most waits.
+    /// The bytes waiting for the receiver with most.
     fullest: usize,
-    /// What became of the last message.
+    /// The outcome of the last message.
     sent: usize,
     queued: usize,
     conflated: usize,
@@ -118,7 +118,7 @@ struct StageReport<'a> {
 /// See [`ServiceError`]; there is no thread, descriptor or randomness.
 pub fn start(broker: &BrokerHandle, options: StageOptions) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(PROCESS, AttachOptions::default())?;
-    // Nobody else sits down on a seat by chance.
+    // Clients must not take a receiver's place by chance.
     let key = u64::from_le_bytes(sys::random_bytes()?);
     let seats_at = format!("/seat-{key:016x}/");
     process.bind("/", WebSocketRule::default())?;
@@ -359,7 +359,7 @@ impl DemoStage {
         }
     }
 
-    /// What waits for the receiver for which most waits, in bytes; asked of the broker while some are stalled.
+    /// The bytes waiting for the receiver with most; asked of the broker while some are stalled.
     fn fullest(&self) -> usize {
         if self.stalled == 0 {
             return 0;

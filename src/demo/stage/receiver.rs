@@ -1,7 +1,7 @@
-//! One simulated receiver, without I/O: what it asks for, and what it hears in the bytes that come.
+//! One simulated receiver, without I/O: its request, and its reading of the server's bytes.
 //!
-//! Invariants: it hears the same however the bytes are cut; of a message it keeps the first bytes alone, so a thousand
-//! receivers need no room for a thousand messages; bytes that no server of ours sends end it.
+//! Invariants: the result does not depend on how the bytes are cut; only the first bytes of a message are kept, so a
+//! thousand receivers need no room for a thousand messages; bytes that this server would never send end it.
 
 use crate::proto::Opcode;
 use crate::proto::client::{FIN, append_frame};
@@ -13,7 +13,7 @@ pub(super) const LOOKED_AT: usize = 16;
 /// The longest head of a response that it takes.
 const HEAD_BYTES_MAX: usize = 4096;
 
-/// What it has heard.
+/// What it has received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Heard {
     /// It is in: the 101 has come.
@@ -31,7 +31,7 @@ pub(super) enum Heard {
     Close,
 }
 
-/// What came is no answer of a server of ours.
+/// The bytes are no answer of this server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unexpected;
 
@@ -52,7 +52,7 @@ pub(super) fn request(host: &str, path: &str) -> String {
     )
 }
 
-/// The answer to a ping: masked with zeros, which is as good as any mask where nobody listens between (RFC 6455 5.3).
+/// The answer to a ping: masked with zeros, which suffices where no third party sees the traffic (RFC 6455 5.3).
 pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     append_frame(&mut frame, FIN | Opcode::Pong as u8, [0; 4], payload);

@@ -1,7 +1,7 @@
-//! What client and server agree on (RFC 7692 section 7.1): the four parameters, judged offer by offer.
+//! The agreement between client and server (RFC 7692 section 7.1): the four parameters, decided offer by offer.
 //!
-//! Invariant: what is agreed never asks us for state per connection on the way in (the client takes no context over),
-//! and on the way out only where the [`Terms`] allow it.
+//! Invariant: the agreement never requires inbound state per connection (the client takes no context over), and
+//! outbound state only where the [`Terms`] allow it.
 
 use super::super::extension::{ExtensionOffer, Offers, Parameter};
 
@@ -10,7 +10,7 @@ pub const WINDOW_BITS_MAX: u8 = 15;
 /// RFC 7692 allows 8, but zlib's raw DEFLATE has no window of 256 bytes, so no offer that asks us for it is accepted.
 pub const WINDOW_BITS_MIN: u8 = 9;
 
-/// What we are ready to agree to.
+/// The server's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// The base-two logarithm of the largest window that our messages look back on: 9 to 15.
@@ -19,7 +19,7 @@ pub struct Terms {
     pub takeover: bool,
 }
 
-/// What client and server agreed on.
+/// The agreed parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
     window_bits: u8,
