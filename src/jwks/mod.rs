@@ -151,9 +151,9 @@ impl Key {
 #[derive(Default)]
 pub struct KeySet {
     keys: Vec<Key>,
-    /// Who fetches others; none: nobody does.
+    /// Requests another fetch; none: the keys are never fetched again.
     wanted: Option<Arc<KeysWanted>>,
-    /// Whether there was no set yet, so that nobody can say which keys are none.
+    /// Whether the first set is still to come, so that no key can be called unknown yet.
     is_pending: bool,
 }
 
@@ -211,7 +211,7 @@ impl PublicKeys for KeySet {
     }
 }
 
-/// Keys are public, and still nobody's to read in a log.
+/// Keys are public, but do not belong in a log.
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeySet({} keys)", self.keys.len())

@@ -1,4 +1,4 @@
-//! Sets as authorities write them, and tokens as nobody should accept them.
+//! Key sets as authorities write them, and tokens that must be refused.
 
 use super::*;
 use crate::gateway::{HubAccess, Secret, TokenAuthority};
@@ -17,7 +17,7 @@ const NOW: u64 = 1_000;
 
 type Sign = Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
-/// Who can sign, and what everybody may know of it.
+/// A signing key and its public half.
 struct Signer {
     alg: &'static str,
     jwk: Value,

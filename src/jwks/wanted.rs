@@ -6,9 +6,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Nobody may ask: keys were fetched just now.
+/// Requests are ignored: the keys were fetched just now.
 const RESTING: u8 = 0;
-/// Who misses a key may have them fetched.
+/// A client with an unknown key may have the keys fetched.
 const READY: u8 = 1;
 /// They are being fetched, or will be at once.
 const WANTED: u8 = 2;
@@ -42,17 +42,17 @@ impl KeysWanted {
         self.state.load(Ordering::Acquire) == WANTED
     }
 
-    /// Keys are being fetched, whether anybody has asked or not.
+    /// The keys are being fetched, whether requested or not.
     pub fn begin(&self) {
         self.state.store(WANTED, Ordering::Release);
     }
 
-    /// They were fetched, or could not be: nobody may ask until [`Self::end_rest`].
+    /// The fetch has ended, well or not: requests are ignored until [`Self::end_rest`].
     pub fn rest(&self) {
         self.state.store(RESTING, Ordering::Release);
     }
 
-    /// From now on who misses a key may ask.
+    /// From now on an unknown key may request a fetch.
     pub fn end_rest(&self) {
         // Not where they are being fetched again already.
         let _ = self.state.compare_exchange(RESTING, READY, Ordering::AcqRel, Ordering::Acquire);

@@ -103,7 +103,7 @@ pub enum HttpServerAction {
         channel_id: u32,
         /// Must be Binary.
         message_type: WsMessageType,
-        /// What the extension's reply shall be.
+        /// The type of the extension's reply.
         desired_reply_type: MessageType,
     },
     /// Only ever exchanged with extensions; refused in a request.
@@ -165,7 +165,7 @@ pub enum HttpServerAction {
     WebSocketGrant {
         /// The channel. Null or absent: all channels of the process, those to come included.
         channel_id: Option<u32>,
-        /// Who is let in: `node@process:package:publisher`, on another node.
+        /// The guest: `node@process:package:publisher`, on another node.
         address: String,
     },
     /// Takes a grant back, with the same words.

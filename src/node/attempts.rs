@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Those of all clients. At some 50 ms a login this is half a minute of work, and with the longest bodies 8 MiB.
 pub(crate) const WAITING_MAX: usize = 512;
 
-/// Those of one client, who may be many people behind one address: at some 50 ms a login, the last waits six seconds.
+/// The most attempts of one client, which may be many people behind one address: at some 50 ms a login, the last waits
+/// six seconds.
 pub(crate) const PER_CLIENT_MAX: usize = 128;
 
 /// Clients of which it is known how often they were checked.
@@ -100,7 +101,7 @@ impl<C: Hash + Eq + Copy, A> WaitingAttempts<C, A> {
         Some(last)
     }
 
-    /// Takes the client whose turn it is out of the round: of those that were checked least, who waits longest.
+    /// Removes the next client from the round: of those that were checked least, the one that has waited longest.
     fn next_client(&mut self) -> Option<C> {
         let least = (0..self.turns.len()).min_by_key(|&at| self.checked(self.turns[at]))?;
         self.turns.remove(least)
@@ -124,8 +125,7 @@ impl<C, A> Drop for AttemptSender<C, A> {
 }
 
 impl<C: Hash + Eq + Copy, A> AttemptReceiver<C, A> {
-    /// Waits for the next attempt: the first of the client whose turn it is. None: the entrance is gone, and nobody
-    /// waits.
+    /// Waits for the next attempt: the first of the next client. None: the sender is gone, and the queue is empty.
     pub(crate) fn next(&self) -> Option<A> {
         let waiting = self.0.lock();
         let is_idle = |waiting: &mut WaitingAttempts<C, A>| waiting.count == 0 && !waiting.is_closed;

@@ -27,15 +27,15 @@ impl AddressedName {
 
 /// Calls of the RPC path that wait for an answer, by the id of their message.
 ///
-/// Whoever was asked may pass a call on (a request that inherits), and then another process answers, maybe of another
-/// node: so an answer is known by the id alone. That is drawn for the call
-/// ([`MessageIds`](super::outbound::MessageIds)), and told to nobody but those who may answer.
+/// The process that is asked may pass a call on (a request that inherits), and then another process answers, perhaps on
+/// another node: so an answer is known by the id alone. The id is random ([`MessageIds`](super::outbound::MessageIds))
+/// and sent only to processes that may answer.
 #[derive(Default)]
 pub(crate) struct Calls(Mutex<HashMap<u64, (RequestId, Instant)>>);
 
 impl Calls {
     fn calls(&self) -> MutexGuard<'_, HashMap<u64, (RequestId, Instant)>> {
-        // What a panic left behind is whole: every change is one call on the map.
+        // The map that a panic left is whole: each change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -92,7 +92,7 @@ fn a_change_of_paths_holds_up_its_own_process_alone() {
     }
     scene.put("binds", 2, push());
     scene.put("other", 3, push());
-    // Nobody makes changes yet.
+    // No thread makes changes yet.
     assert!(scene.poll().is_pending());
     assert_eq!(scene.failed(1), [("other:test:sys".to_owned(), 3)]);
     let binds = &scene.desks.desks[scene.desks.places[&DeskOf::Process("binds:test:sys".parse().unwrap())]];

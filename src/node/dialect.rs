@@ -19,7 +19,7 @@ pub enum Dialect {
 pub(crate) const RPC_PATH: &str = "/rpc:distro:sys/message";
 
 impl Dialect {
-    /// What the name of a login cookie starts with; the node's name follows (node contract, section 5).
+    /// The start of a login cookie's name; the node's name follows (node contract, section 5).
     fn cookie_prefix(self) -> &'static str {
         match self {
             Self::Kinode => "kinode-auth_",
@@ -63,8 +63,8 @@ impl Dialect {
 }
 
 /// The rules of entry of the node `name`, such as `alice.os`, with the defaults of its system: those of a broker by
-/// itself, but for tokens, cookies and registration, and paths for this machine alone, which are open in Kinode.
-/// Whoever answers logins and RPC calls sets `login` and `rpc_path`.
+/// itself except for tokens, cookies, registration, and paths for this machine alone, which are open in Kinode. Callers
+/// that answer logins and RPC calls set `login` and `rpc_path`.
 pub fn settings(name: &str, dialect: Dialect) -> Settings {
     let mut rules = Settings { expose_local: dialect == Dialect::Kinode, ..Settings::default() };
     dialect.rule(name, &mut rules);

@@ -17,15 +17,15 @@ use crate::proto::MessageKind;
 use crate::words::audience::Audience;
 use crate::words::topic;
 
-/// What a message to the HTTP server is.
+/// The meaning of a message to the HTTP server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inbound {
-    /// A process' answer to an HTTP request or RPC call of this id. An HTTP request is answered only by who was asked;
-    /// a call may have been passed on, and is answered by its id.
+    /// A process' answer to an HTTP request or RPC call of this id. Only the process that was asked may answer an HTTP
+    /// request; a call may have been passed on, and is answered by its id.
     Response {
         /// The id of the request that it answers.
         id: u64,
-        /// Who answers.
+        /// The process that answers.
         source: Address,
         /// The answer.
         response: Response,
@@ -38,17 +38,17 @@ pub enum Inbound {
     Refused(KernelMessage),
 }
 
-/// An action, who asks for it, and how to answer.
+/// An action, its requester, and the form of its answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ActionRequest {
-    /// What is asked.
+    /// The action.
     pub action: CheckedAction,
     /// How to answer.
     pub reply: Reply,
 }
 
 impl ActionRequest {
-    /// Node and process that ask; the node may be [`OUR`]. Both decide who owns a channel.
+    /// The requesting node and process; the node may be [`OUR`]. Both decide on the ownership of channels.
     pub fn requester(&self) -> &Address {
         &self.reply.source
     }
@@ -61,7 +61,7 @@ pub enum CheckedAction {
     BindHttp {
         /// The path.
         path: String,
-        /// What to serve; none: ask the process.
+        /// The content to serve; none: ask the process.
         content: Option<LazyLoadBlob>,
         /// Whether a token is needed.
         authenticated: bool,
@@ -120,7 +120,7 @@ pub enum CheckedAction {
     Grant {
         /// The channel; none: all of the requester's.
         channel: Option<ChannelId>,
-        /// Who is let in; on another node.
+        /// The guest, on another node.
         guest: Address,
         /// False takes it back.
         is_granted: bool,
@@ -132,7 +132,7 @@ pub enum CheckedAction {
     },
 }
 
-/// Who gets an answer to one request, and when.
+/// The recipient of the answer to one request, and the condition for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
     id: u64,
@@ -159,7 +159,7 @@ impl Reply {
         self.on_success.is_some()
     }
 
-    /// The answer to a refused action: always sent, and to the source, whoever else would hear of success.
+    /// The answer to a refused action: always sent, and to the source, even if success would be reported elsewhere.
     pub fn refused(self, error: HttpServerError) -> KernelMessage {
         answer(self.id, self.server, self.source, &Err::<(), _>(error))
     }

@@ -57,7 +57,7 @@ pub enum HttpServerError {
     TooManySubscriptions,
 }
 
-/// What became of a push to many channels, by count of channels. Bodies of the answers to `WebSocketPushMany` and
+/// The outcome of a push to many channels, in channels. The body of the answers to `WebSocketPushMany` and
 /// `WebSocketBroadcast`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PushCounts {

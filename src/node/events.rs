@@ -1,7 +1,7 @@
 //! Events at the server → the KernelMessages that report them to a process (node contract, section 2).
 //!
 //! The source is `NODE@http-server:distro:sys`, but literally `our` (and so is the target's node) for `WebSocketClose`.
-//! Nothing inherits; WebSocket events expect no response. Ids are given by the caller, who has the randomness. Blobs
+//! Nothing inherits; WebSocket events expect no response. The caller supplies ids, since it has the randomness. Blobs
 //! are moved.
 
 use super::action::{MessageType, WsMessageType};

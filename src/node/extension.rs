@@ -18,7 +18,7 @@ pub struct WebSocketExtPushData {
     pub blob: Vec<u8>,
 }
 
-/// What an extension's frame turned out to be.
+/// The meaning of an extension's frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ExtensionFrame {
     /// A message for the process, under the id that the extension gave.

@@ -1,4 +1,4 @@
-//! What a node provides: its own message type, its terminal prints, and the check of a password.
+//! The node's side of the HTTP server: its message type, its terminal prints, and its check of a password.
 //!
 //! Implemented by the node on a type of its own, so that neither side needs to own the other's types. For nodes whose
 //! types are those of Kinode and Hyperdrive, [`node_host`](crate::node_host) writes the implementation.
@@ -9,7 +9,7 @@ use super::message::KernelMessage;
 pub trait Host: Send + Sync + 'static {
     /// The node's KernelMessage.
     type Message: Send + 'static;
-    /// What the node prints to its terminal.
+    /// A line for the node's terminal.
     type Print: Send + 'static;
 
     /// A message of the node as ours; none if it is nothing for the HTTP server.
@@ -18,8 +18,8 @@ pub trait Host: Send + Sync + 'static {
     /// A message of ours as the node's.
     fn to_node(&self, message: KernelMessage) -> Self::Message;
 
-    /// A line for the terminal, as the HTTP server's; `verbosity` is the node's own: 0 is for everybody, 2 for whoever
-    /// wants to see what the runtime does.
+    /// A line for the terminal, printed as the HTTP server's; `verbosity` is the node's own: 0 is always shown, 2 only
+    /// to users who ask for the runtime's details.
     fn print(&self, verbosity: u8, text: String) -> Self::Print;
 
     /// Returns whether `password_hash`, which the login page sent, opens the keyfile. Both are secrets. Called beside

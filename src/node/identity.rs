@@ -114,9 +114,8 @@ impl Address {
         Self { node: node.into(), process: process.into() }
     }
 
-    /// The address of the process of these three parts on `node`. Ids that were met lately are not made anew: a
-    /// kernel's messages name the same few again and again. None: a part is empty or holds a colon, and nobody can be
-    /// answered there.
+    /// The address of the process of these three parts on `node`. Recent ids are reused: a node kernel's messages name
+    /// the same few again and again. None: a part is empty or holds a colon, and no process there could be answered.
     pub fn of_parts(node: String, process: &str, package: &str, publisher: &str) -> Option<Self> {
         Some(Self { node, process: recent::process_id(process, package, publisher)? })
     }

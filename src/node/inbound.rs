@@ -60,7 +60,7 @@ impl MessageReader {
         self.desks.poll(context, answers)
     }
 
-    /// What is to be done with a response; nothing, where it comes from another node and answers no call.
+    /// The job for a response; none if it comes from another node and answers no call.
     fn response(&self, id: u64, source: Address, response: Response, blob: Option<LazyLoadBlob>) -> Option<DeskJob> {
         if let Some(request) = self.calls.answered(id) {
             let body = rpc_response_body(response, blob);

@@ -19,7 +19,7 @@ pub(crate) struct Attempt {
     credentials: LoginCredentials,
 }
 
-/// What a right password gets.
+/// The cookie and token for a right password.
 pub(crate) struct GrantedLogin {
     /// The token for the cookie.
     pub token: String,
@@ -27,13 +27,13 @@ pub(crate) struct GrantedLogin {
     pub keyfile: Bytes,
 }
 
-/// Who can tell whether a password is right. May take its time.
+/// Checks passwords. May take its time.
 pub(crate) trait PasswordCheck {
-    /// What a right password gets: a token made out to the node, and to the process if one is given; none for a wrong
+    /// Issues a token for a right password, made out to the node, and to the process if one is given; none for a wrong
     /// one.
     ///
     /// # Errors
-    /// It cannot be told; the words go to the log.
+    /// The check failed; the text is logged.
     fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<GrantedLogin>, String>;
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn token(secret: &Secret, node: &str, claim: Option<&ProcessId>, now_
     mint(secret, &Claims { username, subdomain, expiration: now_unix_s + TOKEN_LASTS_S })
 }
 
-/// What logins are checked with.
+/// Checks logins on a thread of its own.
 pub(crate) struct PasswordWorker<G> {
     pub password: G,
     pub kernel: KernelHandle,
@@ -56,7 +56,7 @@ pub(crate) struct PasswordWorker<G> {
 /// The way to the thread.
 pub(crate) struct LoginQueue(AttemptSender<Prefix, Attempt>);
 
-/// What comes out there.
+/// The receiving end of the login queue.
 pub(crate) type LoginAttempts = attempts::AttemptReceiver<Prefix, Attempt>;
 
 impl LoginQueue {
@@ -65,7 +65,7 @@ impl LoginQueue {
         (Self(entrance), attempts)
     }
 
-    /// Hands a login over. Answers who is refused for it, if anybody is: the client itself, or another that had many
+    /// Queues a login. Returns the one that is refused for it, if any: this one, or one of another client that had many
     /// waiting.
     pub(crate) fn enter(
         &self,
@@ -110,7 +110,7 @@ impl<G: PasswordCheck> PasswordWorker<G> {
     }
 }
 
-/// Answers a request of the system. None: the broker has stopped.
+/// Answers one of the system's HTTP requests. None: the broker has stopped.
 pub(super) fn answer(kernel: &KernelHandle, id: RequestId, response: PreparedResponse) -> Option<()> {
     let (status, headers, body) = response.into_parts();
     kernel.system()?.respond(id, status).headers(headers).body(body).send().ok()

@@ -41,15 +41,15 @@ impl fmt::Debug for LazyLoadBlob {
     }
 }
 
-/// What a sender gives to itself, to read when the response arrives.
+/// Bytes that a sender keeps for itself, returned to it with the response.
 pub type SenderContext = Vec<u8>;
 
 /// A right that an issuer granted, carried beside a message. The HTTP server neither needs nor gives any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capability {
-    /// Who granted it.
+    /// The issuer.
     pub issuer: Address,
-    /// What it allows, as JSON text.
+    /// The rights it grants, as JSON text.
     pub params: String,
 }
 
@@ -100,7 +100,7 @@ impl fmt::Debug for Response {
     }
 }
 
-/// What an envelope carries.
+/// The content of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// A request.
@@ -134,11 +134,11 @@ impl Message {
 pub struct KernelMessage {
     /// Names the request; its response carries the same id.
     pub id: u64,
-    /// Who sent it.
+    /// The sender.
     pub source: Address,
-    /// Who gets it.
+    /// The recipient.
     pub target: Address,
-    /// Who gets the response, where that is not the source.
+    /// The recipient of the response, if that is not the source.
     pub rsvp: Option<Address>,
     /// The message.
     pub message: Message,

@@ -27,10 +27,10 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// The way to the node's kernel, wherever that is.
 pub(crate) trait ToKernel {
-    /// What is said of a message beside it.
+    /// Detail that accompanies a message.
     type Note;
 
-    /// What is to be said of the message that becomes of `event`; none is the system's `process`.
+    /// The note for the message that `event` becomes; without `process`, for one of the system's.
     fn note(&self, process: Option<&ProcessId>, event: &Event) -> Self::Note;
 
     /// Waits until the kernel has room for what clients send. Answers false when it has gone.
@@ -89,7 +89,7 @@ impl<K: ToKernel> MessageWriter<K> {
         false
     }
 
-    /// What an event is to its process; none if it is not to hear of it.
+    /// The message for an event; none if its process does not receive such events.
     fn message(&mut self, process: &ProcessId, event: Event) -> Option<KernelMessage> {
         match event {
             Event::Message { channel, kind, payload } => self.received(process, channel, kind, payload),

@@ -28,12 +28,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// RFC 6455 7.1.5, "no status": nodes close with an empty close frame.
 pub(crate) const CLOSE_WITHOUT_CODE: u16 = 1005;
 
-/// Actions that may wait for their outcome, or whose answer nobody has taken: some 4 MB of them. A kernel that lets
-/// more pile up does not read at all, and to wait for it might be to wait for each other.
+/// The most actions whose outcome or answer is outstanding: some 4 MB of them. A node kernel with more is not reading,
+/// and waiting for it could be a deadlock.
 pub(crate) const ASKED_MAX: usize = 16 * 1024;
 
-/// The actions whose outcome has not come back yet, by ticket. Shared by whoever takes actions in and whoever hears of
-/// outcomes; an action that nobody asked about is not noted here at all.
+/// Actions whose outcome is outstanding, by ticket. Shared by the task that takes actions in and the thread that reads
+/// outcomes; actions that expect no answer are not kept here.
 #[derive(Debug)]
 pub(crate) struct Pending {
     waiting: Mutex<WaitingAction>,
@@ -149,8 +149,8 @@ impl Pending {
         }
     }
 
-    /// Collects what a process of another node asks for: pushes to channels that it was let in to. None has a path
-    /// there, so a broadcast reaches nobody. Gives the answer, if there is one now.
+    /// Collects an order of a process on another node: pushes to channels to which it was let in. It has no path here,
+    /// so its broadcasts reach no channel. Returns the answer, if there is one at once.
     pub(crate) fn collect_of_guest(
         &self,
         kernel: &KernelHandle,
@@ -193,7 +193,7 @@ impl Pending {
         }
     }
 
-    /// Its outcome comes back whatever it is, unless far too many have been asked for that nobody took.
+    /// Requests the order's outcome, unless far too many outcomes are unread.
     fn ticket(&self, asked: AskedOrder, reply: Reply) -> DeliveryOptions {
         let mut waiting = self.waiting();
         if waiting.by_ticket.len() >= ASKED_MAX {
@@ -231,12 +231,12 @@ impl Pending {
     }
 
     fn waiting(&self) -> MutexGuard<'_, WaitingAction> {
-        // What a panic left behind is whole: every change is one call on the map.
+        // The map that a panic left is whole: each change is one call.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What became of a request that may be an order.
+/// The result of a request that may be an order.
 enum Ordered {
     /// It was.
     Done,
@@ -262,7 +262,7 @@ impl PathChange {
         granted(owner.grant_all(&guest.to_string().into(), is_granted), reply)
     }
 
-    /// What it is, for the node's terminal.
+    /// A description for the node's terminal.
     pub(crate) fn words(&self) -> String {
         described(&self.request)
     }

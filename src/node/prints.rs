@@ -17,7 +17,7 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber, dispatcher};
 /// For all users.
 pub(crate) const SHOWN: u8 = 0;
 
-/// For users who want to see what the runtime does.
+/// The verbosity of details about the runtime.
 pub(crate) const VERBOSE: u8 = 2;
 
 /// More in the same second are counted, and told of in the next.
@@ -63,7 +63,7 @@ pub(crate) struct Warnings {
 }
 
 struct Flow {
-    /// What was said before the release.
+    /// Lines printed before the release.
     held: Option<Vec<String>>,
     second: Instant,
     said: u32,
@@ -81,13 +81,13 @@ impl Warnings {
         dispatcher::with_default(&self.dispatch(), run)
     }
 
-    /// What a thread that says such things has for a subscriber.
+    /// The subscriber for a thread whose log goes to the terminal.
     pub(crate) fn dispatch(self: &Arc<Self>) -> Dispatch {
         let before = dispatcher::get_default(Dispatch::clone);
         Dispatch::new(Fork { warnings: self.clone(), before })
     }
 
-    /// Says what was held back, and whatever comes at once from now on.
+    /// Prints the held lines; later ones are printed at once.
     pub(crate) fn release(&self) {
         let held = self.flow.lock().unwrap_or_else(PoisonError::into_inner).held.take();
         held.iter().flatten().for_each(|text| (self.print)(text));
@@ -141,7 +141,7 @@ impl Subscriber for Fork {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // What another subscriber wants is its own to say, callsite by callsite.
+        // A wrapped subscriber decides for itself, callsite by callsite.
         self.before.is::<NoSubscriber>().then_some(LevelFilter::WARN)
     }
 

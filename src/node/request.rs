@@ -106,7 +106,7 @@ pub struct IncomingHttpRequest {
     pub bound_path: String,
     /// Header fields, names in lower case; the last of several wins.
     pub headers: HashMap<String, String>,
-    /// What the parameters and wildcards of the bound path matched, undecoded.
+    /// The values of the bound path's parameters and wildcards, undecoded.
     pub url_params: HashMap<String, String>,
     /// The query, decoded; the last of several wins.
     pub query_params: HashMap<String, String>,

@@ -48,7 +48,7 @@ const PORT_WITHIN: Duration = Duration::from_secs(5);
 /// How often it checks whether the port is free; there is no notification.
 const PORT_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// What a node gives to its HTTP server.
+/// A node's settings for its HTTP server.
 pub struct NodeParts<H: Host> {
     /// The node's types and its check of passwords.
     pub host: H,
@@ -78,11 +78,11 @@ pub struct NodeParts<H: Host> {
     pub config: Config,
 }
 
-/// A broker's defaults, but for what a node's own server takes: frames of 16 MiB and messages of 64 MiB; bodies as
-/// large as memory allows from who is logged in (a file explorer sends a file as an array of numbers, four times its
-/// size); and heads of 64 KiB, for on `localhost` a browser sends us the cookies of whatever else listens there. What
-/// clients and processes may make it hold is a quarter of the memory that is available when this is called, of the
-/// machine and of its control groups: the rest is the node's.
+/// A broker's defaults, except for a node's needs: frames of 16 MiB and messages of 64 MiB; from logged-in clients,
+/// bodies as large as memory allows (a file explorer sends a file as an array of numbers, four times its size); and
+/// heads of 64 KiB, since on `localhost` a browser also sends the cookies of every other service there. The memory
+/// budget is a quarter of what is available when this is called, to the machine and its control groups: the rest is the
+/// node's.
 pub fn config() -> Config {
     let memory_bytes_max = available::memory_bytes(Path::new("/")).map(|bytes| bytes / 4);
     let mut config = Config { memory_bytes_max, ..Config::default() };
@@ -134,7 +134,7 @@ pub async fn http_server<H: Host>(parts: NodeParts<H>) -> Result<(), ServerError
     serve(Arc::default(), parts).await
 }
 
-/// What can stop a server, from before its first thread until behind its last.
+/// Stops a server; it exists from before the first of its threads until after the last.
 pub(super) struct ServerLife {
     state: Mutex<ServerState>,
     stopping: Condvar,
@@ -204,8 +204,8 @@ impl Drop for GiveUp {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::Relaxed);
         if let (Some(broker), _) = self.0.mark_stopping() {
-            // The node may be gone a moment later, and with it whoever would say goodbye. Where the server has ended,
-            // this returns at once.
+            // The node may exit a moment later, and its threads with it, so clients are told before this returns. If
+            // the server has ended, it returns at once.
             broker.stop_and_tell(STOP_WITHIN, GOODBYES_WITHIN);
         }
     }
@@ -236,7 +236,7 @@ async fn serve<H: Host>(life: Arc<ServerLife>, parts: NodeParts<H>) -> Result<()
     ending.await.unwrap_or(Err(ServerError::Panicked))
 }
 
-/// Tells that all threads have ended, even by a panic.
+/// Signals the end of all threads, even by a panic.
 struct ServerEnded(Arc<ServerLife>);
 
 impl Drop for ServerEnded {
@@ -287,7 +287,7 @@ fn supervise<H: Host>(
         };
         let Service { reader, changes, writer, logins, attempts } = Service::new(kernel, settings, queue, password);
 
-        // Who has read where clients connect may ask at once.
+        // An operator may use the control socket as soon as the address is known.
         let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
         prints.say(SHOWN, &format!("listening on {}", broker.address()));
         if let Some(address) = broker.tls_address().filter(|address| *address != broker.address()) {
@@ -364,7 +364,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct KernelQueue<H: Host> {
     pub host: Arc<H>,
     pub to_kernel: mpsc::Sender<H::Message>,
-    /// What is left is not waited for.
+    /// Set when the rest is no longer waited for.
     pub is_given_up: Arc<AtomicBool>,
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Service<K: ToKernel, G> {
     pub changes: PathChanges,
     pub writer: MessageWriter<K>,
     pub logins: PasswordWorker<G>,
-    /// What `logins` is run with.
+    /// The attempts that `logins` checks.
     pub attempts: LoginAttempts,
 }
 

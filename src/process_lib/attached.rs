@@ -61,13 +61,13 @@ pub enum SpawnError {
 
 /// Where a process is attached: what it hears comes out here, and it acts through it.
 pub(super) trait Attachment: Send {
-    /// What acts in its name.
+    /// The handle that acts in its name.
     fn acting(&self) -> &dyn Acting;
 
     /// Appends what there is to hear, as [`Process::recv_batch`].
     fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, broker::Stopped>;
 
-    /// What an exit means to its channels.
+    /// Applies the process' exit to its channels.
     fn ended(self: Box<Self>, exit: &Exit);
 }
 
@@ -80,7 +80,7 @@ pub struct AttachedProcess {
     pending: Pending,
     /// Channels whose messages are an extension's.
     extensions: HashSet<ChannelId>,
-    /// What was received and not given to the process yet.
+    /// Messages received and not yet given to the process.
     arrived: VecDeque<BackendDelivery>,
     events: Vec<Event>,
 }
@@ -113,7 +113,7 @@ impl AttachedProcess {
         }
     }
 
-    /// Who it is.
+    /// The process' id.
     #[cfg(feature = "link")]
     pub(super) fn our(&self) -> &Address {
         &self.our
@@ -132,7 +132,7 @@ impl AttachedProcess {
         received.map(|count| count > 0).map_err(|broker::Stopped| BackendStopped)
     }
 
-    /// What an event is to the process; none if it is not to hear of it.
+    /// The delivery for an event; none if the process does not receive such events.
     fn delivery(&mut self, event: Event) -> Option<BackendDelivery> {
         match event {
             Event::Opened(opened) => Some(self.opened(*opened)),
@@ -237,7 +237,7 @@ impl AttachedProcess {
         })
     }
 
-    /// An answer of the server, if it is for this process: nobody else can be reached.
+    /// The server's answer, if it is for this process: no other can be reached.
     fn answer(&self, answer: KernelMessage) -> Option<BackendDelivery> {
         let for_us = answer.target.process == self.our.process && answer.target.is_on(&self.our.node);
         for_us.then(|| answer.into())
@@ -271,7 +271,7 @@ impl AttachedProcess {
                 }
             }
             Ok(None) => tracing::warn!(to = %push.node, "dropped a close: only its own node ends a channel"),
-            // A node would answer with a refusal that nobody waits for.
+            // A node would send a refusal that no caller awaits.
             Err(invalid) => tracing::debug!(process = %self.our, %to, %invalid, "a push was refused"),
         }
         Ok(())
@@ -320,7 +320,7 @@ impl Backend for AttachedProcess {
                 broker::DeliveryOptions::default(),
             ),
             Err(invalid) => {
-                // A node would answer with a refusal that nobody waits for.
+                // A node would send a refusal that no caller awaits.
                 tracing::debug!(process = %self.our, %channel, %invalid, "a push was refused");
                 return Ok(());
             }

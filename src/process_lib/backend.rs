@@ -1,8 +1,8 @@
-//! What carries a process' messages: the seam between this library and whatever runs the process.
+//! The transport of a process' messages: the seam between this library and the program that runs the process.
 //!
-//! A backend moves messages and nothing else. Which response belongs to which request, contexts, timeouts, prompting
-//! message and current blob are kept above it, so that they are the same in the broker's own process, behind a socket
-//! and in a test.
+//! A backend moves messages and nothing else. Matching responses to requests, contexts, timeouts, the prompting message
+//! and the current blob are kept above it, so that they are the same in the broker's own process, behind a socket and
+//! in a test.
 
 use super::body::Body;
 use crate::node::{
@@ -86,7 +86,7 @@ pub trait Backend: Send {
 pub struct BackendPush {
     /// The id of its KernelMessage.
     pub id: u64,
-    /// Who pushes.
+    /// The sender.
     pub source: Address,
     /// The node whose server has the channel.
     pub node: String,
@@ -113,7 +113,7 @@ impl BackendPush {
     }
 }
 
-/// What a backend gives to its process.
+/// A delivery of a backend to its process.
 #[derive(Debug)]
 pub enum BackendDelivery {
     /// A request.
@@ -122,7 +122,7 @@ pub enum BackendDelivery {
     Response {
         /// The id of the request.
         id: u64,
-        /// Who answers.
+        /// The process that answers.
         source: Address,
         /// The answer.
         response: Response,
@@ -143,11 +143,11 @@ pub enum BackendDelivery {
 pub struct BackendRequest {
     /// Its id, which the response carries too.
     pub id: u64,
-    /// Who asks.
+    /// The requester.
     pub source: Address,
-    /// Who gets the response, where that is not the source.
+    /// The recipient of the response, if that is not the source.
     pub rsvp: Option<Address>,
-    /// Seconds within which the response is expected; none: nobody waits.
+    /// Seconds within which the response is expected; none: it expects none.
     pub expects_response: Option<u64>,
     /// The body.
     pub body: Body,
@@ -175,7 +175,7 @@ impl From<LazyLoadBlob> for Blob {
 }
 
 impl From<Blob> for LazyLoadBlob {
-    /// Copies only if somebody else still holds the bytes.
+    /// Copies only if the bytes are shared.
     fn from(blob: Blob) -> Self {
         Self { mime: blob.mime, bytes: blob.bytes.into() }
     }

@@ -11,7 +11,7 @@ pub struct Body {
     bytes: OnceLock<Vec<u8>>,
 }
 
-/// What the JSON is to say. The frequent events are kept in place; the large ones, which also are rare, in a box.
+/// The content of the JSON. Frequent events are kept inline; the large ones, which are rare, in a box.
 #[derive(Clone)]
 enum Unwritten {
     Nothing,
@@ -55,10 +55,10 @@ impl Body {
         self.bytes.get_or_init(|| self.unwritten.write())
     }
 
-    /// What the HTTP server says in this body, without a detour through JSON where none was made.
+    /// The HTTP server's event in this body, without a detour through JSON where none was made.
     ///
     /// # Errors
-    /// When the body is not the JSON of an [`HttpServerRequest`].
+    /// The body is not the JSON of an [`HttpServerRequest`].
     pub fn http_server_request(&self) -> serde_json::Result<HttpServerRequest> {
         match self.unwritten.event() {
             Some(event) => Ok(event),

@@ -170,6 +170,7 @@ pub fn unbind_http_path(path: impl Into<String>) -> anyhow::Result<()> {
 /// Answers the HTTP request received last. `status` is a number or the `StatusCode` of the `http` crate.
 ///
 /// # Errors
+/// There is no request to answer, or the process was stopped.
 /// When there is no request to answer or the process was stopped.
 pub fn send_response(
     status: impl Into<u16>,
@@ -185,7 +186,7 @@ fn ask(action: HttpServerAction, blob: Option<LazyLoadBlob>) -> anyhow::Result<(
     Ok(answer(ANSWER_TIMEOUT_S, &action, blob)???)
 }
 
-/// What became of sending an action, of waiting for its answer, and of the action.
+/// The results of sending an action, of waiting for its answer, and of the action itself.
 type ActionResult = anyhow::Result<Result<Result<(), HttpServerError>, SendError>>;
 
 fn answer(timeout_s: u64, action: &HttpServerAction, blob: Option<LazyLoadBlob>) -> ActionResult {

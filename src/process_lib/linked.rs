@@ -22,14 +22,14 @@ use std::time::Duration;
 /// a path, or an [`Endpoint`] for TCP. [`Linked::run`] and [`Linked::spawn`] then run the process as
 /// [`spawn_on`](super::spawn_on) does.
 ///
-/// A lost connection comes back by itself as long as the broker keeps the process' channels (`owner_grace`, 10 s), and
-/// nothing that was sent in either direction is lost or doubled. When that time is over, or the broker has stopped, the
-/// process is stopped. One that is started again within that time takes over: the channels that its predecessor had are
-/// told to it as if they were opened now, then follows what clients have sent meanwhile. Paths stay bound, too; binding
-/// them again does no harm.
+/// A lost connection is restored as long as the broker keeps the process' channels (`owner_grace`, 10 s), and no
+/// message in either direction is lost or duplicated. After that time, or when the broker has stopped, the process is
+/// stopped. A process started again within that time takes over: its predecessor's channels are reported to it as if
+/// they were opened now, followed by the clients' messages since. Paths stay bound, too; binding them again does no
+/// harm.
 ///
 /// # Errors
-/// Nobody listens there, or the broker refuses.
+/// No broker listens there, or it refuses.
 pub fn connect(endpoint: impl Into<Endpoint>, process: ProcessId) -> Result<Linked, ConnectError> {
     // A node's processes are told of control frames.
     let options = ClientOptions { wants_control: true, ..ClientOptions::default() };
@@ -72,7 +72,7 @@ struct LinkAttachment {
 }
 
 impl LinkAttachment {
-    /// What is larger than the link takes reaches nobody, and who asked is told so.
+    /// An order larger than the link's limits is dropped; if its outcome was asked for, it is reported.
     fn sent(&self, sent: Result<(), LinkSendError>, ask: Option<u64>) -> Result<(), PushError> {
         match (sent, ask) {
             (Ok(()), _) => Ok(()),

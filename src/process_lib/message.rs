@@ -29,7 +29,7 @@ pub enum Message {
         body: Body,
         /// Text beside the body.
         metadata: Option<String>,
-        /// What we kept for this answer when we asked.
+        /// The context kept with the request.
         context: Option<Vec<u8>>,
         /// Capabilities that came with it.
         capabilities: Vec<Capability>,
@@ -37,7 +37,7 @@ pub enum Message {
 }
 
 impl Message {
-    /// Who sent it.
+    /// The sender.
     pub fn source(&self) -> &Address {
         match self {
             Self::Request { source, .. } | Self::Response { source, .. } => source,
@@ -58,7 +58,7 @@ impl Message {
         }
     }
 
-    /// What we kept for this answer; none for a request.
+    /// The context kept with the request; none if this is a request.
     pub fn context(&self) -> Option<&[u8]> {
         match self {
             Self::Request { .. } => None,
@@ -97,9 +97,9 @@ impl Message {
 pub struct SendError {
     /// Why.
     pub kind: SendErrorKind,
-    /// Whom we asked.
+    /// The target of the request.
     pub target: Address,
-    /// What we kept for the answer.
+    /// The context kept with the request.
     pub context: Option<Vec<u8>>,
 }
 
@@ -109,12 +109,12 @@ impl SendError {
         &self.kind
     }
 
-    /// Whom we asked.
+    /// The target of the request.
     pub fn target(&self) -> &Address {
         &self.target
     }
 
-    /// What we kept for the answer.
+    /// The context kept with the request.
     pub fn context(&self) -> Option<&[u8]> {
         self.context.as_deref()
     }

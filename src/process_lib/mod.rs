@@ -1,8 +1,8 @@
-//! What a process author writes against: the names and signatures of the Kinode process library, on a plain thread.
+//! The names and signatures of the Kinode process library, for processes on plain threads.
 //!
-//! A process is a function that runs on its own thread, receives messages and sends requests and responses. Where they
-//! come from and go to is a [`Backend`]'s business, so the same process runs inside the broker's program or beside it.
-//! Knows nothing of shards, sockets or routes.
+//! A process is a function that runs on its own thread, receives messages and sends requests and responses. A
+//! [`Backend`] transports them, so the same process runs inside the broker's program or beside it. It must not know
+//! shards, sockets or routes.
 //!
 //! ```
 //! use pushring::process_lib::{self, HttpServerRequest, LazyLoadBlob, Mailbox, WsMessageType};

@@ -57,11 +57,11 @@ macro_rules! carried_by_both {
 /// A request to be. Needs a target and a body.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Who gets it.
+    /// The recipient.
     pub target: Option<Address>,
     /// Whether id, blob and response target of the prompting message are taken over.
     pub inherit: bool,
-    /// Seconds within which a response is expected; none: nobody waits.
+    /// Seconds within which a response is expected; none: it expects none.
     pub timeout: Option<u64>,
     /// The body.
     pub body: Option<Vec<u8>>,
@@ -69,7 +69,7 @@ pub struct Request {
     pub metadata: Option<String>,
     /// The blob.
     pub blob: Option<LazyLoadBlob>,
-    /// What comes back with the response.
+    /// Bytes returned with the response.
     pub context: Option<Vec<u8>>,
     /// Capabilities to attach.
     pub capabilities: Vec<Capability>,
@@ -86,7 +86,7 @@ impl Request {
         Self::new().target(target)
     }
 
-    /// Sets who gets it.
+    /// Sets the recipient.
     pub fn target(mut self, target: impl Into<Address>) -> Self {
         self.target = Some(target.into());
         self
@@ -180,10 +180,10 @@ impl Response {
 
     carried_by_both!();
 
-    /// Answers the last request that somebody waits for.
+    /// Answers the last request that expects a response.
     ///
     /// # Errors
-    /// When the body is missing, no such request was received, or the process was stopped.
+    /// The body is missing, no such request was received, or the process was stopped.
     ///
     /// # Panics
     /// Outside of a process.

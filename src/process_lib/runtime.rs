@@ -15,7 +15,7 @@ thread_local! {
     static STATE: RefCell<Option<ProcessState>> = const { RefCell::new(None) };
 }
 
-/// What unwinds a stopped process.
+/// The panic payload that unwinds a stopped process.
 struct Unwind;
 
 /// Runs a process on this thread until it ends: `init` with its own address, messages through `backend`.

@@ -1,9 +1,9 @@
-//! What a process has to remember between its calls: which requests wait for a response and until when, whom the next
-//! response answers, and the blob of the message received last.
+//! A process' state between its calls: the requests that wait for a response and their deadlines, the request that the
+//! next response answers, and the blob of the message received last.
 //!
 //! The rules are those of a node's kernel. A request that expects a response becomes the prompting message, and a
 //! response brings back the one that prompted its request. A response without an outstanding request is dropped. A
-//! timeout loses against a response that was delivered before it was noticed. Knows no threads and no sockets.
+//! timeout loses against a response delivered before it was noticed. It must not know threads or sockets.
 
 use super::backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, SendErrorKind};
 use super::message::{Message, SendError};
@@ -28,7 +28,7 @@ pub(super) struct ProcessState {
     ids: RequestIds,
 }
 
-/// Whom a response answers.
+/// The recipient of a response.
 #[derive(Clone)]
 struct Prompting {
     id: u64,

@@ -1,5 +1,5 @@
-//! A process between two queues: what it sends, what it is given, and how it ends. Nothing here waits for a clock: a
-//! timeout of zero seconds is over at once.
+//! A process between two queues: its messages in and out, and its end. Nothing here waits for a clock: a timeout of
+//! zero seconds is over at once.
 
 use super::*;
 use crate::channel::ChannelId;

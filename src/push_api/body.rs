@@ -1,7 +1,7 @@
-//! What a request asks to be pushed: JSON, or raw bytes with the field `Push-To`.
+//! The body of a push request: JSON, or raw bytes with the field `Push-To`.
 //!
-//! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; JSON
-//! that is to be pushed is pushed as it was written. Knows no broker but its words.
+//! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; a JSON
+//! message is pushed exactly as it was written. It must not know the broker, only the types in `words`.
 
 use crate::broker::{ChannelAt, Message, Policy};
 use crate::channel::ChannelId;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// Channels that one request may name, to be reached or left out.
 pub(super) const CHANNELS_MAX: usize = 65_536;
 
-/// A message, and whom it is for.
+/// A message and its audience.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PublishOrder {
     pub to: PublishTo,
@@ -36,7 +36,7 @@ pub(super) struct PublishOrder {
     pub outcome: OutcomeWanted,
 }
 
-/// What the answer says of what became of a push.
+/// The detail of an outcome that the answer contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum OutcomeWanted {
     /// Nothing: it was accepted.
@@ -48,7 +48,7 @@ pub(super) enum OutcomeWanted {
     Nodes,
 }
 
-/// Whom a push is for, among the channels of its process.
+/// The channels of its process that a push reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PublishTo {
     /// An audience; channels of this node are listed apart.

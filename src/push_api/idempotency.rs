@@ -1,11 +1,11 @@
-//! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and
-//! nothing is pushed twice.
+//! Repeated answers: a request whose `Idempotency-Key` has been answered gets the same answer, and nothing is pushed
+//! twice.
 //!
-//! There is one table for all listeners that serve the API, so a request that is sent again to another one is known.
+//! One table serves all listeners of the API, so a request repeated at another listener is recognised.
 //!
 //! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at
-//! most; where it is full, new keys are refused (429) and nothing is pushed. A key is one request's: with another body
-//! it is refused. What failed is not kept, so it may be tried again. Keys are told by their digests.
+//! most; a full table refuses new keys (429) and nothing is pushed. A key belongs to one request: with another body it
+//! is refused. Failures are not kept, so the request may be tried again. Keys are compared by their digests.
 
 use super::ApiAnswer;
 use crate::admission::{Charge, HeldAs, ProcessMemory};
@@ -31,7 +31,7 @@ const KEY_BYTES_MAX: usize = 255;
 /// A place in the table, with the byte that a hash map has for each; seven of eight are taken at most.
 const PLACE_BYTES: usize = size_of::<(KeyDigest, KeptAnswer)>() + 1;
 
-/// What an answer's body takes beside its bytes.
+/// The memory of an answer's body beside its bytes.
 const BODY_BYTES: usize = 32;
 
 /// The digest of a key.
@@ -42,7 +42,7 @@ pub(super) type KeyDigest = [u8; 32];
 pub struct IdempotencyKeys(Arc<Mutex<Option<KeptAnswers>>>);
 
 impl IdempotencyKeys {
-    /// What `look` finds in the table, which is charged to `memory` if this is the first look.
+    /// Calls `look` on the table, which is charged to `memory` at the first call.
     pub(super) fn look<T>(&self, memory: &ProcessMemory, look: impl FnOnce(&mut KeptAnswers) -> T) -> T {
         // No panic leaves it half changed.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +53,7 @@ impl IdempotencyKeys {
 /// The answers, by their keys.
 pub(super) struct KeptAnswers {
     memory: ProcessMemory,
-    /// What table and queue take.
+    /// The charge of table and queue.
     places: Charge,
     entries: HashMap<KeyDigest, KeptAnswer>,
     /// In the order in which they came.
@@ -69,7 +69,7 @@ struct KeptAnswer {
     charge: Charge,
 }
 
-/// What is known of a key.
+/// The state of a key.
 pub(super) enum KeyStatus {
     /// Nothing: go on, and [`KeptAnswers::end`] it.
     New(KeyDigest),
@@ -94,7 +94,7 @@ impl KeptAnswers {
         match self.entries.get(&key) {
             Some(entry) if entry.request != request => {
                 let why = "this key was used for another request: make a new one for each";
-                // RFC 9110 15.5.10: who sent it can resolve it, with another key.
+                // RFC 9110 15.5.10: the client can resolve it, with another key.
                 return KeyStatus::Answer(ApiAnswer::error(409, Some("idempotency-key"), why));
             }
             Some(KeptAnswer { answer: Some(answer), .. }) => {
@@ -151,7 +151,7 @@ impl KeptAnswers {
             }
             self.ages.pop_front();
         }
-        // What failed has left its age behind. Each is looked at as often as so many have: a constant cost.
+        // Failed requests leave their ages behind. Each is examined once for each such entry: a constant cost.
         if self.ages.len() > 2 * self.entries.len() + AGES_MIN {
             let entries = &self.entries;
             self.ages.retain(|(came, key)| entries.get(key).is_some_and(|entry| entry.came == *came));

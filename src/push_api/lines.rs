@@ -29,7 +29,7 @@ pub(super) struct LineBatch {
     charge: Charge,
 }
 
-/// What is said of a line.
+/// The answer to a line.
 enum LineAnswer {
     Known(Value),
     /// Other nodes are asked.

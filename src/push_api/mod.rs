@@ -49,13 +49,13 @@ const NDJSON: &str = "application/x-ndjson";
 /// Requests that may wait for the API's thread, as many as a process' queue holds by default.
 const WAITING_MAX: usize = 1024;
 
-/// Whom the API acts for, and who may use it.
+/// The API's process, and the clients that may use it.
 pub struct ApiOptions {
     /// The token that everything here needs.
     pub token: ApiToken,
     /// In whose name a request acts that names no process; none: each has to name one.
     pub process: Option<ProcessId>,
-    /// What was answered to requests with an `Idempotency-Key`: shared by all that serve the same API.
+    /// Answers to requests with an `Idempotency-Key`, shared by all listeners of the same API.
     pub keys: IdempotencyKeys,
 }
 

@@ -1,6 +1,6 @@
-//! What the API does: pushes in the name of processes, and what is asked of topics and channels.
+//! Carrying out requests of the API: pushes in the name of processes, and queries of topics and channels.
 //!
-//! Invariants: a push never waits; a process that is gone is not acted for.
+//! Invariants: a push never waits; nothing is done in the name of a process that is gone.
 
 use super::ApiAnswer;
 use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
@@ -35,7 +35,7 @@ pub(super) struct Performer {
     handles: Handles,
 }
 
-/// What became of a push.
+/// The result of a push.
 pub(super) enum PushResult {
     Accepted,
     /// The outcome was asked for.
@@ -55,7 +55,7 @@ impl Counting {
         self.elsewhere.get().is_none()
     }
 
-    /// What is answered; none: it was not known in time.
+    /// The outcome for the answer; none: not known in time.
     pub(super) fn wait(&self, timeout: Duration) -> Option<Value> {
         let presence = self.elsewhere.wait(timeout).ok()?;
         let elsewhere: usize = presence.nodes.values().map(|present| present.subscribers).sum();
@@ -75,7 +75,7 @@ impl Counting {
 #[derive(Default)]
 pub(super) struct PushTickets {
     here: Vec<Ticket>,
-    /// Empty where nobody asked of other nodes.
+    /// Empty if other nodes were not asked.
     nodes: Vec<Ticket<OnNodes>>,
 }
 
@@ -85,7 +85,7 @@ impl PushTickets {
         self.nodes.iter().any(|ticket| ticket.get().is_none())
     }
 
-    /// What is answered with all together. None: not known in time.
+    /// The outcomes of all pushes for the answer. None: not known in time.
     pub(super) fn wait(&self, timeout: Duration) -> Option<Value> {
         let until = Instant::now() + timeout;
         let left = || until.saturating_duration_since(Instant::now());
@@ -102,7 +102,7 @@ impl PushTickets {
             let on_nodes = ticket.wait(left()).ok()?;
             is_partial |= on_nodes.is_partial;
             for (node, outcome) in on_nodes.said {
-                // What is unknown of one form is unknown of both.
+                // Unknown in one form is unknown in both.
                 if let Some(sum) = said.entry(node).or_insert_with(|| Some(Outcome::default())) {
                     sum.add(&outcome);
                 }
@@ -217,7 +217,7 @@ impl Performer {
         Ok(if outcome == OutcomeWanted::Nothing { PushResult::Accepted } else { PushResult::Asked(tickets) })
     }
 
-    /// Who acts in the name of a process, as long as it is attached.
+    /// The handle that acts for a process, as long as that is attached.
     fn acting(&mut self, process: Option<&ProcessId>) -> Result<&ProcessHandle, ApiAnswer> {
         let Some(id) = process.or(self.process.as_ref()).cloned() else {
             return Err(ApiAnswer::error(400, Some("to.process"), "say in the name of which process"));
@@ -262,7 +262,7 @@ impl Performer {
                 .min(1000);
             let (prefix, after) = (query.get("prefix").cloned().unwrap_or_default(), query.get("after").cloned());
             let process = self.process_of(query)?;
-            // One more says whether there is another page; those of users are nobody's to list.
+            // One more tells whether there is another page; topics reserved for users are never listed.
             let after = after.or_else(|| prefix.is_empty().then(|| topic::BEHIND_RESERVED.to_owned()));
             let topics = self.target.topics(&TopicQuery { process, prefix, after, limit: Some(limit + 1) });
             let topics: Vec<_> = topics.into_iter().filter(|report| !topic::is_reserved(&report.topic)).collect();

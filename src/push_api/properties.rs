@@ -1,7 +1,7 @@
-//! What must hold of any order that somebody sends, for the fuzz target of this name and for the files below
+//! Properties of any bytes that a client sends as an order, for the fuzz target of this name and for the files below
 //! `fuzz/seeds/push_api`.
 //!
-//! Compiled for tests and fuzzing only: orders are nobody else's to see.
+//! Compiled for tests and fuzzing only, where the orders are visible.
 
 use super::body::{self, OutcomeWanted, PublishOrder, PublishTo};
 use crate::broker::Message;

@@ -1,7 +1,7 @@
-//! The element of `Sec-WebSocket-Protocol` with which a client comes back: `resume.ID.TOKEN.RECEIVED`.
+//! The element of `Sec-WebSocket-Protocol` with which a client resumes: `resume.ID.TOKEN.RECEIVED`.
 //!
-//! It carries a secret, so it is looked at here and nowhere else, never echoed, and taken out of a head that is shown
-//! to anybody ([`without_secrets`]).
+//! It carries a secret, so it is parsed only here, never echoed, and removed from any head that is passed on
+//! ([`without_secrets`]).
 
 use super::token::ResumeToken;
 use crate::channel::ChannelId;
@@ -11,7 +11,7 @@ const PREFIX: &str = "resume.";
 /// Elements that begin so are secrets of their client: this one, and login tokens where a page cannot send a header.
 const SECRETS: [&str; 2] = [PREFIX, "bearer."];
 
-/// What a client asks for that comes back.
+/// A client's request to resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeAsk {
     /// Its channel.

@@ -1,7 +1,8 @@
-//! What the two sides say beside messages: the hello, which is the first message, and control texts, which begin with
-//! [`MARK`].
+//! The texts of `pushring.1` beside messages: the hello, which is the first message, and control texts, which begin
+//! with [`MARK`].
 //!
-//! Invariant: every text here is valid UTF-8 and whole; positions are counts of messages, and no control text counts.
+//! Invariant: each text is complete and valid UTF-8; positions are counts of messages, and control texts are not
+//! counted.
 
 use super::token::ResumeToken;
 use crate::channel::ChannelId;
@@ -9,7 +10,8 @@ use serde::Deserialize;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// What control texts begin with: U+001E, the record separator. A Text message that begins so is sent with one more.
+/// The first byte of control texts: U+001E, the record separator. A Text message that begins with it is sent with one
+/// more.
 pub const MARK: u8 = 0x1e;
 
 /// Why a client that came back begins anew, or with a gap.
@@ -17,7 +19,7 @@ pub const MARK: u8 = 0x1e;
 pub enum ResumeRefusal {
     /// There is no such channel: it was closed, its token was used already, or what was brought is no token.
     Unknown,
-    /// The channel has ended while nobody was there for it.
+    /// The channel ended while its client was away.
     Expired,
     /// The channel goes on, but its history does not reach back so far.
     Trimmed,
@@ -40,10 +42,10 @@ impl ResumeRefusal {
     }
 }
 
-/// What a client that came back is told.
+/// The result of resuming, as the client is told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResumeAnswer {
-    /// Nobody came back: the channel is new.
+    /// The channel is new, not resumed.
     New,
     /// All that was missed follows.
     Resumed {
@@ -90,12 +92,12 @@ pub fn hello(channel: ChannelId, token: ResumeToken, window_ms: u64, answer: Res
     text
 }
 
-/// Tells that the next `count` messages were dropped: the client counts them as received.
+/// A text for the loss of the next `count` messages: the client counts them as received.
 pub fn dropped(count: u64) -> String {
     format!("\u{1e}{{\"dropped\":{count}}}")
 }
 
-/// What a Text message of a client is.
+/// The meaning of a client's Text message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// The client has received so many messages; what came before them may be forgotten.

@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 const BYTES: usize = 16;
 /// Of them the run's.
 const RUN_BYTES: usize = 2;
-/// What the MAC covers of the token itself: the run, and what is random.
+/// The part of the token that the MAC covers: the run and the random bytes.
 const NAME_BYTES: usize = 6;
 
 /// The characters of a token.
 pub const TEXT_BYTES: usize = 22;
 
-/// What names the purpose, so that no other MAC of the same key is a token.
+/// The purpose of the MAC, so that no other MAC of the same key is a token.
 const LABEL: &[u8] = b"pushring resume 1";
 
 /// A resume token. A secret of the client that it was given to.
@@ -55,11 +55,11 @@ impl ResumeToken {
 pub enum Mismatch {
     /// Another run of the broker made it, before a restart or elsewhere.
     Elsewhere,
-    /// It was made for another channel, or by nobody.
+    /// It was made for another channel, or is forged.
     Foreign,
 }
 
-/// What makes and judges the tokens of one run of a broker. Each shard has a clone.
+/// Makes and verifies the tokens of one run of a broker. Each shard has a clone.
 #[derive(Clone)]
 pub struct Keys {
     mac: Hmac<Sha256>,
@@ -67,7 +67,7 @@ pub struct Keys {
     others: Others,
 }
 
-/// What names a run of a broker in its tokens; it is no secret.
+/// The name of a broker's run in its tokens; not secret.
 pub type Run = [u8; RUN_BYTES];
 
 /// Where clients reach the brokers of other runs, as far as that is known. Clones are of one list.
@@ -93,14 +93,14 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// The keys that `secret` stands for, which nobody else may know.
+    /// The keys derived from `secret`, which must be known to this broker alone.
     pub fn new(secret: &[u8; 32]) -> Self {
         let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).expect("HMAC takes keys of any length");
         let named = mac.clone().chain_update(b"pushring run").finalize().into_bytes();
         Self { mac, run: [named[0], named[1]], others: Others::default() }
     }
 
-    /// What names this run.
+    /// The name of this run.
     pub fn run(&self) -> Run {
         self.run
     }

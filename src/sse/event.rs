@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt::Write;
 
-/// What keeps a silent stream alive, and proxies from taking it for dead: a comment. Whole.
+/// A comment, sent to keep a silent stream, and the proxies on its path, from timing out. Complete.
 pub const COMMENT: &[u8] = b":\n\n";
 
 /// Reasons in close events are cut off here, so that the event is short.
@@ -42,7 +42,7 @@ fn grows_by_lines(payload: &[u8]) -> bool {
     lines * b"data: ".len() > 2 * payload.len() + 64
 }
 
-/// What is no message: an answer of the hub. JSON, on one line.
+/// An event that is no message: an answer of the hub. JSON, on one line.
 pub fn control(json: &[u8]) -> Vec<u8> {
     let lines = json.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte });
     let mut out = b"event: control\ndata: ".to_vec();
@@ -51,14 +51,14 @@ pub fn control(json: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The first event: which channel it is, with what its client sends, and from where on what follows is complete.
-/// Without an id where a gap follows: who is cut off between the two must be told of it the next time.
+/// The first event: the channel, its client's token, and the position from which the stream is complete. Without an id
+/// if a gap follows: a client that is cut off between the two must be told of the gap the next time.
 pub fn hello(channel: ChannelId, token: &str, id: Option<EventId>, retry_ms: u64) -> Vec<u8> {
     let (data, id) = (format!(r#"{{"channel_id":{channel},"token":"{token}"}}"#), line_of(id));
     format!("retry: {retry_ms}\n{id}event: channel\ndata: {data}\n\n").into_bytes()
 }
 
-/// Messages are missing before what follows, and their number is unknown. Who has heard this has heard up to `id`.
+/// An unknown number of messages is missing before the next. A client that receives this has received up to `id`.
 pub fn gap(reason: &str, id: EventId) -> Vec<u8> {
     format!("id: {id}\nevent: gap\ndata: {{\"missed\":null,\"reason\":\"{reason}\"}}\n\n").into_bytes()
 }

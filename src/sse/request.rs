@@ -10,7 +10,7 @@ use crate::resume::ResumeToken;
 /// client.
 pub(super) const CHANNEL_FIELD: &str = "sse-channel";
 
-/// What a request that concerns streams is.
+/// A request that concerns streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SseAsk {
     /// It opens one.

@@ -1,10 +1,10 @@
-//! Alerts (RFC 8446 section 6): how an end of TLS is said, in one byte.
+//! Alerts (RFC 8446 section 6): the one-byte reason for the end of a connection.
 //!
-//! Must not know who says them, or when.
+//! It must not know which side sends them, or when.
 
 use std::fmt;
 
-/// What an alert says. Any byte may come from a peer.
+/// The description of an alert. Peers may send any byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Alert(pub u8);
 

@@ -1,10 +1,9 @@
-//! TLS between two programs, by rustls on both sides: few connections, whose bytes a thread of their own reads and
-//! writes.
+//! TLS between two programs, by rustls on both sides: few connections, each with a thread that reads and writes it.
 //!
-//! Sans-IO like the rest: bytes in, bytes out. What shards do for clients (records of our own, keys kept raw) would
-//! save memory that nobody is short of here. Invariants: TLS 1.3 alone; a client goes on only with a server whose
-//! certificate it was told of, or that an authority it was told of has issued for the name; no tickets, no early data.
-//! The one clock that is looked at is rustls' own, when a certificate is verified.
+//! Sans-IO like the rest: bytes in, bytes out. The shards' own record layer would save memory, which is not scarce
+//! here. Invariants: TLS 1.3 alone; a client continues only with a server whose certificate it was given, or whose
+//! certificate for the name is issued by an authority it was given; no tickets, no early data. The only clock is
+//! rustls' own, read when a certificate is verified.
 
 use super::handshake::Chooser;
 use super::{Certificate, CertificateError};
@@ -30,7 +29,7 @@ fn provider() -> Arc<CryptoProvider> {
 pub struct Acceptor(Arc<RwLock<Arc<ServerConfig>>>);
 
 impl Acceptor {
-    /// With these certificates, of which the first is for who names no host, or an unknown one.
+    /// With these certificates; clients that name no host, or an unknown one, get the first.
     ///
     /// # Errors
     /// There is no certificate.
@@ -192,7 +191,7 @@ impl Duplex {
         Ok(taken)
     }
 
-    /// What the other side has said, into `buffer`; none if there is nothing yet, 0 bytes at its end.
+    /// Reads the peer's data into `buffer`; none if there is none yet, 0 bytes at its end.
     ///
     /// # Errors
     /// The connection is broken.
@@ -204,7 +203,7 @@ impl Duplex {
         }
     }
 
-    /// Says as many of `bytes` as are taken at a time, and returns how many.
+    /// Accepts as many of `bytes` as fit, and returns their number.
     ///
     /// # Errors
     /// The connection has ended.
@@ -220,7 +219,7 @@ impl Duplex {
         }
     }
 
-    /// Says that nothing more will come (RFC 8446 6.1).
+    /// Ends the writing direction (RFC 8446 6.1).
     pub fn end(&mut self) {
         self.0.send_close_notify();
     }

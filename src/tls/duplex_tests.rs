@@ -1,4 +1,4 @@
-//! Two sides in memory: whom a client trusts, and that bytes arrive however they are split.
+//! Two sides in memory: the certificates that a client trusts, and bytes that arrive however they are split.
 
 use super::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

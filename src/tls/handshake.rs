@@ -32,19 +32,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a client may make us hold before it is known: the largest ClientHello, and the start of a record behind it.
+/// The most bytes held for a client before its handshake: the largest ClientHello, and the start of a record after it.
 pub const INCOMING_BYTES_MAX: usize = 16 * 1024 + 512;
 
 const TOO_LONG_RECORD: &str = "its records are too long";
 
-/// What a handshake costs that takes up an earlier connection, in nanoseconds, measured as [`Certificate::price_ns`]
-/// was.
+/// The cost of a resumed handshake in nanoseconds, measured as [`Certificate::price_ns`] was.
 pub const PRICE_NS_RESUMED: u64 = 112_000;
 
 /// The one protocol that is spoken inside.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Who speaks plain HTTP to this listener is told so in plain HTTP.
+/// The answer to plain HTTP at this listener, in plain HTTP.
 const SPEAK_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 45\r\n\
     connection: close\r\n\r\nthis port speaks TLS: use https:// or wss://\n";
@@ -74,7 +73,7 @@ struct Configs {
     as_offered: Arc<ServerConfig>,
 }
 
-/// What handshakes are made with: certificates, and the keys of tickets. Cheap to clone.
+/// The certificates and ticket keys for handshakes. Cheap to clone.
 #[derive(Clone)]
 pub struct TlsServer {
     configs: Configs,
@@ -83,8 +82,8 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// A server with these certificates, of which the first is for who names no host, or an unknown one. `unix_s` is
-    /// the time of day.
+    /// A server with these certificates; clients that name no host, or an unknown one, get the first. `unix_s` is the
+    /// time of day.
     ///
     /// # Errors
     /// There is no certificate.
@@ -121,7 +120,7 @@ impl TlsServer {
         &self.certificates
     }
 
-    /// What the dearest of its handshakes costs, in nanoseconds of a core: which certificate it is, clients choose.
+    /// The cost of its most expensive handshake, in nanoseconds of a core: clients choose among the certificates.
     pub fn price_ns(&self) -> u64 {
         self.certificates.iter().map(Certificate::price_ns).max().unwrap_or(0)
     }
@@ -173,7 +172,7 @@ fn config(by_cost: bool, certificates: Arc<[Certificate]>, ticketer: Arc<Tickete
 /// A handshake that goes on.
 pub struct Handshake {
     stage: HandshakeStage,
-    /// What came and is not done with.
+    /// Bytes received and not yet processed.
     incoming: Vec<u8>,
     /// How much of it rustls has seen.
     fed: usize,
@@ -260,7 +259,7 @@ impl Handshake {
         (self.stage, self.incoming, self.fed) = (HandshakeStage::Over, Vec::new(), 0);
     }
 
-    /// What it holds of the heap, all told.
+    /// The heap bytes that it holds in total.
     pub fn heap_bytes(&self) -> usize {
         // Measured: what rustls holds for a connection that shakes hands.
         const RUSTLS_BYTES: usize = 3500;
@@ -311,7 +310,7 @@ impl Handshake {
         HandshakeStep::Done(Box::new(Established { state, rest, is_resumed }))
     }
 
-    /// Says an alert in the plain, if that can be understood, and gives up.
+    /// Sends an alert in plaintext, if the client can still read that, and gives up.
     fn refuse(&mut self, alert: Alert, why: &str, out: &mut Vec<u8>) -> HandshakeStep {
         if !self.has_answered {
             out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.0]);
@@ -336,8 +335,8 @@ fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>)
     data.encode(&mut out[start..]).is_ok()
 }
 
-/// What a connection that has failed says about that. It is shown nothing again, and only asked while it has
-/// something to say: with a message begun it would look for the rest of it, where there is none.
+/// The alert of a connection that has failed. It is given no further input, and asked only while it has output: with a
+/// message begun it would look for the rest, which will not come.
 fn last_words(connection: &mut UnbufferedServerConnection, out: &mut Vec<u8>) {
     while connection.wants_write() {
         let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process_tls_records(&mut []).state else {
@@ -349,7 +348,7 @@ fn last_words(connection: &mut UnbufferedServerConnection, out: &mut Vec<u8>) {
     }
 }
 
-/// What was said about an error, where it went out sealed.
+/// The alert for an error, if it was sent encrypted.
 fn alert_for(error: &Error) -> Option<Alert> {
     let alert = match error {
         Error::InvalidMessage(message) => AlertDescription::from(*message),
@@ -385,7 +384,7 @@ fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> 
     Some((TlsState { suite, send, receive }, is_resumed))
 }
 
-/// What rustls may be given next.
+/// The next input for rustls.
 struct NextRecord {
     len: usize,
     is_whole: bool,

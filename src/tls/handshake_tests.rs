@@ -6,7 +6,7 @@ use ::rustls::pki_types::{CertificateDer, ServerName};
 use ::rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 use std::io::{IoSlice, Read, Write};
 
-/// Whoever it is, it is believed: what is looked at here is which certificate came.
+/// Accepts any certificate; the test checks which one arrived.
 #[derive(Debug)]
 struct Believe(Arc<CryptoProvider>, Vec<SignatureScheme>);
 
@@ -172,7 +172,7 @@ fn a_rustls_client_shakes_hands_and_its_records_and_ours_are_the_same() {
     }
 }
 
-/// AES-128 costs least, and who has no instructions for AES says so by putting ChaCha20 first.
+/// AES-128 costs least; clients without instructions for AES put ChaCha20 first.
 #[test]
 fn the_suite_is_the_cheapest_or_chacha20_where_a_client_puts_it_first() {
     use CipherSuite::{
@@ -353,7 +353,7 @@ fn a_record_that_was_changed_is_refused() {
     assert!(!failure.by_client && !out.is_empty(), "{failure:?}");
 }
 
-/// What rustls keeps of a message that is not whole is not looked for behind the error.
+/// rustls keeps an incomplete message; it is not examined after an error.
 #[test]
 fn what_stands_within_a_message_is_refused_like_anywhere() {
     let server = server(&[&["localhost"]]);

@@ -14,16 +14,16 @@ use std::fmt;
 use std::io::IoSlice;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// What stands before each record: its type, a version that says nothing, its length.
+/// The header of a record: its type, a fixed version, its length.
 pub(super) const HEADER_BYTES: usize = 5;
 
 /// The most data of one record.
 pub const PLAIN_BYTES_MAX: usize = 1 << 14;
 
-/// What all our ciphers put behind what they seal.
+/// The tag that each cipher appends to its ciphertext.
 const TAG_BYTES: usize = 16;
 
-/// What a record is longer than its data: header, type, tag.
+/// The difference in length between a record and its data: header, type, tag.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + TAG_BYTES;
 
 /// The longest body of a record that a peer may send (RFC 8446 5.2).
@@ -35,7 +35,7 @@ pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SEALED_BYTES_MAX;
 /// The longest secret: SHA-384's.
 const SECRET_BYTES_MAX: usize = 48;
 
-/// What the records of TLS 1.3 are of, sealed or not (RFC 8446 5.1).
+/// The content type of a TLS 1.3 record, encrypted or not (RFC 8446 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum ContentType {
@@ -228,11 +228,11 @@ impl DirectionKeys {
         sealed.expect("a record is short enough for every cipher");
     }
 
-    /// Opens the record whose header and body are given, in place. Returns its type, as a byte, and how long what it
-    /// says is at the start of `body`.
+    /// Decrypts the record of this header and body, in place. Returns its type, as a byte, and the length of its data
+    /// at the start of `body`.
     ///
     /// # Errors
-    /// What the peer is to be told, which is the end of the connection.
+    /// The alert for the peer; the connection is over.
     pub(super) fn open(&mut self, header: [u8; HEADER_BYTES], body: &mut [u8]) -> Result<(u8, usize), Alert> {
         let (key, nonce) = (self.key(), self.nonce());
         // RFC 8446 5.2: a record that does not open is bad_record_mac, one too short for its tag among them.
@@ -253,5 +253,5 @@ fn header(body_len: usize) -> [u8; HEADER_BYTES] {
     [ContentType::ApplicationData as u8, 3, 3, high, low]
 }
 
-// What a channel over TLS costs more than a plain one is two of these.
+// The cost of a channel over TLS beside a plain one is two of these.
 const _: () = assert!(std::mem::size_of::<DirectionKeys>() <= 112);

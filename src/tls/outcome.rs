@@ -1,9 +1,8 @@
-//! What handshakes and records come to: plain data, the same whether the crate is built with the feature `tls` or
-//! without.
+//! The results of handshakes and records: plain data, the same with and without the feature `tls`.
 
 use super::{Alert, TlsState};
 
-/// What a client's bytes have come to.
+/// The result of a client's bytes.
 #[derive(Debug)]
 pub enum HandshakeStep {
     /// More is to come from the client. Whether it was answered meanwhile: that is what a handshake costs.
@@ -50,7 +49,7 @@ pub enum ReceiveEnd {
     Broken(Alert),
 }
 
-/// What receiving has come to.
+/// The result of receiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenedRecords {
     /// So many bytes of data, now at the start of what was given.

@@ -1,11 +1,11 @@
-//! The records of an established connection (RFC 8446 section 5), both ways.
+//! The records of an established connection (RFC 8446 section 5), in both directions.
 //!
-//! Bytes in and out: no sockets, no time but what is given. What is received is opened where it lies; what is sent is
-//! sealed behind what the caller has sealed before, and must leave in that order.
+//! Bytes in and out: no sockets, no clock (the time is an argument). Received records are decrypted in place; records
+//! to send are appended to those that the caller has already sealed, and must leave in that order.
 //!
-//! Invariants: after an end, either way, nothing of the peer is opened any more; a KeyUpdate that asks for one is
-//! answered before the next data, once however often it was asked; a peer that sends records without data, or new keys,
-//! without end is let go. What waits for the rest of a record is the caller's to keep ([`OpenedRecords::rest`]).
+//! Invariants: after an end in either direction, nothing of the peer's is decrypted any more; a KeyUpdate that requests
+//! one is answered before the next data, once however often it was requested; a peer that sends empty records or new
+//! keys without end is disconnected. The caller keeps an incomplete record ([`OpenedRecords::rest`]).
 
 use super::alert::Alert;
 use super::keys::{ContentType, DirectionKeys, HEADER_BYTES, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Suite, TrafficSecret};
@@ -39,9 +39,9 @@ pub struct RecordDirection {
 pub struct TlsState {
     /// The cipher.
     pub suite: Suite,
-    /// What we seal with.
+    /// The sending direction.
     pub send: RecordDirection,
-    /// What we open with.
+    /// The receiving direction.
     pub receive: RecordDirection,
 }
 
@@ -160,7 +160,7 @@ impl Records {
     /// Opens the record that begins `at` bytes into `bytes`, if it is whole, and moves its data to the start of them.
     fn open_one(&mut self, bytes: &mut [u8], at: usize, now_s: u32) -> Result<Option<Record>, Alert> {
         let Some(&header) = bytes[at..].first_chunk::<HEADER_BYTES>() else {
-            // What is no record is said as soon as it is seen.
+            // A wrong type is reported at once.
             return if bytes[at] == ContentType::ApplicationData as u8 {
                 Ok(None)
             } else {
@@ -205,8 +205,8 @@ impl Records {
         if self.empty_records > EMPTY_RECORDS_MAX { Err(Alert::UNEXPECTED_MESSAGE) } else { Ok(()) }
     }
 
-    /// What may come of the handshake once it is over is a KeyUpdate (RFC 8446 4.6.3): we ask for no certificate, and
-    /// clients give no tickets.
+    /// After the handshake only a KeyUpdate may follow (RFC 8446 4.6.3): the server requests no certificate, and
+    /// clients send no tickets.
     fn receive_message(&mut self, fragment: &[u8], now_s: u32) -> Result<(), Alert> {
         // RFC 8446 5.1: fragments are not empty.
         if fragment.is_empty() {
@@ -253,7 +253,7 @@ struct Record {
     ended: Option<ReceiveEnd>,
 }
 
-/// What an alert of the peer's means (RFC 8446 6).
+/// The meaning of the peer's alert (RFC 8446 6).
 fn told(alert: &[u8]) -> Result<Option<ReceiveEnd>, Alert> {
     match *alert {
         [] => Err(Alert::UNEXPECTED_MESSAGE),

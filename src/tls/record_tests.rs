@@ -29,7 +29,7 @@ fn sealed(by: &mut Records, data: &[u8]) -> Vec<u8> {
 
 /// A record of any kind, with `padding` zeros behind its type.
 fn record(by: &mut Records, content: u8, data: &[u8], padding: usize) -> Vec<u8> {
-    // What is sealed as data ends with a type of its own; so the inner text is made by hand.
+    // Sealing appends a type of its own, so the inner text is made by hand.
     let mut inner = data.to_vec();
     inner.push(content);
     inner.resize(inner.len() + padding, 0);
@@ -263,7 +263,7 @@ fn whatever_bit_is_changed_the_record_does_not_open() {
 }
 
 proptest! {
-    /// However records are cut and joined, what comes out is what went in.
+    /// However records are cut and joined, the output equals the input.
     #[test]
     fn any_split_gives_the_same(
         messages in proptest::collection::vec((0..2000usize, 0..4usize), 1..12),

@@ -1,14 +1,13 @@
-//! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not
-//! know.
+//! The module without the feature `tls`: types that have no values, so that shards need no `cfg`.
 
 use super::{Alert, HandshakeStep, OpenedRecords};
 use std::io::{self, IoSlice};
 
-/// Of which there is no value. Private, so that nobody outside is told that what follows one is never reached.
+/// A type without values. Private, so that code outside is not warned about unreachable statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Never {}
 
-/// As with the feature; nobody is refused for it.
+/// As with the feature; not enforced here.
 pub const PLAIN_BYTES_MAX: usize = 1 << 14;
 /// As with the feature.
 pub const OVERHEAD_BYTES: usize = 22;

@@ -1,8 +1,8 @@
-//! The names under which `kinode_process_lib` since 0.10 and `hyperware_process_lib` have the same: a [`HttpServer`]
-//! that remembers what is bound and who is connected, and functions that return nothing.
+//! The names of `kinode_process_lib` since 0.10 and of `hyperware_process_lib`: an [`HttpServer`] that remembers bound
+//! paths and connected clients, and functions that return nothing.
 //!
-//! What they serve from the node's file system (`serve_ui`, `serve_file`) is not here: a process beside a broker has
-//! none.
+//! The functions that serve the node's file system (`serve_ui`, `serve_file`) are left out: a process beside a broker
+//! has none.
 
 use super::ask_within;
 use crate::node::{self, HttpServerAction};
@@ -105,7 +105,7 @@ impl HttpBindingConfig {
         self
     }
 
-    /// What the server answers with, without asking the process.
+    /// The content that the server serves without asking the process.
     #[must_use]
     pub fn static_content(mut self, static_content: Option<LazyLoadBlob>) -> Self {
         self.static_content = static_content;
@@ -384,7 +384,7 @@ fn respond(response: &HttpResponse, blob: Option<LazyLoadBlob>) {
         Some(blob) => answer.blob(blob),
         None => answer,
     };
-    // Where there is no request to answer nobody waits; a process that was stopped ends with its next call.
+    // Without a request there is nothing to answer; a stopped process ends with its next call.
     if let Err(error) = answer.send() {
         tracing::debug!(%error, "a response was not sent");
     }

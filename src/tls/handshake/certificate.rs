@@ -11,7 +11,7 @@ use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a pair cannot be used: what is wrong with it, and what to do.
+/// The fault of a pair that cannot be used, and its fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -82,7 +82,7 @@ impl Certificate {
         self.not_after_unix_s
     }
 
-    /// What a handshake with it costs us, in nanoseconds of a core.
+    /// The cost of a handshake with it, in nanoseconds of a core.
     pub fn price_ns(&self) -> u64 {
         self.price_ns
     }
@@ -117,8 +117,8 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What a full handshake costs by the key that signs it, with the key exchange that browsers offer (X25519MLKEM768):
-/// P-256 and RSA 2048 as measured, the others estimated from what signing costs beside them (`docs/LIMITS.md`).
+/// The cost of a full handshake by the key that signs it, with the key exchange that browsers offer (X25519MLKEM768):
+/// P-256 and RSA 2048 measured, the others estimated from the cost of signing (`docs/LIMITS.md`).
 fn price_ns(key: &CertifiedKey) -> u64 {
     let public_key_bytes = key.key.public_key().map_or(0, |key| key.len());
     match key.key.algorithm() {
@@ -150,7 +150,7 @@ fn validity(certificate: &[u8]) -> Option<(u64, u64)> {
     Some((dates.time()?, dates.time()?))
 }
 
-/// What is left of DER.
+/// The unread rest of DER.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {

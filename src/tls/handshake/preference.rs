@@ -12,7 +12,7 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const TLS_CHACHA20_POLY1305_SHA256: [u8; 2] = [0x13, 0x03];
 
-/// What stands in a ClientHello before the length of its session id: type, length, version, random (RFC 8446 4, 4.1.2).
+/// The bytes of a ClientHello before the length of its session id: type, length, version, random (RFC 8446 4, 4.1.2).
 const SESSION_ID_AT: usize = 4 + 2 + 32;
 
 /// Returns whether the client puts ChaCha20 first; `None` as long as more bytes are needed to tell.
