@@ -1,4 +1,4 @@
-//! What an operator asks of a running daemon, over its control socket, as tables for people or as JSON.
+//! Questions of an operator to a running daemon, over its control socket, answered as tables for people or as JSON.
 
 use super::cli::{AskOptions, DisconnectsOptions};
 use super::plain::plain;
@@ -48,7 +48,7 @@ pub(crate) fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String>
     }
 }
 
-/// What is said of an answer to another question.
+/// The error for an answer to another question.
 pub(super) const ANOTHER: &str = "the daemon answers another question: is it of another version?";
 
 /// Asks the daemon that `options` name.
@@ -139,7 +139,7 @@ fn listeners(about: &BrokerInfo) -> String {
     open.collect::<Vec<_>>().join(" and ")
 }
 
-/// What became of handshakes of TLS, and until when its certificate is good.
+/// The counts of TLS handshakes, and the end of the certificate's validity.
 fn tls_text(overview: &Overview) -> String {
     let shards = || overview.shards.iter().filter_map(|shard| shard.tls.as_ref());
     let Some(first) = shards().next() else { return String::new() };
@@ -156,7 +156,7 @@ fn tls_text(overview: &Overview) -> String {
     format!("TLS: {connections} connections; handshakes: {results}{end}\n")
 }
 
-/// What the program takes of the machine, and lines that its log has lost.
+/// The machine's resources that the program uses, and the lines that its log has lost.
 fn usage_text(usage: &Usage) -> String {
     let files = usage.open_files_max.map_or("as many as it likes".to_owned(), |max| max.to_string());
     let (resident, cpu) = (bytes(usage.resident_bytes), format_duration(Duration::from_millis(usage.cpu_ms)));

@@ -61,7 +61,7 @@ fn named(setting: &'static str, list: &WordList) -> impl Iterator<Item = anyhow:
     })
 }
 
-/// What tells one state of a file from another.
+/// Distinguishes states of a file.
 type Stamp = [(u64, i64, i64, u64); 2];
 
 struct Loaded {
@@ -123,7 +123,7 @@ impl Certificates {
         self.loaded.iter().map(|loaded| loaded.certificate.clone()).collect()
     }
 
-    /// What handshakes are made with, if there is any certificate.
+    /// The TLS settings of the listener, if there is any certificate.
     pub(crate) fn server(&self) -> Option<&TlsServer> {
         self.server.as_ref()
     }

@@ -15,41 +15,41 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Parser)]
 #[command(name = "pushring", version)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub action: ProgramAction,
 }
 
-/// What the program does.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProgramAction {
     /// Run the broker until SIGTERM or Ctrl-C
     Serve(SettingsOptions),
     /// Run the broker with demo processes and a page at / that uses them; needs no file
     Demo(DemoOptions),
-    /// Print the settings in force as a TOML file, with what each means
+    /// Print the settings in force as a TOML file, with comments
     Config(ConfigOptions),
-    /// Write what a daemon needs to begin with: commented settings, a secret, a unit for systemd
+    /// Write a daemon's first files: commented settings, a secret, a systemd unit
     Init(InitOptions),
     /// Print a token for development
     Token(TokenOptions),
-    /// Look for what stands in a daemon's way on this machine, and print how to mend it
-    #[command(after_help = "Give it the settings that the daemon is to have. Ends with 0 where all is well, with 1 \
-                            where there are warnings, with 2 where there are problems or settings cannot be read.")]
+    /// Check this machine and the settings for a daemon, and print how to fix what is wrong
+    #[command(after_help = "Pass the settings of the daemon. The exit status is 0 if all is well, 1 with warnings, 2 \
+                            with problems or unreadable settings.")]
     Doctor(DoctorOptions),
-    /// Print what a running daemon holds and has counted
+    /// Print a running daemon's state and counts
     Stats(AskOptions),
-    /// Print what a running daemon has counted, as text for Prometheus
+    /// Print a running daemon's metrics, as text for Prometheus
     Metrics(AskOptions),
-    /// Print the last channels that ended in a running daemon, and why; the newest last
+    /// Print the last channels that ended in a running daemon, with reasons; the newest last
     Disconnects(DisconnectsOptions),
     /// Print the live channels of a running daemon
     Channels(ChannelsOptions),
-    /// Print the processes that are attached to a running daemon
+    /// Print the processes attached to a running daemon
     Processes(AskOptions),
-    /// Print the other nodes of a running daemon's fleet, and what was lost between them
+    /// Print the other nodes of a running daemon's fleet, and the messages lost between them
     Fleet(AskOptions),
-    /// Show a running daemon's rates, processes, slowest clients and last ends, again and again
+    /// Show a running daemon's rates, processes, slowest clients and last ends, refreshed
     Top(TopOptions),
     /// Close one channel of a running daemon with 1008
     Kick(KickOptions),
@@ -59,13 +59,13 @@ pub(crate) enum ProgramAction {
     Drain(DrainOptions),
     /// Print the completions of a shell
     Completions {
-        /// Which
+        /// The shell
         shell: Shell,
     },
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
-        /// Where
+        /// The directory
         directory: PathBuf,
     },
 }
@@ -80,7 +80,7 @@ impl ProgramAction {
     }
 }
 
-/// Where settings come from.
+/// The sources of settings.
 #[derive(Debug, Args)]
 pub(crate) struct SettingsOptions {
     /// A TOML file of settings; `pushring config` prints one
@@ -94,13 +94,13 @@ pub(crate) struct SettingsOptions {
     no_pin: bool,
 }
 
-/// With what a daemon begins.
+/// The first files of a daemon.
 #[derive(Debug, Args)]
 pub(crate) struct InitOptions {
-    /// Where the files go; what is there already is kept
+    /// The directory for the files; existing ones are kept
     #[arg(long, value_name = "DIRECTORY", default_value = "/etc/pushring")]
     dir: PathBuf,
-    /// This node's name: the user of its tokens [default: local.os]
+    /// This node's name: the `username` of its tokens [default: local.os]
     #[arg(long)]
     node: Option<String>,
     /// Where clients connect [default: 127.0.0.1:8080]
@@ -115,10 +115,10 @@ impl InitOptions {
     }
 }
 
-/// Which settings are printed.
+/// The settings to print.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigOptions {
-    /// Where they come from.
+    /// Their sources.
     #[command(flatten)]
     pub options: SettingsOptions,
     /// Print the defaults instead, each in a comment: a file to begin with
@@ -126,7 +126,7 @@ pub(crate) struct ConfigOptions {
     pub defaults: bool,
 }
 
-/// Whose token, and for how long.
+/// The token's node and lifetime.
 #[derive(Debug, Args)]
 pub(crate) struct TokenOptions {
     /// A TOML file of settings, for `node` and `jwt_secret_file`
@@ -138,7 +138,7 @@ pub(crate) struct TokenOptions {
     /// The file with the node's secret
     #[arg(long, value_name = "FILE")]
     jwt_secret_file: Option<PathBuf>,
-    /// How long it holds: seconds, or a duration as 12h
+    /// Its lifetime: seconds, or a duration as 12h
     #[arg(long, default_value = "24h", value_parser = parse_ttl)]
     pub ttl: Span,
 }
@@ -150,7 +150,7 @@ fn parse_ttl(text: &str) -> Result<Span, super::units::UnitError> {
     }
 }
 
-/// For which daemon the machine is looked at.
+/// The daemon for which the machine is checked.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorOptions {
     /// Its settings.
@@ -161,7 +161,7 @@ pub(crate) struct DoctorOptions {
     pub json: bool,
 }
 
-/// Which daemon is asked, and how its answer is printed.
+/// The daemon to ask, and the format of its answer.
 #[derive(Debug, Args)]
 pub(crate) struct AskOptions {
     /// The daemon's file of settings, for `control` and `listen`
@@ -170,7 +170,7 @@ pub(crate) struct AskOptions {
     /// The daemon's control socket
     #[arg(long, value_name = "PATH|auto")]
     control: Option<ControlPath>,
-    /// Where the daemon listens: names its control socket, where that is auto
+    /// The daemon's listen address, which names its control socket if that is auto
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
     listen: Option<SocketAddr>,
     /// Print JSON: one object a line
@@ -178,89 +178,89 @@ pub(crate) struct AskOptions {
     pub json: bool,
 }
 
-/// Which ends are asked for.
+/// The ends to print.
 #[derive(Debug, Args)]
 pub(crate) struct DisconnectsOptions {
-    /// Which daemon.
+    /// The daemon.
     #[command(flatten)]
     pub ask: AskOptions,
-    /// Only of channels of this process
+    /// Only channels of this process
     #[arg(long, value_name = "ID")]
     pub process: Option<String>,
-    /// Only of this channel
+    /// Only this channel
     #[arg(long, value_name = "ID")]
     pub channel: Option<u32>,
     /// Only with this close code; 1006 is a connection that ended without one
     #[arg(long)]
     pub code: Option<u16>,
-    /// Only the last so many
+    /// At most so many, the last ones
     #[arg(long, value_name = "COUNT")]
     pub last: Option<usize>,
 }
 
-/// Which channels are asked for.
+/// The channels to print.
 #[derive(Debug, Args)]
 pub(crate) struct ChannelsOptions {
-    /// Which daemon.
+    /// The daemon.
     #[command(flatten)]
     pub ask: AskOptions,
-    /// Only of this process
+    /// Only channels of this process
     #[arg(long, value_name = "ID")]
     pub process: Option<pushring::ProcessId>,
-    /// Only those opened on this path, as its process bound it
+    /// Only channels opened on this path, as its process bound it
     #[arg(long)]
     pub path: Option<String>,
-    /// Only of clients in this range: an address, or a range as 10.0.0.0/8
+    /// Only channels of clients in this range: an address, or a range as 10.0.0.0/8
     #[arg(long, value_name = "RANGE")]
     pub address: Option<pushring::IpPrefix>,
-    /// Those for which most bytes wait, the fullest first
+    /// The channels with most waiting bytes, the fullest first
     #[arg(long, conflicts_with_all = ["process", "path", "address", "after"])]
     pub fullest: bool,
-    /// The most that are printed
+    /// The most channels to print
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     pub limit: usize,
-    /// Go on where an answer ended
+    /// Continue after the cursor of an earlier answer
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<pushring::Cursor>,
 }
 
-/// Which channel is closed.
+/// The channel to close.
 #[derive(Debug, Args)]
 pub(crate) struct KickOptions {
-    /// Which daemon.
+    /// The daemon.
     #[command(flatten)]
     pub ask: AskOptions,
     /// The channel
     pub channel: u32,
-    /// What its client is told; at most 123 bytes of it
+    /// The reason sent to its client; at most 123 bytes of it
     #[arg(long)]
     pub reason: Option<String>,
 }
 
-/// How a drain goes.
+/// The times of a drain.
 #[derive(Debug, Args)]
 pub(crate) struct DrainOptions {
-    /// Which daemon.
+    /// The daemon.
     #[command(flatten)]
     pub ask: AskOptions,
-    /// How long new clients are still taken first [default: the daemon's drain_grace]
+    /// How long new clients are still accepted first [default: the daemon's drain_grace]
     #[arg(long, value_name = "TIME")]
     pub grace: Option<Span>,
-    /// For how long channels are closed [default: the daemon's drain_over, or 1m where that is 0]
+    /// The time over which channels are closed [default: the daemon's drain_over, or 1m if that is 0]
     #[arg(long, value_name = "TIME")]
     pub over: Option<Span>,
 }
 
-/// How often a daemon is looked at.
+/// The interval and number of refreshes.
 #[derive(Debug, Args)]
 pub(crate) struct TopOptions {
-    /// Which daemon.
+    /// The daemon.
     #[command(flatten)]
     pub ask: AskOptions,
-    /// How long between two looks
+    /// The interval between refreshes
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub every: Span,
-    /// How often; for ever, unless it is said
+    /// The number of refreshes; unlimited by default
     #[arg(long)]
     pub count: Option<u64>,
 }
@@ -273,21 +273,21 @@ impl AskOptions {
     }
 }
 
-/// How the demo is served.
+/// The demo's settings.
 #[derive(Debug, Args)]
 pub(crate) struct DemoOptions {
     /// The settings.
     #[command(flatten)]
     pub options: SettingsOptions,
-    /// Serve over TLS, with a certificate that is made now: browsers will warn that nobody has signed it
+    /// Serve over TLS, with a self-signed certificate made at the start; browsers will warn about it
     #[arg(long)]
     pub tls: bool,
-    /// How many receivers are simulated beside a page that is open; 0: none
+    /// The number of simulated receivers while a page is open
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = parse_receivers)]
     pub receivers: usize,
 }
 
-/// Each takes two descriptors and a seat in the picture.
+/// Each takes two descriptors and a place in the picture.
 fn parse_receivers(text: &str) -> Result<usize, String> {
     let count = text.parse().map_err(|error| format!("{error}"))?;
     if count <= 10_000 { Ok(count) } else { Err("at most 10000".to_owned()) }
@@ -332,8 +332,8 @@ impl TokenOptions {
     }
 }
 
-/// Reads the command line and the environment, and tells which variables set nothing. Ends the process when the command
-/// line is wrong, or asks for help.
+/// Reads the command line and the environment, and returns the variables that set nothing. Ends the OS process if the
+/// command line is wrong or asks for help.
 ///
 /// # Errors
 /// A variable is misspelt or empty.
@@ -350,9 +350,9 @@ pub(crate) fn parse() -> anyhow::Result<(Cli, Vec<String>)> {
     Ok((cli, unknown))
 }
 
-/// Ends the process with what clap says, and names the variable that a wrong value comes from: clap names the flag.
+/// Ends the OS process with clap's error, and names the variable that a wrong value comes from: clap names the flag.
 fn refuse(error: &clap::Error) -> ! {
-    // Nobody may read stderr.
+    // stderr may be closed.
     let _ = error.print();
     if let Some(variable) = variable_of(error) {
         let _ = writeln!(std::io::stderr(), "The value is that of the environment variable {variable}.");
@@ -368,7 +368,7 @@ fn variable_of(error: &clap::Error) -> Option<String> {
     (!is_given && std::env::var_os(&variable).is_some()).then_some(variable)
 }
 
-/// The command with what a derive cannot say: each setting's environment variable and its default.
+/// The command, with the environment variable and the default of each setting, which a derive cannot add.
 fn command() -> Command {
     let defaults = toml::Table::try_from(DaemonConfig::default()).expect("the defaults are plain TOML");
     let mut command = Cli::command();

@@ -1,9 +1,9 @@
-//! What the daemon can be told, in one list: each setting is a flag (`--head-timeout`), an environment variable
+//! The daemon's settings, in one table: each is a flag (`--head-timeout`), an environment variable
 //! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). Flags win over the environment, which wins over
 //! the file, which wins over the defaults.
 //!
-//! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
-//! the file that holds one.
+//! Invariants: an unknown key of the file is an error that names it; no secret is part of the settings, only the path
+//! of the file that holds one.
 
 mod environment;
 mod file;
@@ -51,7 +51,7 @@ macro_rules! settings {
         #[serde(default, deny_unknown_fields)]
         pub(crate) struct DaemonConfig {
             $($( $(#[doc = $doc])+ pub $name: $type, )+)+
-            /// Who has said so.
+            /// The source of each setting that was given.
             #[serde(skip)]
             pub sources: Sources,
         }
@@ -62,7 +62,7 @@ macro_rules! settings {
             }
         }
 
-        /// All settings, for who shows them.
+        /// All settings, for help and documentation.
         pub(crate) const SETTINGS: &[SettingsGroup] = &[$( SettingsGroup {
             name: $group,
             settings: &[$( Setting {
@@ -88,7 +88,7 @@ macro_rules! settings {
 /// Settings that belong together.
 #[derive(Debug)]
 pub(crate) struct SettingsGroup {
-    /// What they are about.
+    /// Its subject.
     pub name: &'static str,
     /// In the order in which they are best read.
     pub settings: &'static [Setting],
@@ -99,7 +99,7 @@ pub(crate) struct SettingsGroup {
 pub(crate) struct Setting {
     /// Its key in the file.
     pub key: &'static str,
-    /// What it means, in lines.
+    /// Its description, in lines.
     pub doc: &'static str,
     /// When a change of it is obeyed.
     pub when: TakesEffect,
@@ -123,279 +123,279 @@ pub(crate) fn takes_effect(key: &str) -> Option<TakesEffect> {
 
 settings! {
     ["What is served"]
-    /// Where to listen for plain HTTP; port 0 picks a free one, off is for TLS alone.
+    /// The address for plain HTTP; port 0 picks a free one, off is for TLS alone.
     #[arg(value_name = "ADDRESS:PORT|off")]
     listen: Listen = Listen::at(([127, 0, 0, 1], 8080).into()) => Restart;
-    /// Where to listen for TLS 1.3 (https:// and wss://) as well; needs tls_certs.
+    /// The address for TLS 1.3 (https:// and wss://); needs tls_certs.
     #[arg(value_name = "ADDRESS:PORT|off")]
     tls_listen: Listen = Listen::default() => Restart;
-    /// Certificates and their keys, PEM, as `CHAIN.pem:KEY.pem`; the first is for who names no host, or an unknown one.
-    /// They are read again on a reload, and when the files change; a pair that is not good is told and the one before
-    /// stays.
+    /// Certificates and their keys, PEM, as `CHAIN.pem:KEY.pem`; clients that name no host, or an unknown one, get the
+    /// first. Read again on a reload and when the files change; a pair that cannot be used is logged, and the previous
+    /// one stays.
     #[arg(value_name = "CHAIN:KEY,…")]
     tls_certs: WordList = WordList::default() => NewConnections;
-    /// Whether requests that come without TLS are sent on to it (308), to the host that they name: on is to the port of
-    /// tls_listen, a number to that port, where clients come by another.
+    /// Whether requests without TLS are redirected to it (308), to the host that they name: on uses the port of
+    /// tls_listen, a number that port, for clients that connect through another.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on", value_name = "on|off|PORT")]
     tls_redirect: Redirect = Redirect::Off => Now;
-    /// Hosts for which a certificate is asked of an authority that speaks ACME, and renewed: whoever names one agrees
-    /// to the authority's terms. It validates them over plain HTTP at port 80, which must lead to `listen`.
+    /// Hosts for which certificates are obtained and renewed from an authority that speaks ACME; naming one agrees to
+    /// the authority's terms. It validates them over plain HTTP at port 80, which must lead to `listen`.
     #[arg(value_name = "NAME,…")]
     tls_acme: WordList = WordList::default() => Restart;
     /// The authority: the URL of its directory.
     #[arg(value_name = "URL")]
     tls_acme_url: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned() => Restart;
-    /// The certificate by which the authority itself is known, PEM, where the system does not know it.
+    /// The certificate of the authority's own server, PEM, if the system does not trust it.
     #[arg(value_name = "FILE")]
     tls_acme_ca: PathBuf = PathBuf::new() => Restart;
-    /// Addresses for mail to which the authority may write.
+    /// Mail addresses at which the authority may reach the operator.
     #[arg(value_name = "ADDRESS,…")]
     tls_acme_contacts: WordList = WordList::default() => Restart;
-    /// The directory for the account, the certificate and its key. Without it, acme in $STATE_DIRECTORY or
+    /// The directory for the account, the certificate and its key. Default: acme in $STATE_DIRECTORY or
     /// /var/lib/pushring.
     #[arg(value_name = "DIRECTORY")]
     tls_acme_state: PathBuf = PathBuf::new() => Restart;
-    /// This node's name: the user of its tokens.
+    /// This node's name: the `username` of its tokens.
     node: String = "local.os".to_owned() => Restart;
-    /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
+    /// The node system: decides the name of the login cookie and the paths open to local clients.
     dialect: DialectValue = DialectValue::Kinode => Restart;
-    /// The file with the secret that tokens are signed with; without one, requests that need a token are refused.
+    /// The file with the secret that signs tokens; without one, requests that need a token are refused.
     #[arg(value_name = "FILE")]
     jwt_secret_file: PathBuf = PathBuf::new() => Now;
-    /// The file with a second secret by which tokens are accepted too, while secrets are changed.
+    /// The file with a second accepted secret, for changing secrets without a gap.
     #[arg(value_name = "FILE")]
     jwt_second_secret_file: PathBuf = PathBuf::new() => Now;
 
     ["Processes of other programs"]
-    /// A Unix socket on which processes of other programs attach. Without it, and without link_tcp, none can.
+    /// A Unix socket at which processes of other programs attach. Without it, and without link_tcp, none can.
     #[arg(value_name = "PATH")]
     link: PathBuf = PathBuf::new() => Restart;
-    /// The group whose members may attach there besides this user: a name of /etc/group, or a number.
+    /// The group whose members may attach there beside this user: a name of /etc/group, or a number.
     #[arg(value_name = "GROUP")]
     link_group: String = String::new() => Restart;
     /// The permissions of that socket, as `0660`; auto is 0660 with a link_group, else 0600.
     #[arg(value_name = "MODE|auto")]
     link_mode: SocketMode = SocketMode::Auto => Restart;
-    /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted without
+    /// The address and port at which processes attach over TCP; needs a token. Nothing there is encrypted without
     /// link_tls_certs.
     #[arg(value_name = "ADDRESS")]
     link_tcp: String = String::new() => Restart;
-    /// Certificates and their keys, as tls_certs has them, with which link_tcp speaks TLS 1.3. The files are read again
-    /// on a reload, and when they change.
+    /// Certificates and their keys, as for tls_certs, with which link_tcp speaks TLS 1.3. Read again on a reload and
+    /// when the files change.
     #[arg(value_name = "CHAIN:KEY,…")]
     link_tls_certs: WordList = WordList::default() => Restart;
-    /// The file with the token that processes show over TCP: text of at least 16 bytes.
+    /// The file with the token required of processes over TCP: text of at least 16 bytes.
     #[arg(value_name = "FILE")]
     link_token_file: PathBuf = PathBuf::new() => Restart;
-    /// Processes and nodes of other programs at a time.
+    /// The most attached processes and nodes of other programs; more are refused.
     link_peers_max: usize = pushring::link::LinkConfig::default().peers_max => Restart;
-    /// How long the channels of a process that was lost live on; then they are closed with 1012.
+    /// How long the channels of a lost process are kept; then they are closed with 1012.
     owner_grace: Span = Span::seconds(10) => Restart;
 
     ["Publishing over HTTP"]
-    /// Where backends publish over HTTP, and look at topics and channels; off for nowhere. Without a token
-    /// (api_token_file) nobody listens there. An address that is taken is told, and the daemon runs without.
+    /// The address at which backends publish over HTTP and query topics and channels, or off. Served only with a token
+    /// (api_token_file). If the address is in use, a warning is logged and the daemon runs without.
     #[arg(value_name = "ADDRESS|off")]
     api_listen: AdminListen = AdminListen(Some(([127, 0, 0, 1], 9465).into())) => Restart;
-    /// The file with the token that everything there needs: 16 bytes of text or more.
+    /// The file with the token that each of its requests needs: text of at least 16 bytes.
     #[arg(value_name = "FILE")]
     api_token_file: PathBuf = PathBuf::new() => Restart;
-    /// Whether the same is served to clients of the main listener, at /push:pushring:sys/api/, with the same token.
+    /// Whether the main listener serves the same API, at /push:pushring:sys/api/, with the same token.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     api_on_listen: bool = false => Restart;
 
     ["The hub"]
-    /// Whether the hub is served at /hub: clients subscribe to topics and publish by themselves, as far as their tokens
-    /// let them, and backends publish over HTTP.
+    /// Whether the hub is served at /hub: clients subscribe to topics and publish as far as their tokens allow, and
+    /// backends publish over HTTP.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     hub: bool = false => Restart;
-    /// The file with the secret that the hub's tokens are signed with; never the one of logins.
+    /// The file with the secret that signs the hub's tokens; must differ from jwt_secret_file's.
     #[arg(value_name = "FILE")]
     hub_secret_file: PathBuf = PathBuf::new() => Now;
-    /// What `aud` of tokens must name that are signed with it.
+    /// The `aud` required of tokens signed with it.
     hub_audience: String = "pushring-hub".to_owned() => NewConnections;
-    /// Where an authority publishes the keys by which it signs the hub's tokens instead (a JSON Web Key Set; RS256,
-    /// ES256 and EdDSA). Then no token is accepted that is signed with a secret.
+    /// The URL of the keys with which an authority signs the hub's tokens instead (a JSON Web Key Set; RS256, ES256 and
+    /// EdDSA). Tokens signed with a secret are then refused.
     #[arg(value_name = "URL")]
     auth_jwks_url: String = String::new() => Restart;
-    /// The file with such keys, where they are not fetched. It is read again when it changes.
+    /// The file with such keys, instead of a URL. Read again when it changes.
     #[arg(value_name = "FILE")]
     auth_jwks_file: PathBuf = PathBuf::new() => Restart;
-    /// The certificate by which auth_jwks_url is known, PEM, where the system does not know it.
+    /// The certificate of auth_jwks_url's server, PEM, if the system does not trust it.
     #[arg(value_name = "FILE")]
     auth_jwks_ca: PathBuf = PathBuf::new() => Restart;
-    /// How often the keys are fetched, whether a token with an unknown one comes or not; 30s at least.
+    /// The interval at which the keys are fetched, at least 30s; tokens with an unknown key cause a fetch earlier.
     auth_jwks_refresh: Span = Span::seconds(300) => Restart;
-    /// What `iss` of the authority's tokens must be.
+    /// The `iss` required of the authority's tokens.
     #[arg(value_name = "NAME")]
     auth_issuer: String = String::new() => NewConnections;
-    /// What `aud` of the authority's tokens must name.
+    /// The `aud` required of the authority's tokens.
     #[arg(value_name = "NAME")]
     auth_audience: String = String::new() => NewConnections;
-    /// How long a token is good for at a time, from when it is shown: its channel ends then, however far off `exp` is,
-    /// unless it is renewed. 0: until `exp`, or without it for ever.
+    /// How long a token is valid from its first use: its channel then ends, even before `exp`, unless the token is
+    /// renewed. 0: until `exp`, or for ever without it.
     hub_token_lifetime_max: Span = Span::seconds(24 * 3600) => NewConnections;
-    /// Whether clients without a token are let in, who may do what the next two settings say.
+    /// Whether clients without a token are let in, with the rights in hub_open_subscribe and hub_open_publish.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     hub_open: bool = false => NewConnections;
-    /// Whether clients that only receive may open an event stream (SSE) at /hub, of the topics that the query names.
+    /// Whether clients may open event streams (SSE) at /hub, to receive the topics named in the query.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     hub_sse: bool = false => Restart;
-    /// Topics that those may subscribe to: names, or beginnings of names and `*`.
+    /// Topics to which clients without a token may subscribe: names, or prefixes with `*`.
     #[arg(value_name = "PATTERN,…")]
     hub_open_subscribe: WordList = "public.*".parse().expect("a list") => NewConnections;
-    /// Topics that those may publish to.
+    /// Topics to which clients without a token may publish.
     #[arg(value_name = "PATTERN,…")]
     hub_open_publish: WordList = WordList::default() => NewConnections;
-    /// Where a backend is told of what clients of the hub do, by a POST; needs hub_webhook_secret_file.
+    /// The URL of a backend that receives events of the hub's clients by POST; needs hub_webhook_secret_file.
     #[arg(value_name = "URL")]
     hub_webhook_url: String = String::new() => Restart;
-    /// The file with the secret that these requests are signed with: `whsec_` and base64, or any 24 bytes or more.
+    /// The file with the secret that signs these requests: `whsec_` and base64, or any 24 bytes or more.
     #[arg(value_name = "FILE")]
     hub_webhook_secret_file: PathBuf = PathBuf::new() => Restart;
-    /// The certificate by which hub_webhook_url is known, PEM, where the system does not know it.
+    /// The certificate of hub_webhook_url's server, PEM, if the system does not trust it.
     #[arg(value_name = "FILE")]
     hub_webhook_ca: PathBuf = PathBuf::new() => Restart;
-    /// What it is told: opened, closed, subscribed (and unsubscribed), message (what clients send that is no order).
+    /// The events sent: opened, closed, subscribed (and unsubscribed), message (clients' messages that are no orders).
     #[arg(value_name = "EVENT,…")]
     hub_webhook_events: WordList = "opened,closed,subscribed,message".parse().expect("a list") => Restart;
-    /// Events that may wait for it; more are lost, and it is told how many.
+    /// The most events that may wait; more are lost, and their number is sent.
     hub_webhook_events_max: usize = 10_000 => Restart;
-    /// Their bytes, likewise.
+    /// The most bytes of events that may wait; more are lost, likewise.
     hub_webhook_bytes_max: Size = Size(16 << 20) => Restart;
-    /// How long a request that is not taken is sent again, before its events are given up.
+    /// How long a failed request is repeated before its events are given up.
     hub_webhook_give_up: Span = Span::seconds(300) => Restart;
 
     ["A fleet over NATS"]
-    /// Its NATS servers, as `nats://HOST:PORT` or `tls://HOST:PORT`; without one this daemon is in no fleet.
+    /// The fleet's NATS servers, as `nats://HOST:PORT` or `tls://HOST:PORT`; without one this daemon is in no fleet.
     #[arg(value_name = "URL,…")]
     fleet_nats: WordList = WordList::default() => Restart;
-    /// The fleet's name: nodes of one name hear each other.
+    /// The fleet's name: nodes with the same name form one.
     fleet_name: String = "main".to_owned() => Restart;
-    /// This node's name in it, which no other node may have: letters, digits, `-` and `_`. Empty: `node`, with `-` for
+    /// This node's name in the fleet, which must be unique: letters, digits, `-` and `_`. Empty: `node`, with `-` for
     /// `.`.
     fleet_node: String = String::new() => Restart;
-    /// Where clients reach this node alone, as wss://node-1.example.com; who comes back to another node with a channel
-    /// of this one is told it. Empty: nobody is.
+    /// The address at which clients reach this node alone, as wss://node-1.example.com; clients that resume a channel
+    /// of this node at another are sent there. Empty: they are not.
     #[arg(value_name = "URL")]
     fleet_address: String = String::new() => Restart;
-    /// The file with which NATS is shown who this is: as `nsc` makes it, the seed of an nkey, or a line USER:PASSWORD.
+    /// The file with the credentials for NATS: as `nsc` makes it, the seed of an nkey, or a line USER:PASSWORD.
     #[arg(value_name = "FILE")]
     fleet_credentials_file: PathBuf = PathBuf::new() => Restart;
-    /// Certificates of who may vouch for NATS servers, besides those that the system knows.
+    /// Certificates of authorities for the NATS servers, beside those that the system trusts.
     #[arg(value_name = "FILE")]
     fleet_ca_file: PathBuf = PathBuf::new() => Restart;
-    /// What may wait for NATS; one process may hold a quarter of it.
+    /// The most bytes that may wait for NATS; one process may hold a quarter of it.
     fleet_queue_bytes_max: Size = Size(fleet::QUEUE_BYTES_MAX_DEFAULT) => Restart;
-    /// Audiences that this daemon listens to at a time, and numbers that it keeps of its own and of others'.
+    /// The most audiences that this daemon listens to at a time, and the most counts that it keeps of its own and of
+    /// others'.
     fleet_subjects_max: usize = fleet::SUBJECTS_MAX_DEFAULT => Restart;
 
     ["Operators"]
-    /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
-    /// pushring-PORT.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring or /tmp/pushring-UID: the first that
-    /// is there or can be made.
+    /// The Unix socket for `pushring stats` and the other operators' commands, for this user alone, or off. auto is
+    /// pushring-PORT.sock in the first of $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring and /tmp/pushring-UID
+    /// that exists or can be created.
     #[arg(value_name = "PATH|auto|off")]
     control: ControlPath = ControlPath::Auto => Restart;
 
-    /// Where `serve` answers probes, metrics and the admin page; off for nowhere. An address that is taken is told, and
-    /// the daemon runs without.
+    /// The address at which `serve` answers probes, metrics and the admin page, or off. If the address is in use, a
+    /// warning is logged and the daemon runs without.
     #[arg(value_name = "ADDRESS|off")]
     admin_listen: AdminListen = AdminListen::default() => Restart;
-    /// The file with the token that everything there needs but probes and metrics on loopback: 16 bytes of text or
-    /// more.
+    /// The file with the token that its requests need, except probes and metrics on loopback: text of at least 16
+    /// bytes.
     #[arg(value_name = "FILE")]
     admin_token_file: PathBuf = PathBuf::new() => Restart;
-    /// Names under which it may be asked, besides addresses of loopback and localhost.
+    /// Host names under which it is served, beside loopback addresses and localhost.
     #[arg(value_name = "NAME,…")]
     admin_hosts: WordList = WordList::default() => Restart;
-    /// What must be there for /readyz to say that clients may be sent here: link, an attached process of another
-    /// program.
+    /// Conditions for /readyz to report that clients may be sent here: link, an attached process of another program.
     #[arg(value_name = "link")]
     ready_needs: WordList = WordList::default() => Restart;
 
-    /// Whether metrics are served to Prometheus at /metrics:pushring:sys/, on this machine alone.
+    /// Whether metrics are also served at /metrics:pushring:sys/ of the main listener, to this machine alone.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     metrics: bool = false => Restart;
 
     ["Threads"]
-    /// Threads, each with its own connections; 0 is one for each core.
+    /// The number of shards: threads, each with its own connections; 0 is one for each core.
     shards: usize = 0 => Restart;
-    /// Whether each shard stays on a core of its own.
+    /// Whether each shard is pinned to a core.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     pin: bool = true => Restart;
-    /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
+    /// The I/O driver; auto is io_uring where the kernel allows it, else epoll.
     driver: DriverValue = DriverValue::Auto => Restart;
 
     ["Access, and proxies"]
-    /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any.
+    /// Host names that are served beside addresses and localhost; `.example.com` is every name below it, `*` is any.
     /// Empty: no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
     hosts: WordList = WordList::default() => Now;
-    /// Pages of other sites that may use our cookies, such as `https://app.example.com`.
+    /// Origins of other sites' pages that may use this server's cookies, such as `https://app.example.com`.
     #[arg(value_name = "ORIGIN,…")]
     origins: WordList = WordList::default() => Now;
-    /// Origins of pages under development, such as `http://localhost:3000`, whose development server passes requests on
-    /// from this machine. Any page there can then use the session of any user who is logged in.
+    /// Origins of pages under development, such as `http://localhost:3000`, whose development server forwards requests
+    /// from this machine. Any page there can then use the session of any logged-in user.
     #[arg(value_name = "ORIGIN,…")]
     dev_origins: WordList = WordList::default() => Now;
-    /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
+    /// Proxies whose X-Forwarded-For is trusted when clients are counted: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
     trusted_proxies: WordList = WordList::default() => Now;
-    /// Balancers that put a PROXY header (version 1 or 2) before the bytes of each client: addresses, or ranges as
-    /// `10.0.0.0/8`. From these it is required, and tells the client's address; from others it is not read.
+    /// Balancers that send a PROXY header (version 1 or 2) before the bytes of each client: addresses, or ranges as
+    /// `10.0.0.0/8`. It is required from these, and gives the client's address; from others it is not read.
     #[arg(value_name = "RANGE,…")]
     proxy_protocol_from: WordList = WordList::default() => NewConnections;
-    /// Whether clients reach us over TLS that ends in front of us: login cookies are then never sent without it.
+    /// Whether a proxy in front terminates TLS: login cookies are then never sent without it.
     #[arg(alias = "tls", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     behind_tls: bool = false => Now;
     /// Whether `local_only` paths, extensions and the RPC path are open to clients on this machine: as in nodes of the
-    /// dialect (Kinode yes, Hyperdrive no), or always, or never. A node's kernel that attaches may say otherwise.
+    /// dialect (Kinode yes, Hyperdrive no), always, or never. An attached node may override it.
     #[arg(value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
     expose_local: Exposure = Exposure::Dialect => Now;
 
-    /// Subprotocols that clients may choose; the broker gives them no meaning.
+    /// Subprotocols that clients may choose; the broker does not interpret them.
     #[arg(value_name = "NAME,…")]
     subprotocols: WordList = WordList::default() => NewConnections;
 
     ["Compression"]
-    /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says
-    /// so.
+    /// Whether compression (permessage-deflate) is offered on every path; otherwise only on paths whose process asks
+    /// for it.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     deflate: bool = pushring::internals::shard::Deflate::default().everywhere => NewConnections;
-    /// How hard broadcasts are compressed, once for all channels: 1 is fast, 9 small.
+    /// The compression level of broadcasts, which are compressed once for all channels: 1 is fast, 9 small.
     deflate_level: u8 = pushring::internals::shard::Deflate::default().level => Now;
-    /// How hard messages to one channel are compressed: 1 is fast, 9 small.
+    /// The compression level of messages to one channel: 1 is fast, 9 small.
     deflate_push_level: u8 = pushring::internals::shard::Deflate::default().push_level => Now;
-    /// Smaller messages are sent as they are.
+    /// The smallest message that is compressed.
     deflate_bytes_min: Size = Size(pushring::internals::shard::Deflate::default().bytes_min) => Now;
-    /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
+    /// The window to which compressed messages may refer: 2 to the power of 9 to 15, in bytes.
     deflate_window_bits: u8 = pushring::internals::shard::Deflate::default().window_bits => NewConnections;
-    /// What each shard spends on letting messages refer to earlier ones: a window for each client that agrees on it,
-    /// until it is spent. 0: no client may.
+    /// The memory of each shard for context takeover, one window for each client that agrees on it, until it is used
+    /// up. 0: no takeover.
     deflate_takeover_bytes_max: Size = Size(pushring::internals::shard::Deflate::default().takeover_bytes_max) => NewConnections;
 
     ["Limits"]
-    /// Connections in all; more are answered 503.
+    /// The most connections in all; more are answered 503.
     connections_max: usize = 100_000 => Now;
-    /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
+    /// The most connections of one client: one IPv4 address, or one IPv6 /64; more are answered 503. 0 is no limit.
     connections_per_ip_max: u32 = 32_768 => Now;
-    /// Connections of one process: its channels, and requests that wait for it. 0 is no limit but that the last eighth
-    /// of all is for processes with less than an equal share; more are answered 503.
+    /// The most connections of one process: its channels, and requests that wait for it; more are answered 503. 0 is no
+    /// limit, except that the last eighth of connections_max is for processes with less than an equal share.
     connections_per_process_max: usize = 0 => Now;
-    /// Upgrade requests of one client per second, and as many at once. 0 is no limit; more are answered 503.
+    /// The most upgrade requests of one client per second, and at once; more are answered 503. 0 is no limit.
     handshakes_per_ip_per_s_max: u32 = 20_000 => Now;
-    /// Addresses to which the limits per client do not apply: addresses, or ranges as `10.0.0.0/8`.
+    /// Addresses exempt from the limits per client: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
     per_ip_exempt: WordList = WordList::default() => Now;
-    /// Clients over a limit that are answered at the same time; more are let go without a word.
+    /// The most clients over a limit that are answered at the same time; more are closed without an answer.
     turned_away_max: usize = 1024 => Now;
-    /// Topics that one channel may be subscribed to, 65535 at most; more subscriptions are refused.
+    /// The most topics of one channel, up to 65535; further subscriptions are refused.
     topics_per_channel_max: usize = pushring::internals::shard::ShardConfig::default().topics_per_channel_max => Now;
-    /// Subscriptions of channels to topics, in all; more are refused. The last eighth is for processes with less than
-    /// an equal share.
+    /// The most subscriptions of channels to topics in all; more are refused. The last eighth is for processes with
+    /// less than an equal share.
     subscriptions_max: usize = 1_600_000 => Now;
-    /// What clients and processes may make the broker hold, all together: frames, messages and requests that wait or
-    /// have not wholly arrived. A size, auto (half of what is available at the start), or unlimited.
+    /// The most memory that clients and processes may make the broker hold: frames, messages and requests that wait or
+    /// are incomplete. A size, auto (half of what is available at the start), or unlimited.
     #[arg(value_name = "SIZE|auto|unlimited")]
     memory_budget: MemoryBudget = MemoryBudget::Auto => Restart;
     /// The largest message of a client.
@@ -406,19 +406,19 @@ settings! {
     fragments_max: u32 = 0 => Now;
     /// Pings and pongs of one client per second; 0 is no limit.
     control_frames_per_s_max: u16 = 100 => Now;
-    /// What may wait for one channel whose client reads slowly.
+    /// The most bytes that may wait for one channel whose client reads slowly.
     outbound_bytes_max: Size = Size(1 << 20) => Now;
-    /// What happens to a message that does not fit there.
+    /// The policy for a message that would exceed outbound_bytes_max.
     policy: PolicyValue = PolicyValue(pushring::Policy::Close) => Now;
-    /// How long a channel waits for its client to come back, where a path allows that.
+    /// How long a channel waits for its client to resume, on paths that allow it.
     resume_window: Span = Span::seconds(30) => Now;
-    /// How much of what was sent to one such channel is remembered.
+    /// The most bytes sent to one such channel that are kept for it.
     resume_bytes_max: Size = Size(pushring::internals::shard::Resume::default().bytes_max) => Now;
-    /// How much each shard remembers for all of them; bytes that many were sent count once.
+    /// The most bytes that each shard keeps for all such channels; a broadcast counts once.
     resume_shard_bytes_max: Size = Size(pushring::internals::shard::Resume::default().shard_bytes_max) => Now;
-    /// What may wait in one shard's inbox: orders of processes.
+    /// The most orders of processes that may wait in one shard's inbox.
     inbox_commands_max: u32 = 16 * 1024 => Restart;
-    /// The payloads of these together; one process may hold a quarter of it.
+    /// The most payload bytes of these orders; one process may hold a quarter of it.
     inbox_bytes_max: Size = Size(64 << 20) => Restart;
     /// The largest head of an HTTP request.
     head_bytes_max: Size = Size(16 << 10) => NewConnections;
@@ -426,59 +426,61 @@ settings! {
     header_count_max: usize = 100 => NewConnections;
     /// The largest body of an HTTP request.
     body_bytes_max: Size = Size(16 << 20) => NewConnections;
-    /// The largest body of a client that is logged in, but half of memory_budget at most; 0 is as of any client.
+    /// The largest body of a logged-in client, at most half of memory_budget; 0 is body_bytes_max.
     body_bytes_max_logged_in: Size = Size(0) => Now;
-    /// Chunk extensions of an HTTP request, and its trailer fields; both are dropped unread.
+    /// The most bytes of chunk extensions of an HTTP request, and of its trailer fields; both are ignored.
     chunk_extra_bytes_max: Size = Size(4 << 10) => NewConnections;
-    /// What is read ahead of HTTP requests that wait behind one that is being answered.
+    /// The most bytes read ahead of pipelined HTTP requests.
     pipelined_bytes_max: Size = Size(64 << 10) => NewConnections;
 
-    /// Handshakes of TLS for which one shard exchanges keys in one turn, some 0.12 ms each (1 ms and more with large
-    /// RSA keys); more wait in their sockets.
+    /// The most TLS handshakes for which one shard exchanges keys in one turn, some 0.12 ms each (1 ms and more with
+    /// large RSA keys); more wait in their sockets.
     tls_handshakes_per_turn: u32 = pushring::internals::shard::ShardConfig::default().tls_handshakes_per_turn => Now;
 
     ["Deadlines"]
     /// How long a request head may take.
     head_timeout: Span = Span::seconds(10) => Now;
-    /// How long a handshake of TLS may take.
+    /// How long a TLS handshake may take.
     tls_handshake_timeout: Span = Span::seconds(10) => NewConnections;
-    /// How long a request body may take if it comes more slowly than body_bytes_per_s_min.
+    /// How long a request body may take if it is slower than body_bytes_per_s_min.
     body_timeout: Span = Span::seconds(10) => Now;
-    /// The least rate of a body that takes longer, and of what is still sent behind a refusal: so much each second.
+    /// The least rate, in bytes per second, of a body that takes longer, and of a refused request's rest.
     body_bytes_per_s_min: Size = Size(1 << 10) => Now;
     /// How long a process may take to answer an HTTP request, in whole seconds.
     response_timeout: Span = Span::seconds(15) => Now;
-    /// How long an HTTP connection may stay without a request.
+    /// How long an HTTP connection may stay idle between requests.
     http_idle_timeout: Span = Span::seconds(75) => Now;
-    /// How long a client may take to register after it connected to `/`.
+    /// How long a client that connected to `/` may take to register.
     register_timeout: Span = Span::seconds(10) => Now;
     /// How long a client may take to answer a close frame.
     close_timeout: Span = Span::seconds(5) => Now;
-    /// A silent client is sent a ping after this long; 0 for never.
+    /// How long a client may be silent before it is sent a ping; 0 is never.
     ping_interval: Span = Span::seconds(25) => Now;
-    /// So many pings may stay unanswered before the client is gone.
+    /// How many pings may be unanswered before the connection is closed.
     pings_unanswered_max: u8 = 2 => Now;
-    /// How long we read on after our last byte, so that the client sees it rather than a reset.
+    /// How long a closing connection is still read after the last byte was sent, so that the client gets that rather
+    /// than a reset.
     linger: Span = Span::seconds(2) => Now;
-    /// How much we read on, likewise.
+    /// How many bytes are still read then.
     linger_bytes_max: Size = Size(1 << 20) => Now;
-    /// How long sent bytes may stay unacknowledged before a connection counts as dead; 0 leaves it to the system.
+    /// How long sent bytes may be unacknowledged before the connection is closed; 0 is the system's default.
     tcp_user_timeout: Span = Span::seconds(75) => Restart;
-    /// What may wait unsent in the kernel for one connection.
+    /// The most unsent bytes in the kernel for one connection.
     tcp_notsent_lowat: Size = Size(128 << 10) => Restart;
-    /// How long clients get to answer the close frame when the daemon stops.
+    /// How long clients may take to answer the close frame when the daemon stops.
     stop_timeout: Span = Span::seconds(10) => Now;
-    /// For how long a stop closes channels, one after another, so that clients come back evenly; 0 closes all at once.
+    /// The time over which a stop closes channels one after another, so that clients reconnect evenly; 0 closes all at
+    /// once.
     drain_over: Span = Span::seconds(0) => Now;
-    /// How long such a stop takes new clients first, while balancers turn away.
+    /// How long such a stop first accepts new clients, while balancers turn away.
     drain_grace: Span = Span::seconds(5) => Now;
 
     ["Log"]
-    /// What is logged to stderr: error, warn, info, debug, trace or off, and parts with a level of their own, as
+    /// The log's filter: error, warn, info, debug, trace or off, and modules with a level of their own, as
     /// `info,pushring::shard=debug`. RUST_LOG sets it too.
     #[arg(value_name = "FILTER")]
     log: String = "info".to_owned() => Now;
-    /// How it is logged.
+    /// The log's format.
     log_format: LogFormat = LogFormat::Text => Restart;
 }
 
@@ -494,7 +496,7 @@ impl DaemonConfig {
         Ok(Self { sources, ..file::overlaid(told, flags)? })
     }
 
-    /// The old names under which settings were given, for who warns of them.
+    /// The old names under which settings were given, for a warning.
     pub(crate) fn old_names(&self) -> Vec<OldName> {
         self.sources.old_names()
     }
@@ -507,10 +509,10 @@ impl DaemonConfig {
         file::overlaid(told, flags)
     }
 
-    /// What a broker is started with.
+    /// The broker's configuration.
     ///
     /// # Errors
-    /// A value that cannot be obeyed, by its key.
+    /// A value that cannot be applied, named by its key.
     pub(crate) fn broker(&self, secrets: Secrets) -> anyhow::Result<pushring::Config> {
         self.try_broker(secrets).map_err(|error| self.sources.locate(error))
     }

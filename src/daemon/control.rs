@@ -71,7 +71,7 @@ pub(crate) fn made_for(path: &Path) -> Option<SocketHome> {
 pub(crate) struct SocketHome {
     /// The directory.
     pub path: PathBuf,
-    /// Whether we make it where it is not there; then nobody else may have made it.
+    /// Whether a missing one is created; if so, it must belong to this user.
     is_made: bool,
 }
 
@@ -99,7 +99,7 @@ impl SocketHome {
         }
     }
 
-    /// In `/tmp` anybody can be first.
+    /// Any user may create entries in `/tmp`.
     fn is_trusted(&self, metadata: &fs::Metadata) -> bool {
         let is_ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
         !(self.is_made && self.path.starts_with("/tmp")) || (is_ours && metadata.is_dir())

@@ -20,7 +20,7 @@ pub(crate) use join::{check, probe, start};
 #[cfg(not(feature = "fleet"))]
 pub(crate) use no_join::{check, probe, start};
 
-/// What may wait for NATS unless it is said.
+/// The default of the bytes that may wait for NATS.
 pub(crate) const QUEUE_BYTES_MAX_DEFAULT: usize = 16 << 20;
 
 /// How many audiences are listened to and counted unless it is said.

@@ -21,7 +21,7 @@ const UNIT_DIRECTORY: &str = "/etc/pushring";
 /// Where a package puts its unit.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pushring.service", "/lib/systemd/system/pushring.service"];
 
-/// What is asked for.
+/// The answers to its questions.
 #[derive(Debug)]
 pub(crate) struct InitAnswers {
     /// Where the files go.
@@ -32,7 +32,7 @@ pub(crate) struct InitAnswers {
     pub listen: Option<SocketAddr>,
 }
 
-/// Writes what is missing in the directory; tells what was done and what to do next.
+/// Writes the missing files into the directory; returns a text about what was done and what to do next.
 ///
 /// # Errors
 /// A file cannot be written.

@@ -10,11 +10,11 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-/// What clients and processes may make the broker hold.
+/// The memory budget for clients and processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MemoryBudget {
-    /// Half of what is available at the start. The other half is for what the budget does not count: connections
-    /// themselves, the kernel's socket buffers, and whoever else lives here.
+    /// Half of what is available at the start. The other half is for memory that the budget does not count: connections
+    /// themselves, the kernel's socket buffers, and other programs here.
     Auto,
     /// No limit.
     Unlimited,
@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for MemoryBudget {
     }
 }
 
-/// What this process may still take: of the machine, and of every control group above it. `root` is `/`.
+/// The memory that this OS process may still take: of the machine, and of every control group above it. `root` is `/`.
 pub(crate) fn available_bytes(root: &Path) -> anyhow::Result<usize> {
     memory_bytes(root).context("no MemAvailable in /proc/meminfo: set memory_budget")
 }

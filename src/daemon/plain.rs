@@ -1,5 +1,4 @@
-//! What others wrote (reasons, paths, names, errors of peers) as text that no terminal obeys and that starts no line of
-//! its own.
+//! Text of others (reasons, paths, names, errors of peers) in a form without control sequences and line breaks.
 
 use std::fmt::{self, Write};
 

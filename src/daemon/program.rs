@@ -35,7 +35,7 @@ pub(crate) struct Daemon {
     link: Option<link::Acceptor>,
 }
 
-/// What is obeyed.
+/// The configuration in force.
 struct ActiveConfig {
     config: DaemonConfig,
     secrets: Secrets,
@@ -43,7 +43,7 @@ struct ActiveConfig {
     link_certificates: Certificates,
 }
 
-/// What a broker is started with, or obeys from now on.
+/// The broker's configuration, at the start or after a reload.
 pub(crate) fn broker_config(
     config: &DaemonConfig,
     secrets: Secrets,
@@ -111,7 +111,7 @@ impl Daemon {
         Self { source, broker, own_secret, hub_counts, last_reload, current, link }
     }
 
-    /// What has become of what the hub asked of others.
+    /// Counts of the hub's requests to others.
     pub(crate) fn hub_counts(&self) -> &Arc<hub::Counts> {
         &self.hub_counts
     }
@@ -169,7 +169,7 @@ impl Daemon {
     }
 
     fn current(&self) -> MutexGuard<'_, ActiveConfig> {
-        // Whoever panicked with the lock held had changed nothing yet, or all.
+        // The state that a panic left is whole: it was not changed yet, or wholly.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -76,7 +76,8 @@ pub(crate) fn demo(
     let start = Start { source, listener, admin, config: config.clone(), secrets, certificates, own_secret };
     run(start, |broker| {
         let mut threads = demo::start(&broker.handle())?;
-        // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
+        // Through a listener that is not loopback, any client that reaches it could take the cookie and act as this
+        // node's user.
         let is_loopback = broker.address().ip().to_canonical().is_loopback();
         let cookie_name = pushring::node::settings(&config.node, config.dialect.into()).cookie;
         let login = is_loopback.then(|| demo::page::DemoLogin { node: config.node.clone(), cookie_name, secret });
@@ -152,7 +153,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     let Start { source, listener, config, admin, secrets, certificates, own_secret } = start;
     let keys = hub_settings::begin_keys(&config).map_err(|error| config.sources.locate(error))?;
     let secrets = Secrets { keys: keys.clone(), ..secrets };
-    // Before anybody can know that we run: a signal from now on stops us cleanly.
+    // Before the daemon is reported as running: a signal from now on stops it cleanly.
     let signals = signals::catch()?;
     match sys::raise_open_files() {
         Ok(files) => tracing::debug!(files, "limit of open files"),

@@ -1,5 +1,4 @@
-//! What the daemon does at each signal. None of those that operators and terminals send ends it without a word to its
-//! clients.
+//! The daemon's signals. None that operators or terminals send ends it without telling its clients.
 
 use super::log;
 use super::program::Daemon;
@@ -11,7 +10,7 @@ use signal_hook::iterator::Signals;
 use std::sync::Arc;
 use std::thread;
 
-/// What is asked of the daemon.
+/// The action for a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SignalOrder {
     Stop,
@@ -56,7 +55,7 @@ pub(crate) fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>
                 Some(SignalOrder::Stop) if stopping => {
                     tracing::warn!(name, "a second signal: ending at once");
                     log::flush();
-                    // What shells expect of a program that a signal ended.
+                    // Shells expect this status of a program ended by a signal.
                     std::process::exit(128 + signal);
                 }
                 Some(SignalOrder::Stop) => {
@@ -77,7 +76,7 @@ pub(crate) fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>
 fn reload(operator: &Operator, name: Option<&'static str>) {
     tracing::info!(name, "the settings are read again");
     systemd::reloading();
-    // What came of it is in the log.
+    // The log has the result.
     let _ = operator.answer(ControlRequest::Reload {});
     systemd::ready(&operator.overview().about.address.to_string());
 }

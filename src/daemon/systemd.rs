@@ -1,5 +1,5 @@
-//! What a service manager and this program tell each other: sd_notify(3), sd_listen_fds(3), and the watchdog of
-//! systemd.service(5). Nothing happens where there is none.
+//! Communication with a service manager: sd_notify(3), sd_listen_fds(3), and the watchdog of systemd.service(5).
+//! Without one, nothing happens.
 
 use anyhow::{Context, ensure};
 use listenfd::ListenFd;
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// How often `systemctl status` gets new counts.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
-/// The listener that a socket unit has opened for this program. Call it before there are other threads: it takes the
-/// variables away, for they concern nobody else.
+/// The listener that a socket unit has opened for this program. Call it before other threads exist: it removes the
+/// environment variables, which child processes must not see.
 ///
 /// # Errors
 /// It is no listener of TCP, or there are several.
@@ -53,10 +53,10 @@ fn tell(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells the counts of `broker` while it runs, and that it does: only shards that answer are alive.
+/// Reports that `broker` runs, and its counts, as long as all shards answer.
 ///
 /// # Errors
-/// There is no thread.
+/// The thread could not be started.
 pub(crate) fn keep_informed(broker: BrokerHandle) -> anyhow::Result<()> {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(());

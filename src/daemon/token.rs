@@ -110,7 +110,7 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// A secret that nobody knows.
+/// A random secret.
 pub(crate) fn random_secret() -> anyhow::Result<Secret> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;

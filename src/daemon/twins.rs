@@ -1,5 +1,4 @@
-//! What an operator looks at and does in a running daemon, over its control socket: the command line's twin of the
-//! admin page. Both ask the same questions.
+//! An operator's commands for a running daemon, over its control socket. The admin page asks the same questions.
 
 use super::ask::{ANOTHER, ask, ends_text, seconds};
 use super::cli::{AskOptions, ChannelsOptions, DrainOptions, KickOptions, TopOptions};
@@ -204,7 +203,7 @@ fn channels_text(channels: &[ChannelReport]) -> String {
     table(heads, &channels.iter().map(row).collect::<Vec<_>>())
 }
 
-/// What a reload has changed, as `pushring reload` and the log say it.
+/// The changes of a reload, as text for `pushring reload` and the log.
 pub(crate) fn changes_text(changes: &Changes) -> String {
     let Changes { now, new_connections, restart } = changes;
     let parts = [("in force", now), ("for new connections", new_connections), ("after a restart only", restart)];

@@ -31,7 +31,7 @@ impl Asked {
         Ok(self.last)
     }
 
-    /// What a node has said. All that was said, if it was the last.
+    /// Records a node's outcome. Returns all of them if it was the last.
     pub(super) fn answer(&mut self, ask: u64, node: &Arc<str>, outcome: Outcome) -> Option<OnNodes> {
         let on_nodes = self.waiting.get_mut(&ask)?;
         if on_nodes.silent.remove(node) {
@@ -41,7 +41,7 @@ impl Asked {
         if on_nodes.is_partial { None } else { self.waiting.remove(&ask) }
     }
 
-    /// What is known, where not all have said.
+    /// The outcomes known so far, where not all nodes have answered.
     pub(super) fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
         self.waiting.remove(&ask)
     }
@@ -56,7 +56,7 @@ pub(super) fn counts_of(outcome: &Outcome) -> [u64; 8] {
 /// More channels, or queued bytes, than any node has.
 const COUNT_MAX: u64 = 1 << 48;
 
-/// What a node says of a push: its number there, and the counts.
+/// A node's outcome of a push: the push's number there, and the counts.
 ///
 /// # Errors
 /// The bytes are of another shape.
@@ -66,7 +66,7 @@ pub(super) fn read(payload: &[u8]) -> Result<(u64, Outcome), HeaderError> {
     let mut counts = [0usize; 8];
     for count in &mut counts {
         let told = u64::from_be_bytes(reader.array()?);
-        // What all nodes say is added up: none may say so much that the sum does not fit.
+        // The counts of all nodes are added up, so none may be so large that the sum overflows.
         *count = usize::try_from(told).ok().filter(|_| told <= COUNT_MAX).ok_or(HeaderError::Malformed)?;
     }
     if reader.at < payload.len() {

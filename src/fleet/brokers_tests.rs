@@ -29,7 +29,7 @@ const PATHS: [&str; 2] = ["/a", "/b"];
 /// Of a node, as it begins.
 const CLIENTS: usize = 3;
 
-/// Node and its life: who sends.
+/// The sender: node and life.
 type Source = (usize, u64);
 
 struct Client {
@@ -42,7 +42,7 @@ struct Client {
     knows_hello: bool,
     channel: Option<(u64, String)>,
     received: u64,
-    /// What it heard on this channel, of each source and audience.
+    /// The messages received on this channel, by source and audience.
     heard: BTreeMap<(Source, String), Vec<u64>>,
     missing: u64,
     /// It was there before anything was sent.
@@ -316,7 +316,7 @@ impl World {
                     self.nodes[to].on_the_way.get_mut(&way).and_then(|queue| queue.pop_front_if(|one| one.0 <= now_ms))
                 {
                     let received = self.nodes[to].member.receive(&publish.subject, &publish.bytes, now_ms);
-                    // What is missing is missing before what has come.
+                    // Losses are reported before the next message.
                     self.tell(to, received.told);
                     if let Some(delivery) = received.delivery {
                         let Channels::Of(audience) = delivery.channels else { panic!("there are no lists") };
@@ -327,7 +327,7 @@ impl World {
         }
     }
 
-    /// What a node hears of losses its clients are told.
+    /// Tells a node's clients of losses.
     fn tell(&mut self, node: usize, told: Vec<FleetNews>) {
         for told in told {
             match told {
@@ -397,7 +397,7 @@ impl World {
     /// A node begins anew: its clients come to another, and others later to it.
     fn restart(&mut self, node: usize) {
         for at in (0..self.clients.len()).filter(|at| self.clients[*at].node == node).collect::<Vec<_>>() {
-            // What was sent to it has been sent; what of it comes it reads.
+            // Messages sent to it were sent; it will read those that arrive.
             self.clients[at].socket = None;
             self.connect(at, (node + 1) % NODES);
             self.read(at, usize::MAX);
@@ -430,8 +430,8 @@ impl World {
         }
     }
 
-    /// What was sent while they were there is accounted for by the clients that have stayed where they were, as long as
-    /// all nodes have. Returns how much they have heard.
+    /// Every message sent during a client's presence is accounted for by the clients that stayed where they were, as
+    /// long as all nodes stayed. Returns the number of messages received.
     fn judge(&self, seed: u64) -> usize {
         let mut judged = 0;
         for (at, client) in self.clients.iter().enumerate().filter(|(_, client)| client.is_first) {

@@ -1,6 +1,6 @@
-//! The connection to NATS: with what it is made, how often it is tried, and what it tells of itself.
+//! The connection to NATS: its options, its retries, and its reports on itself.
 //!
-//! Invariants: it is tried for ever, after a random wait; no address and no log line has a secret.
+//! Invariants: it is retried for ever, after a random wait; no address and no log line has a secret.
 
 use super::Options;
 use super::engine::FleetStartError;
@@ -150,7 +150,7 @@ mod tests {
         assert!(is_connected());
         hear_event(&state, &Event::Disconnected);
         assert!(!is_connected());
-        // What the events have not said the engine has seen.
+        // The engine has seen changes that events have not reported.
         note_connected(&state, true);
         assert!(is_connected());
     }

@@ -39,7 +39,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{self, AbortHandle, LocalSet};
 use tokio::time::{self, MissedTickBehavior};
 
-/// How often this node looks for whom it has channels of.
+/// The interval at which the audiences to listen to are adjusted to the channels here.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Looks in a second.
@@ -108,7 +108,7 @@ impl Fleet {
         let limits = orders::InboxLimits { commands_max: QUEUE_MESSAGES_MAX, bytes_max: options.queue_bytes_max };
         let (queue, inbox) = orders::inbox(limits, WakeThread(wake.clone()));
         let (listens, listens_in) = mpsc::channel(LISTENS_MAX);
-        // Who listens already is not told to us.
+        // Audiences from before the start are not announced, so the engine must look for them.
         state.is_behind.store(true, Ordering::Release);
         let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
         let outbox = Arc::new(Outbox::new(options.node.clone(), queue, (listens, questions), state.clone()));
@@ -133,7 +133,7 @@ impl Fleet {
         let thread = thread.spawn(move || {
             let _log = tracing::dispatcher::set_default(&log);
             let _down = Down(start.state.clone());
-            // What is dropped with the tasks tells the runtime.
+            // Tasks that are dropped need the runtime.
             let _entered = runtime.enter();
             LocalSet::new().block_on(&runtime, start.work(stopped));
         })?;
@@ -175,7 +175,7 @@ struct EngineStart {
     questions_in: mpsc::Receiver<Question>,
 }
 
-/// What the tasks of the thread share.
+/// State shared by the thread's tasks.
 struct Engine {
     broker: BrokerHandle,
     state: Arc<State>,
@@ -185,12 +185,12 @@ struct Engine {
     began: Instant,
     began_unix_ms: u64,
     listening: RefCell<HashMap<Line, AbortHandle>>,
-    /// Who wants to hear what other nodes say.
+    /// The askers for other nodes' outcomes.
     asking: RefCell<HashMap<u64, NodesAsked>>,
     remembered: RefCell<Remembered>,
-    /// What became of pushes of other nodes that ask.
+    /// Outcomes for pushes of other nodes that ask.
     outcomes: mpsc::Sender<(Name, u64, Outcome)>,
-    /// What is answered without a push.
+    /// Answers that need no push.
     answers: mpsc::Sender<Publish>,
     subjects: Subjects,
     options: Options,
@@ -256,7 +256,7 @@ impl EngineStart {
         task::spawn_local(engine.clone().ask_all(questions_in));
         task::spawn_local(engine.clone().tick());
         stop.notified().await;
-        // What has been handed over should leave; who has gone is seen soon.
+        // Accepted messages should leave, and the others should notice the end soon.
         let _ = time::timeout(LEAVE_WITHIN, engine.client.flush()).await;
     }
 }
@@ -306,7 +306,7 @@ impl Engine {
                 let _ = self.outcomes.try_send((node, ask, Outcome { sent, ..Outcome::default() }));
             }
             if let Some(answer) = received.answer {
-                // Those who ask too much are not answered: they count as silent there.
+                // A node that asks too much gets no answer, and counts this one as silent.
                 let _ = self.answers.try_send(answer);
             }
             let Some(Delivery { process, channels, message, policy, asked }) = received.delivery else { continue };
@@ -329,7 +329,7 @@ impl Engine {
         loop {
             self.state.changed.notified().await;
             if self.state.is_lame.swap(false, Ordering::AcqRel) {
-                // What has been handed over leaves first; nodes do not leave all together.
+                // Accepted messages leave first; nodes must not leave all at once.
                 time::sleep(pause_before_leaving()).await;
                 let _ = time::timeout(LEAVE_WITHIN, self.client.flush()).await;
                 // It fails where the client has ended, and then there is nothing to leave.
@@ -452,7 +452,7 @@ impl Engine {
         }
     }
 
-    /// Asks NATS something that it answers by itself, in the order of what it is told: that nobody listens.
+    /// Asks NATS for a reply that it makes itself, in the order of its input: that there is no listener.
     async fn ask(&self) -> Option<Duration> {
         if !self.is_connected() {
             return None;
@@ -480,7 +480,7 @@ impl Engine {
         }
     }
 
-    /// Listens to what has members here, and no longer to what has had none for long.
+    /// Subscribes to audiences that have members here, and unsubscribes from those that have had none for long.
     async fn look(self: &Rc<Self>) {
         if !self.is_connected() {
             return;
@@ -522,7 +522,7 @@ impl Engine {
                 }
             }
         }
-        // Who came to a topic before that saw it as heard; who comes behind it says so.
+        // A client that subscribed before found the topic listened to; one that subscribes later asks for it again.
         for (_, target) in idle {
             if let To::Topic(topic) = &target.to
                 && self.hands.borrow().has_subscribers(&target.process, topic)
@@ -587,7 +587,7 @@ impl Engine {
         };
     }
 
-    /// Tells clients, where they count, and the log what they should hear of.
+    /// Reports to clients that count positions, and to the log.
     fn tell(&self, told: &FleetNews) {
         if let FleetNews::Lost { to: Some(Target { process, to }), count: Some(count), .. } = told {
             let count = u32::try_from(*count).unwrap_or(u32::MAX);

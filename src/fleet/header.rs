@@ -35,16 +35,16 @@ const MAGIC: u8 = b'P';
 /// The part of a fixed length.
 const FIXED_BYTES: usize = 46;
 
-/// What is said before a payload.
+/// The header of a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    /// What it is about.
+    /// The audience's kind.
     pub kind: Kind,
-    /// What the payload is.
+    /// The payload's kind.
     pub frame: PushKind,
-    /// What to do where a channel is over its budget; none: as its process says.
+    /// The policy for channels over their budget; none: their process' own.
     pub policy: Option<Policy>,
-    /// Who sends.
+    /// The sending node.
     pub source: Name,
     /// When that node began, so that one that began anew is told from its former self: larger is later.
     pub incarnation: u64,
@@ -97,7 +97,7 @@ fn policy_numbers(policy: Option<Policy>) -> (u8, u64) {
 fn policy_of(number: u8, key: u64) -> Option<Option<Policy>> {
     let policy = Policy::EACH.into_iter().find(|policy| policy.number() == number);
     let policy = policy.map(|policy| policy.with_key(key));
-    // A number or a key that is nobody's is no policy.
+    // Only a number and key that name a policy are one.
     (policy_numbers(policy) == (number, key)).then_some(policy)
 }
 
@@ -213,10 +213,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What must hold of any bytes, for the fuzz target of this name and the files below `fuzz/seeds/fleet`.
+/// Properties of any bytes, for the fuzz target of this name and the files below `fuzz/seeds/fleet`.
 ///
 /// # Panics
-/// When something does not hold.
+/// One does not hold.
 #[cfg(any(test, fuzzing))]
 pub fn holds(data: &[u8]) {
     let Ok((header, at)) = Header::read(data) else { return };

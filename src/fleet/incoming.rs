@@ -35,7 +35,7 @@ pub(super) struct Number {
     pub sequence: u64,
 }
 
-/// What is to be thought of a message.
+/// The meaning of a message's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is the next, or the first that is heard of its source.
@@ -97,7 +97,7 @@ struct Claim {
     is_younger: bool,
 }
 
-/// What a source says of one of its counts, and when.
+/// A source's report of one of its counts, and its time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Announced {
     /// Its last number.
@@ -155,7 +155,7 @@ impl Incoming {
             lost => Verdict::Restarted { lost },
         };
         if !is_same {
-            // What is unheard of a count that is over will not be known.
+            // Losses of a finished count can no longer be determined.
             place.unheard = 0;
         }
         (place.incarnation, place.stream, place.last) = (incarnation, stream, Some(sequence));

@@ -48,7 +48,7 @@ fn a_lost_tail_is_seen_once_its_announcement_is_believed() {
     let mut incoming = Incoming::new(8);
     verdict(&mut incoming, number(1, 1, 1));
     incoming.claim(line(0), &"a".into(), announced(number(1, 1, 4), 0, 5000));
-    // What is on its way still comes.
+    // Messages in flight still arrive.
     assert_eq!(verdict(&mut incoming, number(1, 1, 2)), Verdict::Next);
     assert_eq!(incoming.believe(5999), []);
     assert_eq!(incoming.believe(6000), [(line(0), "a".into(), Verdict::Behind { lost: 2 })]);
@@ -93,7 +93,7 @@ fn what_is_numbered_behind_where_a_source_stood_arrives_or_is_lost() {
     incoming.claim(line(0), &source, announced(number(1, 1, 6), 999_999, 1_000_000));
     assert_eq!(incoming.believe(1_001_000), [(line(0), source.clone(), Verdict::Behind { lost: 2 })]);
     assert_eq!(verdict(&mut incoming, number(1, 1, 7)), Verdict::Next);
-    // What was on its way when the source answered comes as ever, behind the answer or before it.
+    // Messages in flight when the source answered arrive as usual, after the answer or before it.
     let mut incoming = Incoming::new(8);
     stood(&mut incoming, 4);
     assert_eq!(verdict(&mut incoming, number(1, 1, 3)), Verdict::Next);
@@ -129,7 +129,7 @@ fn places_are_bounded_and_what_is_forgotten_is_told() {
     assert_eq!(incoming.believe(9_999), []);
 }
 
-/// What happens to the numbers of one count.
+/// An event of the numbers of one count.
 #[derive(Debug, Clone)]
 enum Step {
     /// A message arrives.

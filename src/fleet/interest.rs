@@ -25,7 +25,7 @@ struct Listening {
     idle_since_ms: Option<u64>,
 }
 
-/// What came of wanting to listen.
+/// The result of a request to listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// It is to be subscribed to.

@@ -41,7 +41,7 @@ const OWN_COPY_BYTES_MAX: usize = 4096;
 /// Of these in one message: a third of what the smallest servers take.
 const TAILS_PER_MESSAGE: usize = 512;
 
-/// What an announcement begins with: how many counts were forgotten, and how long ago the last was.
+/// The start of an announcement: how many counts were forgotten, and how long ago the last was.
 const FORGOTTEN_BYTES: usize = 8 + 8;
 
 /// An audience by its hash, and a count in an announcement.
@@ -51,13 +51,13 @@ const TAIL_BYTES: usize = LINE_BYTES + 4 + 8 + 8;
 /// Everything is announced again at most once in this time, however many nodes ask.
 const AGAIN_AFTER_MS: u64 = 5_000;
 
-/// What a node may say of itself, in bytes: so much is kept of each.
+/// The most bytes kept of a node's description of itself.
 const ABOUT_BYTES_MAX: usize = 4096;
 
-/// What a node may tell of a channel, in bytes: some hundred topics' names, or all of them where they are short.
+/// The most bytes of an answer about a channel: some hundred topics' names, or all of them where they are short.
 const SHOWN_BYTES_MAX: usize = 32 * 1024;
 
-/// Losses that are kept for who asks.
+/// The number of losses kept for questions.
 const LOSSES_MAX: usize = 100;
 
 /// See the module.
@@ -80,7 +80,7 @@ pub(super) struct Member {
     is_asked: bool,
     /// Pushes of which other nodes are to say what became of them.
     asked: Asked,
-    /// What was counted.
+    /// Counts since the start.
     pub counts: FleetCounts,
     lost_of: BTreeMap<Arc<str>, u64>,
     losses: VecDeque<FleetLine>,
@@ -114,7 +114,7 @@ impl Member {
         }
     }
 
-    /// What every node subscribes to.
+    /// The subjects to which every node subscribes.
     pub(super) fn subscriptions(&self) -> [String; 6] {
         [
             self.subjects.of_all("*", Kind::Node),
@@ -126,7 +126,7 @@ impl Member {
         ]
     }
 
-    /// What to subscribe to for an audience.
+    /// The subject of an audience.
     pub(super) fn subscription(&self, line: &Line) -> String {
         self.subjects.of_line("*", line)
     }
@@ -209,7 +209,7 @@ impl Member {
         Ok(Numbered { push: Publish { subject, bytes }, ask, asked })
     }
 
-    /// What became here of a push of `node`, for it.
+    /// The outcome here of a push of `node`, as a message for it.
     pub(super) fn answer(&mut self, node: &Name, ask: u64, outcome: &Outcome) -> Publish {
         let mut payload = ask.to_be_bytes().to_vec();
         asked::counts_of(outcome).iter().for_each(|count| payload.extend_from_slice(&count.to_be_bytes()));
@@ -233,7 +233,7 @@ impl Member {
         self.announces += 1;
         let mut header = Header::about(Kind::Count, self.node.clone(), self.incarnation, self.announces);
         (header.process, header.name) = (process.as_str().to_owned(), topic.to_owned());
-        // Before anybody is waited for: what does not fit is not asked.
+        // Before waiting for answers: a message that is too large is not sent, and no node is asked.
         header.write(&[])?;
         let asked = self.asked.ask(self.roster.there().cloned().collect());
         header.ask = asked.as_ref().copied().unwrap_or(0);
@@ -283,7 +283,7 @@ impl Member {
         Publish { subject: self.subjects.to_node(self.node.as_str(), Kind::Shown, node.as_str()), bytes }
     }
 
-    /// What is known of a push that has waited for long enough. None: it is settled.
+    /// The outcomes of a push that has waited long enough. None: it is settled.
     pub(super) fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
         self.asked.give_up(ask)
     }
@@ -298,7 +298,7 @@ impl Member {
         (line, wanted)
     }
 
-    /// What is to be published behind the subscriptions to new audiences: how far others have counted for them.
+    /// Messages to publish after the subscriptions to new audiences, which ask how far others have counted for them.
     pub(super) fn ask_standing(&mut self, now_ms: u64) -> Vec<Publish> {
         let asked = self.standing.ask(self.roster.there(), now_ms);
         let asked = asked.into_iter().map(|(question, lines)| {
@@ -323,16 +323,16 @@ impl Member {
         idle
     }
 
-    /// The connection was made again: others are to say again what they have sent, and are told what we have. What is
-    /// to be told of questions that got lost.
+    /// Handles a new connection: asks other nodes to repeat how far they have counted, and tells them the same of this
+    /// one. Returns news of questions that got lost.
     pub(super) fn reconnected(&mut self, now_ms: u64) -> Vec<FleetNews> {
         self.asks += 1;
         self.outgoing.announce_all();
         self.unanswered(None, now_ms)
     }
 
-    /// A connection was made anew, that of `node` or this one's: of what was not answered yet nobody knows what is
-    /// lost.
+    /// Handles a new connection of `node`, or of this node: for questions without an answer it is unknown which
+    /// messages are lost.
     fn unanswered(&mut self, node: Option<&Arc<str>>, now_ms: u64) -> Vec<FleetNews> {
         let lost = self.standing.broken(node);
         lost.into_iter().map(|(source, line)| self.lost(&source, Some(&line), None, now_ms)).collect()
@@ -454,7 +454,7 @@ impl Member {
         let node = header.source.shared();
         let (change, is_asking) = self.roster.hear(node, header.incarnation, about, now_ms);
         if let Change::Restarted { is_clock_back: true } = change {
-            // What it sends now would be taken for words of its former self.
+            // Otherwise its next messages would be taken for those of its former life.
             self.incoming.forget(node);
         }
         self.is_asked |= is_asking;
@@ -466,7 +466,7 @@ impl Member {
         Ok(Judged { told, ..Judged::default() })
     }
 
-    /// Who does not listen to an audience says so; who does says what became of the push itself.
+    /// A node that does not listen to an audience says so; one that does reports the outcome of the push itself.
     fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Judged, Refusal> {
         let mut reader = Reader { bytes: payload, at: 0 };
         let read = |reader: &mut Reader<'_>| -> Result<(u64, Line), HeaderError> {
@@ -518,7 +518,7 @@ impl Member {
         }
         let (question, streams) = (u64::from_be_bytes(*question), u32::from_be_bytes(*streams));
         let mut told = Vec::new();
-        // Who was not asked, or has answered, is not heard.
+        // Only nodes that were asked, and have not answered yet, are heard.
         let is_news = self.standing.hear(question, source, Stood { incarnation, streams });
         for tail in tails.iter().filter(|_| is_news) {
             let Tail { line, stream, last, .. } =
@@ -565,7 +565,7 @@ impl Member {
         Ok(Judged { settled, ..Judged::default() })
     }
 
-    /// What another node asks of a channel here.
+    /// Handles another node's question about a channel here.
     fn hear_of_channel(&self, header: Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
@@ -683,7 +683,7 @@ impl Member {
         Ok(Judged { delivery, told, ..Judged::default() })
     }
 
-    /// Tells what a verdict says of messages that are lost.
+    /// Reports the losses of a verdict.
     fn judge(&mut self, line: &Line, source: &Arc<str>, verdict: Verdict, now_ms: u64) -> Option<FleetNews> {
         match verdict {
             Verdict::Next | Verdict::Late => None,
@@ -745,7 +745,7 @@ impl Member {
         self.roster.runs()
     }
 
-    /// What it listens to, counts of its own, and of others.
+    /// The number of audiences it listens to, of its own counts, and of others'.
     pub(super) fn sizes(&self) -> [u64; 3] {
         [self.interest.len(), self.outgoing.len(), self.incoming.len()].map(|size| size as u64)
     }

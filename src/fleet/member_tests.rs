@@ -145,7 +145,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
 fn a_hostile_node_fills_nothing() {
     let mut b = member("b");
     b.listen(&topic("room"), 0);
-    // A million subjects: what nobody listens to takes no place.
+    // A million subjects: those without a listener take no room.
     let mut tails = 0u64.to_be_bytes().to_vec();
     for n in 0..TAILS_PER_MESSAGE as u64 {
         let line = Line { kind: Kind::Topic, hash: u128::from(n).to_be_bytes() };
@@ -182,7 +182,7 @@ fn who_comes_back_is_told_everything_again() {
     let first = a.publish(to_topic("room", "1"), NOW_MS).unwrap().push;
     receive(&mut b, &first);
     a.publish(to_topic("room", "lost"), NOW_MS).unwrap();
-    // Announced to nobody, until it is no more.
+    // Announced until it is dropped, though without a listener.
     let tails = |said: &[Publish]| -> usize { said[1..].iter().map(|said| said.bytes.len()).sum() };
     let announced = tails(&a.tick(NOW_MS, About::default()).0);
     let silent = (0..10).map(|_| tails(&a.tick(NOW_MS, About::default()).0)).last().unwrap();
@@ -226,7 +226,7 @@ fn nodes_say_what_became_of_a_push() {
     assert_eq!((asking, push.subject.ends_with(".channels.d")), (None, true));
     let on_nodes = a.give_up(asked.unwrap().unwrap()).unwrap();
     assert_eq!((on_nodes.is_partial, on_nodes.silent.contains("d"), on_nodes.said.len()), (true, true, 0));
-    // What is no answer is refused.
+    // A malformed answer is refused.
     let cut = Header::about(Kind::Answer, name("b"), 1, 1).write(b"x").unwrap().into();
     let cut = Publish { subject: a.subjects.to_node("b", Kind::Answer, "a"), bytes: cut };
     assert_eq!(refusal(&receive(&mut a, &cut)), Refusal::Malformed);

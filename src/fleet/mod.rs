@@ -50,14 +50,14 @@ pub use secret::{Credentials, InvalidCredentials};
 
 use std::path::PathBuf;
 
-/// What must hold of any bytes, for the fuzz target of this name and the files below `fuzz/seeds/fleet`.
+/// Properties of any bytes, for the fuzz target of this name and the files below `fuzz/seeds/fleet`.
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod properties {
     pub use super::header::holds;
 }
 
-/// What a node takes part in a fleet with.
+/// A node's settings for its fleet.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// NATS servers, as `nats://127.0.0.1:4222` or `tls://…`; one of them is enough to find the others of its cluster.
@@ -66,14 +66,14 @@ pub struct Options {
     pub fleet: Name,
     /// This node, under a name that no other node of the fleet has.
     pub node: Name,
-    /// Where clients reach this node alone, as `wss://node-1.example.com`: those who come to another node with a
-    /// channel of this one are told. Empty: they are not.
+    /// The public address of this node alone, as `wss://node-1.example.com`: clients that resume a channel of this node
+    /// at another are sent there. Empty: they are not.
     pub public: String,
-    /// How the node says who it is.
+    /// The node's credentials.
     pub credentials: Option<Credentials>,
-    /// Certificates of who may vouch for the servers, besides those that the system knows.
+    /// Certificates of authorities for the servers, beside the system's own.
     pub ca_file: Option<PathBuf>,
-    /// What may wait for NATS, in bytes; one process may hold a quarter of it.
+    /// The most bytes that may wait for NATS; one process may hold a quarter of it.
     pub queue_bytes_max: u64,
     /// Audiences that this node listens to at a time, and numbers that it keeps: of its own audiences, and of others'.
     pub subjects_max: usize,

@@ -27,7 +27,7 @@ pub(super) const QUEUE_MESSAGES_MAX: u32 = 8 * 1024;
 /// Audiences that may wait to be subscribed to; the thread finds others by itself.
 pub(super) const LISTENS_MAX: usize = 4 * 1024;
 
-/// What a message that waits takes beside its payload.
+/// The memory of a waiting message beside its payload.
 const WAITING_BYTES: usize = size_of::<QueuedPush>() + 64;
 
 /// Accounts of processes without anything in the queue are swept when there are so many.
@@ -37,9 +37,9 @@ const ACCOUNTS_SWEEP_MIN: usize = 1024;
 pub(super) struct QueuedPush {
     /// The message.
     pub outbound: OutboundPush,
-    /// Who wants to hear what became of it on other nodes.
+    /// Receives the outcomes of other nodes.
     pub nodes: Option<AskNodes>,
-    /// What it holds of memory.
+    /// Its share of the memory budget.
     pub charge: Charge,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct ListenQuestion {
 /// Questions to other nodes that may wait.
 pub(super) const QUESTIONS_MAX: usize = 1024;
 
-/// What other nodes are asked, beside what became of pushes.
+/// Questions to other nodes beside the outcomes of pushes.
 pub(super) enum Question {
     /// How many subscribers a topic has there.
     Count {
@@ -62,7 +62,7 @@ pub(super) enum Question {
         process: ProcessId,
         /// The topic.
         topic: Arc<str>,
-        /// Who is told.
+        /// Receives the answer.
         asker: Asker<Presence>,
     },
     /// Something of a channel of one of them.
@@ -71,14 +71,14 @@ pub(super) enum Question {
         node: Name,
         /// Its channel.
         channel: ChannelId,
-        /// What.
+        /// The question.
         what: ChannelQuestion,
-        /// Who is told.
+        /// Receives the answer.
         asker: Asker<ChannelAnswer>,
     },
 }
 
-/// What the outbox and the thread behind it share.
+/// State shared by the outbox and its thread.
 #[derive(Default)]
 pub(super) struct State {
     /// NATS is reached.
@@ -135,7 +135,7 @@ impl Outbox {
             return account.clone();
         }
         if accounts.len() >= ACCOUNTS_SWEEP_MIN {
-            // Who holds something keeps its account; that is at most one for each message in the queue.
+            // Processes that hold something keep their accounts; these are at most one for each queued message.
             accounts.retain(|_, account| account.held() != (0, 0));
         }
         let account = self.queue.account();
@@ -180,7 +180,7 @@ impl Outbox {
         }
     }
 
-    /// What there is to say of nodes to which a push has not left.
+    /// The outcome for nodes that a push has not reached.
     fn unreached(&self) -> OnNodes {
         let report = self.state.report();
         let there = report.nodes.iter().filter(|node| !node.is_gone);

@@ -31,7 +31,7 @@ struct Said {
 }
 
 impl Remembered {
-    /// What there is to tell of a topic, of which nodes have said this now.
+    /// The presence in a topic, from the nodes' answers just now.
     pub(super) fn presence(&mut self, line: Line, now: OnNodes, now_ms: u64) -> Presence {
         let mut presence = Presence { is_partial: now.is_partial, ..Presence::default() };
         for (node, outcome) in now.said {

@@ -45,7 +45,7 @@ async fn ask(options: &Options) -> Result<FleetProbe, String> {
     }
     let asked = Instant::now();
     match client.request(subjects.nowhere(&options.node), bytes::Bytes::new()).await {
-        // Who may not ask hears no answer, but that it may not.
+        // Without permission for the request there is no answer, only an error of the server's.
         Err(error)
             if error.kind() != async_nats::RequestErrorKind::NoResponders
                 && state.report().counts.server_errors == 0 =>

@@ -1,9 +1,9 @@
 //! Lines of the log that would come at the rate of messages: one in a while, with how many were left out.
 
-/// What is told more often than this is counted, and not logged each time.
+/// The least time between two log lines of one kind; others are counted instead.
 const LOG_INTERVAL_MS: u64 = 5000;
 
-/// What was logged when, and how often it was not since.
+/// The time of the last log line of each kind, and the count since.
 #[derive(Default)]
 pub(super) struct Quiet([(Option<u64>, u64); 3]);
 

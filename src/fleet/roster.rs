@@ -18,7 +18,7 @@ pub(super) const GONE_AFTER_MS: u64 = 5_000;
 /// A node that is gone is forgotten after this.
 const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
 
-/// What a node says of itself each second.
+/// A node's announcement of itself, each second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct About {
@@ -30,7 +30,7 @@ pub(super) struct About {
     pub address: String,
     /// Where clients reach it alone, if it was told.
     pub public: String,
-    /// What names its run in the tokens with which its clients come back.
+    /// The name of its run in the tokens with which its clients resume.
     pub run: Option<Run>,
     /// Its live channels.
     pub channels: u64,
@@ -47,7 +47,7 @@ pub(super) struct About {
 pub(super) struct Known {
     /// When it began.
     pub incarnation: u64,
-    /// What it says.
+    /// Its last announcement.
     pub about: About,
     /// When it was first heard, and last.
     pub since_ms: u64,
@@ -59,7 +59,7 @@ pub(super) struct Known {
     pub forgotten: Option<u64>,
 }
 
-/// What has changed by a word of a node.
+/// The change that an announcement brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// Nothing.
@@ -150,7 +150,7 @@ impl Roster {
     /// Where clients reach those that are there and say so, by what names their runs; not where two have the same.
     pub(super) fn runs(&self) -> BTreeMap<Run, Arc<str>> {
         let mut runs = BTreeMap::new();
-        // What clients are told is plain, whatever a node says.
+        // Clients are given a plain address, whatever a node announces.
         let is_plain = |public: &str| !public.is_empty() && public.bytes().all(|byte| byte.is_ascii_graphic());
         for known in self.nodes.values() {
             let Some(run) = known.about.run else { continue };

@@ -1,6 +1,6 @@
 //! The credentials with which a node authenticates to NATS. Never shown, never logged.
 
-/// What a credentials file holds.
+/// The contents of a credentials file.
 #[derive(Clone)]
 pub struct Credentials(pub(super) SecretKind);
 

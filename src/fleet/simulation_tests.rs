@@ -32,7 +32,8 @@ impl Rng {
 
 const TOPICS: u64 = 3;
 
-/// A source's life, an audience and a receiver's life: what was sent while it listened, and what came.
+/// The messages sent while a receiver listened, and those that arrived, for a source's life, an audience and a
+/// receiver's life.
 #[derive(Default)]
 struct Stream {
     sent: Vec<u64>,
@@ -225,7 +226,7 @@ impl World {
     fn cut(&mut self, node: usize, is_cut: bool) {
         self.nodes[node].is_cut = is_cut;
         if is_cut {
-            // What was on its way to it is gone with its connection.
+            // Messages in flight to it are lost with its connection.
             self.nodes[node].on_the_way.clear();
         } else {
             let told = self.nodes[node].member.reconnected(self.now_ms);
@@ -233,7 +234,7 @@ impl World {
         }
     }
 
-    /// Nobody is cut off.
+    /// Connects all nodes.
     fn connect_all(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].is_cut {
@@ -258,7 +259,7 @@ impl World {
         }
     }
 
-    /// The bus is whole, and everybody has time to say how far they are.
+    /// Repairs the bus and gives all nodes time to announce their counts.
     fn settle(&mut self) {
         self.lost = 0;
         self.connect_all();
@@ -302,7 +303,7 @@ pub(super) fn worlds() -> std::ops::Range<u64> {
     first..first + worlds
 }
 
-/// A source forgets counts while nobody hears it: whoever hears it later is told.
+/// A source forgets counts while no node listens: a node that listens later is told.
 #[test]
 fn what_was_forgotten_before_the_first_word_is_told() {
     let mut world = World::new(0);
@@ -331,7 +332,7 @@ fn what_was_forgotten_before_the_first_word_is_told() {
 fn every_message_comes_once_and_in_order_or_is_told_lost() {
     for seed in worlds() {
         let mut world = World::new(seed);
-        // Everybody listens for longer than announcements may be late.
+        // All nodes listen for longer than announcements may be late.
         world.now_ms += 2500;
         for _ in 0..300 {
             world.step();
@@ -372,7 +373,7 @@ fn a_node_that_comes_later_is_told_from_its_first_moment_on() {
             world.step();
         }
         world.settle();
-        // What is lost of its former self is told of it, too.
+        // Losses of its former life are reported to it, too.
         world.streams.retain(|key, _| key.0 != node);
         world.judge(seed);
     }

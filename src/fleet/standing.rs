@@ -1,12 +1,13 @@
-//! How far other nodes had counted when this node began to listen: what they number behind that is for this node, and
-//! has to arrive or is lost, from the first message on.
+//! How far other nodes had counted when this node began to listen: messages with later numbers are for this node, and
+//! from the first one on each must arrive or is lost.
 //!
-//! A node that begins to listen asks, by a message behind its subscriptions, and each node says how far it is: its
-//! number for each audience that was asked for, and how many counts it has begun. A count that it begins later is all
-//! for this node.
+//! A node that begins to listen asks, by a message after its subscriptions, and each node answers how far it is: its
+//! number for each audience asked about, and how many counts it has begun. Counts begun later are entirely for this
+//! node.
 //!
-//! Invariants: what is kept is bounded in questions and audiences, the oldest goes first, and then the time decides, as
-//! for nodes that have not answered. A question that was lost with a connection is told: nobody knows what else was.
+//! Invariants: the state is bounded in questions and audiences; the oldest is dropped first, and for it, as for nodes
+//! that have not answered, the time decides. A question lost with a connection is reported, since it is unknown what
+//! else was lost.
 
 use super::subject::Line;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -66,7 +67,7 @@ impl CountsAtStart {
         self.new.retain(|new| new != line);
     }
 
-    /// What is to be asked, and under which numbers: of these nodes an answer is waited for.
+    /// The questions to ask, with their numbers: answers are awaited from these nodes.
     pub(super) fn ask<'a>(&mut self, nodes: impl Iterator<Item = &'a Arc<str>>, now_ms: u64) -> Vec<(u64, Vec<Line>)> {
         if self.new.is_empty() {
             return Vec::new();

@@ -10,10 +10,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// What all subjects of this version begin with.
+/// The prefix of all subjects of this version.
 pub(super) const PREFIX: &str = "pushring.v1";
 
-/// What a message is about; each has its word in the subject and its number in the header.
+/// The kind of a message; each has its word in the subject and its number in the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// To the subscribers of a topic of a process.
@@ -104,7 +104,7 @@ impl Kind {
 /// An audience as numbers are kept for it: the last two parts of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Line {
-    /// What kind of audience.
+    /// The kind of audience.
     pub kind: Kind,
     /// The hash of its names.
     pub hash: [u8; 16],
@@ -123,7 +123,7 @@ impl Line {
         Self { kind, hash }
     }
 
-    /// What is said to channels of one node.
+    /// The audience of one node's channels.
     pub(super) fn to_node(node: &Name) -> Self {
         Self::of(Kind::Channels, "", node.as_str())
     }
@@ -187,7 +187,7 @@ pub(super) struct Subjects {
 /// A subject that was taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SubjectParts<'a> {
-    /// Who sends.
+    /// The sending node.
     pub source: &'a str,
     /// The kind's word.
     pub kind: &'a str,
@@ -205,17 +205,17 @@ impl Subjects {
         format!("{PREFIX}.{}.{source}.{}.{token}", self.fleet, kind.word())
     }
 
-    /// What `source` says to an audience; `*` is any source.
+    /// The subject of messages from `source` to an audience; `*` is any source.
     pub(super) fn of_line(&self, source: &str, line: &Line) -> String {
         self.make(source, line.kind, &line.token())
     }
 
-    /// What `source` says to `node` alone: to channels of it, or an answer.
+    /// The subject of messages from `source` to `node` alone: to channels of it, or an answer.
     pub(super) fn to_node(&self, source: &str, kind: Kind, node: &str) -> String {
         self.make(source, kind, node)
     }
 
-    /// What `source` says to all nodes.
+    /// The subject of messages from `source` to all nodes.
     pub(super) fn of_all(&self, source: &str, kind: Kind) -> String {
         self.make(source, kind, "all")
     }

@@ -1,4 +1,4 @@
-//! What goes into a node of a fleet and comes out of it: pushes of its broker and of other nodes, and what is reported.
+//! Traffic of a node in a fleet: pushes of its broker and of other nodes, and news.
 
 use super::names::Name;
 use super::roster::Change;
@@ -17,11 +17,11 @@ use std::sync::Arc;
 pub(super) struct OutboundPush {
     /// In whose name.
     pub process: ProcessId,
-    /// To whom.
+    /// The audience.
     pub to: OutboundTo,
     /// The frame to push.
     pub frame: PushFrame,
-    /// What to do where a channel is over its budget.
+    /// The policy for channels over their budget.
     pub policy: Option<Policy>,
     /// Whether other nodes are to say what became of it.
     pub asks: bool,
@@ -39,7 +39,7 @@ pub(super) enum OutboundTo {
 }
 
 impl OutboundPush {
-    /// What it holds beside itself.
+    /// The heap bytes that it holds.
     pub(super) fn heap_bytes(&self) -> usize {
         let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {
             list.capacity() * size_of::<ChannelId>()
@@ -50,7 +50,7 @@ impl OutboundPush {
     }
 }
 
-/// What is to be published.
+/// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Publish {
     /// Where.
@@ -64,7 +64,7 @@ pub(super) struct Publish {
 pub(super) struct Numbered {
     /// The message to publish.
     pub push: Publish,
-    /// What is published behind it, where nodes are asked that may not listen to it.
+    /// A question to publish after it, if nodes are asked that may not listen to the message.
     pub ask: Option<Publish>,
     /// Under which number others will say what became of it, or what there is to say already.
     pub asked: Option<Result<u64, OnNodes>>,
@@ -75,13 +75,13 @@ pub(super) struct Numbered {
 pub(super) struct Delivery {
     /// In whose name.
     pub process: ProcessId,
-    /// To whom.
+    /// The audience.
     pub channels: Channels,
-    /// What: by reference to what came in.
+    /// The message, by reference to the bytes received.
     pub message: Message,
-    /// What to do where a channel is over its budget.
+    /// The policy for channels over their budget.
     pub policy: Option<Policy>,
-    /// Who wants to hear what became of it, and under which number.
+    /// The node that wants the outcome, and its number for it.
     pub asked: Option<(Name, u64)>,
 }
 
@@ -114,7 +114,7 @@ pub(super) enum FleetNews {
     Lost {
         /// The node whose messages are lost.
         source: Arc<str>,
-        /// To whom; none: to channels here, or all that is sent by that node.
+        /// The audience; none: channels here, or all messages of that node.
         to: Option<Target>,
         /// How many.
         count: Option<u64>,
@@ -130,7 +130,7 @@ pub(super) enum FleetNews {
     Node {
         /// The node that has come.
         node: Arc<str>,
-        /// What is new.
+        /// The change.
         change: Change,
     },
     /// A node is silent.
@@ -160,16 +160,16 @@ pub(super) enum Refusal {
     Twin,
 }
 
-/// What another node asks of a channel here.
+/// Another node's question about a channel here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChannelAsked {
-    /// Who asks.
+    /// The node that asks.
     pub source: Name,
     /// Under which number it is answered.
     pub ask: u64,
     /// The channel.
     pub channel: ChannelId,
-    /// What.
+    /// The question.
     pub what: ChannelQuestion,
 }
 
@@ -178,18 +178,18 @@ pub(super) struct ChannelAsked {
 pub(super) struct Settled {
     /// Its number.
     pub ask: u64,
-    /// What the nodes have said.
+    /// The nodes' outcomes.
     pub on_nodes: OnNodes,
     /// The channel that was asked for, if it is there.
     pub shown: Option<Box<ChannelReport>>,
 }
 
-/// What came of a message.
+/// The result of a received message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// What the broker is to do.
+    /// The order for the broker.
     pub delivery: Option<Delivery>,
-    /// What is to be answered at once.
+    /// The answer to publish at once.
     pub answer: Option<Publish>,
     /// A node wants to know how many subscribers a topic has here; the answer goes to it under the number.
     pub count: Option<(ProcessId, Arc<str>, Name, u64)>,
@@ -197,6 +197,6 @@ pub(super) struct Judged {
     pub of_channel: Option<ChannelAsked>,
     /// All have said what was asked under this number.
     pub settled: Option<Settled>,
-    /// What is to be told.
+    /// The news to report.
     pub told: Vec<FleetNews>,
 }

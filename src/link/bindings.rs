@@ -20,7 +20,7 @@ const KEPT_MAX: usize = 64 * 1024;
 /// Content of paths, in bytes: that of a node's UIs is some tens of MiB.
 const KEPT_BYTES_MAX: usize = 256 << 20;
 
-/// What one word is about.
+/// The subject of one word.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum BindingKey {
     Http(ProcessId, Arc<str>),
@@ -67,7 +67,7 @@ impl Bindings {
             self.count(&process, |count| count - 1, |bytes| bytes - before.bytes());
         }
         let kept = KeptBinding { head: unasked(head), blob: blob.clone() };
-        // Whoever keeps much leaves as much to others, so that there is room for a process that comes late.
+        // A process that keeps much leaves as much room for others, so that one that comes late finds some.
         let (count, bytes) = self.of_process.get(&process).copied().unwrap_or_default();
         let free = (KEPT_MAX - self.kept.len(), KEPT_BYTES_MAX - self.bytes);
         if count >= free.0 || bytes + kept.bytes() > free.1 {
@@ -80,7 +80,7 @@ impl Bindings {
         Ok(Some(self.said))
     }
 
-    /// What is kept of a process changes, in words and in bytes.
+    /// Changes the counts of words and bytes kept for a process.
     fn count(&mut self, process: &ProcessId, words: impl Fn(usize) -> usize, bytes: impl Fn(usize) -> usize) {
         let of_process = self.of_process.entry(process.clone()).or_default();
         *of_process = (words(of_process.0), bytes(of_process.1));
@@ -95,7 +95,7 @@ impl Bindings {
         self.kept.keys().copied()
     }
 
-    /// What is kept at a place, as a message with this id, and whose it is. None: there has been a later word.
+    /// The word kept at a place, as a message with this id, and its process. None: a later word has replaced it.
     pub(super) fn frame(&self, place: u64, id: u64) -> Option<(LinkFrame, &ProcessId)> {
         let kept = self.kept.get(&place)?;
         let head = KernelHead { id, ..kept.head.clone() };
@@ -131,7 +131,7 @@ fn about(request: &ActionRequest) -> Option<BindingKey> {
     }
 }
 
-/// The same, and nobody waits for an answer.
+/// The same, without a request for an answer.
 fn unasked(head: &KernelHead) -> KernelHead {
     let message = match &head.message {
         KernelBody::Request { body, .. } => KernelBody::Request {

@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 /// Questions of our own have this bit; those of the caller do not.
 const OUR_ASK: u64 = 1 << 63;
 
-/// What a process is attached with.
+/// The settings of a process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ClientOptions {
-    /// What happens to frames that do not fit a channel's budget, where a push does not say.
+    /// The policy for frames that exceed a channel's budget, where a push names none.
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames ([`Event::Control`]).
     pub wants_control: bool,
-    /// Whether it is told who is subscribed to its topics and who has left them ([`Event::Joined`], [`Event::Left`]).
+    /// Whether it is told when clients subscribe to its topics and leave them ([`Event::Joined`], [`Event::Left`]).
     pub wants_topics: bool,
 }
 
@@ -278,8 +278,8 @@ impl Client {
         self.order(order, Bytes::new(), ask)
     }
 
-    /// At most `limit` (1,000 at most) topics of this process that anybody is subscribed to, by name, and how many
-    /// channels are: those that begin with `prefix` and stand behind `after`.
+    /// At most `limit` (1,000 at most) topics of this process that have subscribers, by name, with the number of
+    /// channels: those that begin with `prefix` and follow `after`.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -354,7 +354,7 @@ impl Client {
         self.answered(|ask| FromPeer::UnbindHttp { path: path.to_owned(), ask }, Bytes::new())
     }
 
-    /// Answers an HTTP request. An answer that comes too late is dropped.
+    /// Answers an HTTP request. A late response is dropped.
     ///
     /// # Errors
     /// As [`push`](Self::push).

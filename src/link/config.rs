@@ -23,11 +23,11 @@ pub(super) const CLAIMS_PER_SESSION_MAX: usize = 4;
 /// Questions of one peer that are not answered yet: what a window of events is besides.
 pub(super) const ASKS_MAX: usize = 8 * 1024;
 
-/// What may be sent to a peer and not be acknowledged: 8 MiB is half of the largest message, so it holds some of the
-/// usual ones; 8 Ki frames are a millisecond of work.
+/// The most that may be sent to a peer and not acknowledged: 8 MiB is half of the largest message, so it holds several
+/// of usual size; 8 Ki frames are a millisecond of work.
 pub(super) const WINDOW: LinkWindow = LinkWindow { frames: 8 * 1024, bytes: 8 << 20 };
 
-/// What waits behind the window, for each process: as much again as one turn of a process takes.
+/// The queue behind the window, for each process: as much again as one turn of a process takes.
 pub(super) const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, bytes_max: 8 << 20 };
 
 /// See the module.
@@ -35,13 +35,13 @@ pub(super) const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, byt
 pub struct LinkConfig {
     /// Where to listen with a Unix socket.
     pub path: Option<PathBuf>,
-    /// Who may open that socket.
+    /// The users that may open that socket.
     pub access: Access,
     /// Where to listen with TCP. Needs a token; encrypted where there is `tls`.
     pub tcp: Option<SocketAddr>,
     /// The certificates with which TCP is under TLS. None: nothing there is encrypted.
     pub tls: Option<Acceptor>,
-    /// What peers over TCP have to show.
+    /// The token required of peers over TCP.
     pub token: Option<LinkToken>,
     /// How long the channels of a process that was lost live on.
     pub owner_grace: Duration,
@@ -54,7 +54,7 @@ pub struct LinkConfig {
 }
 
 impl Default for LinkConfig {
-    /// Nowhere, for this user alone; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what
+    /// No address, this user alone; 10 seconds of grace; 64 peers, which with 192 threads and 2.5 GiB at worst are what
     /// one machine bears; 16 MiB, the broker's own largest message; a beat every 5 seconds.
     fn default() -> Self {
         Self {

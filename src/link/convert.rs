@@ -196,7 +196,7 @@ fn counts_out(outcome: &Outcome) -> NodeOutcomeHead {
     }
 }
 
-/// What other nodes have said.
+/// The outcomes of other nodes.
 pub(super) fn nodes_in(head: &OutcomeHead) -> OnNodes {
     let mut nodes = OnNodes { is_partial: head.partial, ..OnNodes::default() };
     for (node, counts) in head.nodes.iter().flatten() {
@@ -253,7 +253,7 @@ pub(super) fn message(kind: FrameKind, blob: Bytes) -> Option<Result<Message, In
 pub(super) fn message_out(message: Message) -> (FrameKind, Bytes) {
     let PushFrame { kind, payload } = message.into_frame();
     let kind = match kind {
-        // Nobody else makes control texts than the hub, which is in the broker's own program.
+        // Only the hub makes control texts, and it runs in the broker's own program.
         PushKind::Message(MessageKind::Text) | PushKind::ControlText => FrameKind::Text,
         PushKind::Message(MessageKind::Binary) => FrameKind::Binary,
         PushKind::Ping => FrameKind::Ping,

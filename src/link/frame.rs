@@ -20,10 +20,10 @@ pub(super) const PREFIX_BYTES: usize = 8;
 /// The largest head: a push to 200,000 channels by their ids, of 5 bytes each.
 pub(super) const HEAD_BYTES_MAX: usize = 1 << 20;
 
-/// What is read ahead. Some 200 small pushes a system call, and less than the copy of it costs would be saved by more.
+/// The bytes read ahead: some 200 small pushes for each system call. Copying more would cost more than it saves.
 const AHEAD_BYTES: usize = 16 << 10;
 
-/// What the heads of pushes and messages fit into.
+/// Enough for the heads of pushes and messages.
 const HEAD_BYTES_USUAL: usize = 64;
 
 /// Blobs up to here are copied behind their head, to leave in one piece; the call that this saves costs more.
@@ -139,8 +139,8 @@ impl GatheredFrames {
         self.joined.append(rest);
     }
 
-    /// Writes as much as goes without waiting. Returns what is left; where that has failed, all from there on: whoever
-    /// waits to write it will meet the same.
+    /// Writes as much as goes without waiting. Returns the rest; after an error, all from there on: the thread that
+    /// writes it next meets the same error.
     pub(super) fn write_now(self, out: &dyn WriteNow) -> Vec<u8> {
         let mut rest = Vec::new();
         let mut at = 0;
@@ -255,7 +255,7 @@ impl<R: Read> FrameReader<R> {
         Ok((head, blob.into()))
     }
 
-    /// The same, for who owns blobs alone.
+    /// The same, with an owned blob.
     ///
     /// # Errors
     /// As [`next`](Self::next).

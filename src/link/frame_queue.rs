@@ -38,10 +38,10 @@ const ACK_WITHIN: Duration = Duration::from_millis(3);
 const LITTLE_FRAMES_MAX: usize = 256;
 const LITTLE_BYTES_MAX: usize = 64 << 10;
 
-/// Frames that come closer together than this are left to the writer, who writes many at once.
+/// Frames closer together than this are left to the writer thread, which writes many at once.
 const APART: Duration = Duration::from_micros(40);
 
-/// What this side's frames are made of, in the words of its direction.
+/// The frames of one direction.
 pub(super) trait LinkDirection {
     /// Beside a frame, until it is acknowledged.
     type Mark;
@@ -49,13 +49,13 @@ pub(super) trait LinkDirection {
     /// Acknowledges so many frames.
     fn ack(received: u64) -> LinkFrame;
 
-    /// Says that there is nothing to say.
+    /// A frame without content, which shows that the peer is alive.
     fn beat() -> LinkFrame;
 
     /// The frame is written for the first time.
     fn written(mark: &mut Self::Mark, asks: &mut usize);
 
-    /// What a mark takes of the heap.
+    /// The heap bytes of a mark.
     fn mark_bytes(_: &Self::Mark) -> usize {
         0
     }
@@ -74,7 +74,7 @@ struct FrameQueueState<M> {
     window: LinkWindow,
     kept: VecDeque<(LinkFrame, M)>,
     kept_bytes: usize,
-    /// What it takes of the heap, but for the places of the queue; and its charge, on the side that has one.
+    /// The heap bytes, without the places of the queue; and the charge for them, on the broker's side.
     heap_bytes: usize,
     charge: Option<Charge>,
     /// How many of `kept` went out over this connection.
@@ -85,16 +85,17 @@ struct FrameQueueState<M> {
     received: u64,
     told: u64,
     tell: bool,
-    /// What the other side of this connection is told once, beside the numbered frames; and whether it was.
+    /// A frame outside of the numbering, sent once to the peer of this connection; and whether it was sent.
     notice: Option<LinkFrame>,
     is_noticed: bool,
     /// When to tell at the latest.
     tell_at: Option<Instant>,
-    /// How the connection is written to without waiting, when that was done last, and whether somebody writes now.
+    /// How to write to the connection without waiting, the time of the last such write, and whether a thread writes
+    /// now.
     out: Option<Arc<dyn WriteNow>>,
     wrote_at: Option<Instant>,
     writing: bool,
-    /// What is left of frames that are written in part.
+    /// The rest of frames that are partly written.
     rest: Vec<u8>,
     /// Until when the writer sleeps, and what had been received when it fell asleep.
     writer_until: Option<Instant>,
@@ -238,8 +239,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         Ok(())
     }
 
-    /// Writes what there is without waiting, where nobody writes; else, and for what is left, sees to it that somebody
-    /// does.
+    /// Writes what goes without waiting, if no thread is writing; otherwise, and for the rest, wakes the writer thread.
     fn go<'a>(
         &'a self,
         mut state: MutexGuard<'a, FrameQueueState<D::Mark>>,
@@ -328,7 +328,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         (state.acknowledged, state.received)
     }
 
-    /// Waits until there is no connection, for at most `patience`; answers whether that is so.
+    /// Waits until there is no connection, for at most `patience`; returns whether there is none.
     pub(super) fn wait_disconnected(&self, patience: Duration) -> bool {
         self.wait_for(patience, |state| state.connection.is_none())
     }
@@ -354,8 +354,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         state.connections
     }
 
-    /// Tells the other side of the connection, if there is one, once: a frame without number, which nobody
-    /// acknowledges.
+    /// Sends the peer of this connection, if there is one, a frame without a number, once; it is not acknowledged.
     pub(super) fn notice(&self, frame: LinkFrame) {
         let mut state = self.lock();
         if state.connection.is_some() && !state.is_noticed {
@@ -364,7 +363,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         }
     }
 
-    /// Has whoever puts a frame in write it itself, where that goes without waiting.
+    /// From now on threads that add a frame write it themselves, if that goes without waiting.
     pub(super) fn write_through(&self, connection: u64, out: Arc<dyn WriteNow>) {
         let mut state = self.lock();
         if state.connection == Some(connection) {
@@ -441,7 +440,8 @@ impl<D: LinkDirection> FrameQueue<D> {
                 (state.tell, state.tell_at) = (true, None);
                 continue;
             }
-            // Where frames come and go the next acknowledgement is soon due: whoever owes it need not wake us for that.
+            // With frames in both directions the next acknowledgement is soon due, and this thread need not be woken
+            // for it.
             let is_lively = state.writer_until.is_some() && std::mem::replace(&mut state.seen, received) != received;
             let soon = tell_at.or(is_lively.then_some(now + ACK_WITHIN));
             let until = soon.map_or(beat_at, |soon| soon.min(beat_at));
@@ -513,8 +513,7 @@ impl<M> FrameQueueState<M> {
         }
     }
 
-    /// Returns whether what is to be written is so little that it may be tried without waiting: what is left of that is
-    /// copied.
+    /// Returns whether the pending bytes are so few that they may be written without waiting; a rest is copied.
     fn is_little(&self) -> bool {
         self.kept.len() - self.written <= LITTLE_FRAMES_MAX
             && self.kept.range(self.written..).map(|(frame, _)| frame.bytes()).sum::<usize>() <= LITTLE_BYTES_MAX

@@ -28,7 +28,7 @@ fn frame(number: u64) -> (LinkFrame, u64) {
     (LinkFrame::bare(&number), number)
 }
 
-/// What goes out until the queue ends.
+/// The frames written until the queue ends.
 fn written(queue: &FrameQueue<Numbers>, connection: u64) -> Vec<u64> {
     let mut bytes = Vec::new();
     queue.write(connection, &mut bytes, Duration::from_secs(60)).unwrap();
@@ -134,7 +134,7 @@ fn answers_that_are_never_acknowledged_end_the_asking() {
         scope.spawn(|| queue.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
         let mut answers = 0;
         while queue.lock().kept.len() < KEPT_FRAMES_MAX {
-            // Written, so answered, and taken out by nobody.
+            // Written, so answered, and not collected.
             match queue.ask(2) {
                 true => queue.send_now(frame(1).0, 1).unwrap(),
                 false => std::thread::yield_now(),

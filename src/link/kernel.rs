@@ -28,10 +28,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
 
-/// What of a head is not the body of its message: addresses, names, and what MessagePack adds.
+/// The part of a head that is not its message's body: addresses, names and MessagePack's overhead.
 const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
 
-/// What a hello says of a kernel.
+/// The fields of a node kernel's hello.
 pub(super) struct KernelHello {
     pub node: String,
     pub jwt_secret: Option<Vec<u8>>,
@@ -60,8 +60,8 @@ pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc
     let Service { reader, changes, writer, logins, attempts } = Service::new(handle, settings, peer.clone(), peer);
     let (obeyed, ended, registry) = (session.clone(), session.clone(), registry.clone());
     let spawned = spawn("link-events", move || {
-        // Dropped behind the kernel: another may attach then. Made here, for it locks the registry, and whoever calls
-        // this has locked it: there may be no thread.
+        // Dropped after the node kernel, so that another may attach then. Made inside the closure: dropping it locks
+        // the registry, which the caller holds locked and would deadlock on if the thread could not be started.
         let forget = Forget { session: ended, registry, key: SessionKey::Kernel };
         if writer.run(&kernel) {
             forget.session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));

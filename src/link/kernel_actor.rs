@@ -18,7 +18,7 @@ const LOGIN_WITHIN: Duration = Duration::from_secs(15);
 
 type LoginResult = Result<Option<GrantedLogin>, String>;
 
-/// What obeys a kernel.
+/// Carries out a node kernel's orders.
 pub(super) struct KernelActor {
     pub inbox: KernelInbox,
     pub logins: Logins,

@@ -43,7 +43,7 @@ const END_WITHIN: Duration = Duration::from_secs(1);
 /// The broker has one login judged at a time; more are those that it has given up.
 const LOGINS_MAX: usize = 16;
 
-/// What a node gives to a broker in another program. The broker has the rest: where to listen, the dialect, limits.
+/// A node's settings for a broker in another program. The broker has the rest: addresses, dialect, limits.
 pub struct KernelParts<H: Host> {
     /// The node's types and its check of passwords.
     pub host: H,
@@ -58,11 +58,11 @@ pub struct KernelParts<H: Host> {
     /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine. None: as
     /// the broker was started.
     pub expose_local: Option<bool>,
-    /// Whether there is no login: what needs one is open to everybody, as in a node built with `public-mode`.
+    /// Whether there is no login: paths that require one are open to all, as in a node built with `public-mode`.
     pub public_mode: bool,
     /// Whether any password logs in and processes have 600 s to answer, as in a node built with `simulation-mode`.
     pub simulation_mode: bool,
-    /// What happens to frames that do not fit a channel's budget.
+    /// The policy for frames that exceed a channel's budget.
     pub policy: Policy,
     /// Messages of the kernel to the HTTP server.
     pub from_kernel: mpsc::Receiver<H::Message>,
@@ -117,9 +117,9 @@ impl LinkedNode {
         (Self { life: life.clone() }, live(life, parts))
     }
 
-    /// Tells the broker that the node has gone, which closes its channels with 1001, and returns when the session has
-    /// ended: behind what the kernel had sent, as far as the broker takes it `within` that time. A second later it
-    /// returns in any case. It may be awaited when the future was dropped or aborted already.
+    /// Tells the broker that the node has gone, which closes its channels with 1001, and returns once the session has
+    /// ended after the node kernel's last frame, provided that the broker takes all `within` that time. It returns a
+    /// second later in any case. It may also be awaited after the future was dropped or aborted.
     pub async fn shutdown(&self, within: Duration) {
         if !self.life.is_begun.load(Ordering::SeqCst) {
             return;
@@ -163,7 +163,7 @@ async fn live<H: Host>(life: Arc<SessionLife>, parts: KernelParts<H>) -> Result<
     ending.await.unwrap_or(Err(KernelError::Panicked))
 }
 
-/// Tells that the server has ended, even by a panic.
+/// Signals that the server has ended, even by a panic.
 struct Ended(Arc<SessionLife>);
 
 impl Drop for Ended {
@@ -172,7 +172,7 @@ impl Drop for Ended {
     }
 }
 
-/// What arrives.
+/// An arrival from the broker.
 enum KernelArrival {
     Live(LiveChannel),
     Kernel(KernelMessage),
@@ -451,7 +451,7 @@ impl<H: Host> KernelIncoming<H> {
     }
 }
 
-/// Says why there is no broker, and says it again only where the reason has changed.
+/// Prints why there is no broker, and prints it again only when the reason changes.
 fn tell_once(said: &mut String, endpoint: &Endpoint, error: &ConnectError) {
     let words = error.to_string();
     if *said != words {
@@ -485,7 +485,7 @@ impl<H: Host> LinkedPasswordCheck<H> {
     }
 }
 
-/// Answers a login; the keyfile goes along with a right password alone.
+/// Answers a login; the keyfile is sent only with a right password.
 fn answer(shared: &PeerShared<KernelArrival>, login: u64, judged: Result<Option<String>, String>, keyfile: Bytes) {
     let (token, error) = match judged {
         Ok(token) => (token, None),
@@ -493,6 +493,6 @@ fn answer(shared: &PeerShared<KernelArrival>, login: u64, judged: Result<Option<
     };
     let blob = if token.is_some() { keyfile } else { Bytes::new() };
     let frame = LinkFrame::bare(&FromPeer::LoggedIn(LoggedIn { login, token, error })).with(blob);
-    // Over: nobody waits for it any more. Few at a time, so it waits for no room.
+    // After the end no frame is expected. There are few at a time, so it does not wait for room.
     let _ = shared.frames.send_now(frame, ());
 }

@@ -26,11 +26,11 @@ pub(super) struct KernelInbox {
 #[derive(Default)]
 struct KernelInboxState {
     waiting: VecDeque<(KernelMessage, usize)>,
-    /// What they take of the heap.
+    /// Their heap bytes.
     bytes: usize,
-    /// What was taken out may not be obeyed yet.
+    /// Whether the frame taken out last may still be unfinished.
     in_hand: bool,
-    /// Who takes out, and waits.
+    /// The task that waits for frames.
     taker: Option<Waker>,
     charge: Option<Charge>,
     /// How many were ever put in.

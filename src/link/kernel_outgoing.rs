@@ -33,7 +33,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A broker takes what it is sent at CPU speed: one that makes no room for so long hangs.
 const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
-/// Questions that may be unanswered at a time; of more, nobody hears when their session ends.
+/// The most unanswered questions; those beyond it get no answer when their session ends.
 const ASKED_MAX: usize = 64 * 1024;
 
 /// A session as the outgoing side needs it.
@@ -44,13 +44,13 @@ pub(super) struct KernelSession<T> {
     pub blob_bytes_max: usize,
 }
 
-/// What the broker has not answered yet.
+/// Questions that the broker has not answered.
 #[derive(Default)]
 pub(super) struct Unanswered(Mutex<UnansweredState>);
 
 #[derive(Default)]
 struct UnansweredState {
-    /// What is answered if the broker does not, by the id of the question.
+    /// The answers to give if the broker gives none, by the id of the question.
     asked: HashMap<u64, KernelMessage>,
     /// Paths that were said again, by the id of their message.
     said_again: HashMap<u64, String>,
@@ -139,8 +139,8 @@ impl<H: Host, T> KernelOutgoing<H, T> {
         }
     }
 
-    /// Serves until the kernel goes, or whoever gives it sessions, and none where there is no broker. Blocks its thread
-    /// for [`ROOM_WITHIN`] at most.
+    /// Serves until the node kernel or the source of sessions goes; without a session it reports that there is no
+    /// broker. Blocks its thread for [`ROOM_WITHIN`] at most.
     pub(super) async fn run(
         mut self,
         mut from_kernel: mpsc::Receiver<H::Message>,
@@ -251,7 +251,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
             if is_request {
                 return self.answers.extend(refused(HttpServerError::MalformedRequest));
             }
-            // What does not parse is answered 500.
+            // A response that does not parse is answered 500.
             frame = convert::kernel_from(unreadable_response(id, source));
         }
         let is_tracked = is_asked && instead.is_some() && self.unanswered.ask(id, &mut instead);
@@ -266,7 +266,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
         self.answers.extend(if is_tracked { self.unanswered.withdraw(id) } else { instead });
     }
 
-    /// What a broker would make of a request, where it must be known: if it may be about paths, or somebody asked.
+    /// The broker's reading of a request, if needed: it may concern paths, or an answer is expected.
     fn judge(&self, message: &KernelMessage, is_asked: bool) -> Option<Inbound> {
         let Message::Request(request) = &message.message else { return None };
         if !is_asked && PUSHES.iter().any(|push| request.body.starts_with(push)) {
@@ -287,7 +287,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
     fn keep(&mut self, request: &ActionRequest, head: &KernelHead, blob: &Bytes) -> Option<u64> {
         match self.bindings.keep(request, head, blob) {
             Ok(place) => {
-                // What a node prints first is where it listens.
+                // A node first prints its address.
                 if place.is_some() && self.was_attached {
                     self.prints.say(VERBOSE, &described(request));
                 }
@@ -322,7 +322,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
     }
 }
 
-/// What became of a frame.
+/// The result of sending a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SendResult {
     Sent,
@@ -353,7 +353,7 @@ fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
         | CheckedAction::BindWebSocket { .. }
         | CheckedAction::UnbindWebSocket { .. }
         | CheckedAction::Grant { channel: None, .. }
-        // What is closed already is no failure (node contract, section 3).
+        // Closing a closed channel is no failure (node contract, section 3).
         | CheckedAction::Close { .. } => reply.done(),
         CheckedAction::PushMany { audience, .. } => {
             let not_found = match audience {

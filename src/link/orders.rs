@@ -102,7 +102,7 @@ impl<'a> ProcessOrders<'a> {
         Ok(())
     }
 
-    /// One push that says more than what and to whom.
+    /// One push with all its options.
     fn push_as(
         &self,
         (channel, node, as_guest): (ChannelId, Option<String>, bool),

@@ -145,19 +145,19 @@ pub(super) struct AttachedPeer<T: NumberedItem> {
     reader: Option<JoinHandle<()>>,
 }
 
-/// What outlives the connections.
+/// State that outlives connections.
 pub(super) struct PeerShared<T> {
     endpoint: Endpoint,
-    /// What this process says whenever it connects.
+    /// The hello of each connection.
     hello: Hello,
     pub frames: FrameQueue<Inward>,
     state: Mutex<PeerState<T>>,
     changed: Condvar,
 }
 
-/// What changes.
+/// The mutable state.
 pub(super) struct PeerState<T> {
-    /// What arrived and was not taken by the process.
+    /// Frames that the process has not taken yet.
     inbound: VecDeque<ReadFrame<T>>,
     /// How many the process has taken and not come back from.
     handed: u64,
@@ -178,11 +178,11 @@ pub(super) struct OpenQuestions {
     pub open: u32,
     /// How many were asked.
     pub count: u64,
-    /// Answers that a caller waits for.
+    /// Answers awaited by callers.
     pub answers: HashMap<u64, PeerAnswer>,
 }
 
-/// What a question of our own was answered with.
+/// The answer to a question of this side.
 pub(super) enum PeerAnswer {
     /// It was done.
     Done,
@@ -190,7 +190,7 @@ pub(super) enum PeerAnswer {
     Failed(OrderFailure),
     /// Topics, and how many are subscribed to each.
     Topics(Vec<(String, u64)>),
-    /// What became of a push here, and on other nodes.
+    /// The outcome of a push here, and on other nodes.
     OnNodes(Box<(Outcome, OnNodes)>),
 }
 
@@ -314,7 +314,7 @@ impl<T: NumberedItem> PeerShared<T> {
                 () if left.is_zero() => return Err(RecvError::Timeout),
                 () => {}
             }
-            // Answers to questions alone: nothing that the process would come back from.
+            // Only answers to questions, so the process has nothing to do for them.
             let done = std::mem::take(&mut state.handed);
             self.frames.took(done, true);
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -451,7 +451,7 @@ fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
     gather.write(&mut &*stream)?;
     let deadline = Instant::now() + 2 * HELLO_WITHIN;
     let source = DeadlineReader::until(stream.clone(), deadline);
-    // What a broker may send is its own to bound.
+    // The broker limits its own frames.
     let mut reader = FrameReader::new(source, super::frame::HEAD_BYTES_MAX, u32::MAX as usize);
     let welcome = match reader.next()?.0 {
         ToPeer::Welcome(welcome) if welcome.version == wire::VERSION_MAX => welcome,

@@ -84,7 +84,7 @@ where
     }
 }
 
-/// What becomes an event becomes the same event again when the broker writes it.
+/// A frame that becomes an event becomes the same event again when the broker writes it.
 fn is_event(head: ToPeer, blob: &Bytes) {
     let Some(event) = convert::event_in(head, blob.clone()) else { return };
     let (head, blob) = convert::event_out(event).expect("what came over a link goes over one");

@@ -90,7 +90,7 @@ impl LinkServer {
         self.listeners.iter().find_map(|listener| listener.address().ok().flatten())
     }
 
-    /// Tells who is attached, for as long as it is asked.
+    /// Lists the attached peers, whenever it is asked.
     pub fn peers(&self) -> LinkPeers {
         LinkPeers(self.registry.clone())
     }
@@ -218,7 +218,7 @@ impl LinkConnection {
         }
     }
 
-    /// Tells why.
+    /// Sends the reason.
     fn refuse(&self, refused: HelloRefused) {
         let mut gather = GatheredFrames::default();
         gather.push(&LinkFrame::bare(&ToPeer::Refused(refused)));
@@ -232,7 +232,7 @@ impl LinkConnection {
             return Err(refused(RefusedCode::Version, "there is no version that both sides speak"));
         }
         let credential = self.credential(hello)?;
-        // What it waits for from here on is bounded for each session.
+        // From here on waiting is bounded for each session.
         drop(place);
         let (key, begin): (_, Box<Begin>) = match &hello.attach {
             Attach::Process { id, wants_control, wants_topics, policy } => {
@@ -397,7 +397,7 @@ fn read(session: &Arc<Session>, reader: &mut FrameReader<DeadlineReader>) -> Con
     };
     let mut orders = ProcessOrders::new(session, owner);
     let over = read_process(session, reader, &mut orders).unwrap_err();
-    // What was read was sent, whatever came behind it.
+    // Everything read was sent before the end, so it is carried out.
     match orders.flush(true) {
         Ok(()) => over,
         Err(stop) => ConnectionOver::Stop(stop),
@@ -445,7 +445,7 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<DeadlineReader>, kern
         }
     };
     if !matches!(over, ConnectionOver::Lost(_)) {
-        // What was read is obeyed, whatever came behind it.
+        // Everything read was sent before the end, so it is carried out.
         kernel.inbox.wait_obeyed(STOP_WITHIN);
     }
     over

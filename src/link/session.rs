@@ -83,7 +83,7 @@ impl LinkDirection for Outward {
     }
 }
 
-/// Who obeys the peer's orders.
+/// Carries out the peer's orders.
 pub(super) enum Actor {
     Process(ProcessHandle),
     Kernel(Box<KernelActor>),
@@ -138,7 +138,7 @@ impl Session {
         let (acknowledged, obeyed) = self.frames.counts();
         match &self.actor {
             Actor::Process(_) => (acknowledged, obeyed),
-            // What waits to be obeyed must not come again.
+            // Frames that wait to be carried out must not be sent again.
             Actor::Kernel(kernel) => (acknowledged, kernel.inbox.received()),
         }
     }
@@ -168,7 +168,7 @@ struct Live {
 }
 
 impl Live {
-    /// What one takes beside its text, with its place in the map.
+    /// The memory of an entry beside its text, with its place in the map.
     const ENTRY_BYTES: usize = (size_of::<u32>() + size_of::<LiveChannel>()) * 11 / 8;
 
     fn insert(&mut self, channel: LiveChannel) {
@@ -192,7 +192,7 @@ impl HeapBytes for LiveChannel {
     }
 }
 
-/// Who is attached.
+/// The attached peers.
 pub(super) struct Registry {
     pub broker: BrokerHandle,
     pub config: LinkConfig,
@@ -276,7 +276,7 @@ impl Registry {
         registry
     }
 
-    /// Tells all who want to know, and who comes from now on.
+    /// Tells all peers that ask for it, now and from now on.
     fn tell_draining(&self, drain: Drain) {
         let begins = Instant::now() + Duration::from_millis(drain.grace_ms);
         let _ = self.draining.set([begins, begins + Duration::from_millis(drain.over_ms)]);
@@ -286,7 +286,7 @@ impl Registry {
         }
     }
 
-    /// Tells a connection that wants to know, if the broker drains.
+    /// Tells a connection that asked for it, if the broker drains.
     pub(super) fn notice_draining(&self, session: &Session) {
         if let Some(ends) = self.draining.get() {
             let now = Instant::now();
@@ -295,11 +295,11 @@ impl Registry {
         }
     }
 
-    /// Takes the session that `hello` asks for, or begins one with `begin`, which is called at most once and answers
-    /// what runs behind the session.
+    /// Takes the session that `hello` asks for, or begins one with `begin`, which is called at most once and returns
+    /// the part of the broker behind the session.
     ///
     /// # Errors
-    /// What the peer is told.
+    /// The refusal for the peer.
     pub(super) fn claim(
         self: &Arc<Self>,
         key: &SessionKey,
@@ -349,7 +349,7 @@ impl Registry {
         let (session, secret, number) = (entry.session.clone(), entry.secret.clone(), entry.number);
         drop(entries);
         let claim = SessionClaim { session, secret, number, claiming };
-        // What the connection before has read is obeyed first.
+        // Frames read from the previous connection are carried out first.
         if !claim.session.frames.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
             return Err(refused(RefusedCode::Taken, "its last connection is still busy"));
         }
@@ -437,8 +437,8 @@ impl Registry {
 }
 
 impl SessionEntry {
-    /// Whether `hello` may have this session. It changes hands only while it is detached, to the same user or with the
-    /// same token, or at any time to whoever knows its secret.
+    /// Returns an error unless `hello` may have this session. It changes hands only while it is detached, to the same
+    /// user or with the same token, or at any time to a peer that knows its secret.
     fn judge(&mut self, hello: &Hello, credential: Credential) -> Result<(), HelloRefused> {
         if let Some(secret) = &hello.session {
             let may = credential == self.credential && super::token::is_same(secret.as_bytes(), self.secret.as_bytes());

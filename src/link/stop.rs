@@ -19,7 +19,7 @@ impl From<PushError> for Stop {
             | PushError::Topic(_)
             | PushError::ChannelsAreHere
             | PushError::OnlyChannels => Self::Violation(error.to_string()),
-            // What waits for room is refused for no other reason.
+            // Orders that wait for room are refused for no other reason.
             PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
         }
     }

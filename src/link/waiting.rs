@@ -29,7 +29,7 @@ pub(super) struct WaitingRoom {
 struct WaitingPlaces {
     /// The oldest first.
     taken: VecDeque<WaitingConnection>,
-    /// Counts those who came.
+    /// Counts arrivals.
     count: u64,
 }
 

@@ -227,7 +227,7 @@ pub(super) enum ToPeer {
     Left { channel: u32, topic: String },
     /// Topics, and how many channels are subscribed to each.
     Topics { ask: u64, topics: Vec<(String, u64)> },
-    /// What became of a push or close that asked.
+    /// The outcome of a push or close that asked for it.
     Outcome(OutcomeHead),
     /// A path was bound or unbound.
     Done { ask: u64 },
@@ -243,7 +243,7 @@ pub(super) enum ToPeer {
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct LoginQuestion {
     pub login: u64,
-    /// What the login page sent.
+    /// The password's hash, as the login page posted it.
     pub password_hash: String,
     /// The process that the token is to be made out to.
     #[serde(default)]
@@ -276,7 +276,7 @@ impl std::fmt::Debug for LoggedIn {
     }
 }
 
-/// Who wants to attach.
+/// A peer's introduction.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub version_min: u32,
@@ -290,7 +290,7 @@ pub(super) struct Hello {
     /// With `session`: the numbered frames that were taken in.
     #[serde(default)]
     pub received: u64,
-    /// What may be sent and not acknowledged; the broker takes less if it allows less.
+    /// The most that may be sent and not acknowledged; the broker's own limit applies if it is lower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<LinkWindow>,
     /// Whether this connection is told that the broker drains.
@@ -315,7 +315,7 @@ pub(super) enum Attach {
         /// Whether it is told of pings, pongs and close frames.
         #[serde(default)]
         wants_control: bool,
-        /// Whether it is told who is subscribed to its topics, and who has left.
+        /// Whether it is told when clients subscribe to its topics and leave them.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         wants_topics: bool,
         #[serde(default)]
@@ -328,7 +328,7 @@ pub(super) enum Attach {
         /// as the broker was started.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expose_local: Option<bool>,
-        /// Whether there is no login, and what needs one is open to everybody.
+        /// Whether there is no login, and paths that require one are open to all.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         public_mode: bool,
         /// Whether the node is simulated: its processes have the longest time to answer, and its login page is told so.
@@ -352,7 +352,7 @@ impl std::fmt::Debug for Attach {
     }
 }
 
-/// What may be on the way unacknowledged.
+/// The most that may be unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LinkWindow {
     /// Frames.
@@ -549,7 +549,7 @@ pub(super) struct OutcomeHead {
     pub partial: bool,
 }
 
-/// What became of a push on another node: counts of its channels.
+/// The outcome of a push on another node, in channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct NodeOutcomeHead {
@@ -582,7 +582,7 @@ pub(super) struct KernelHead {
     pub blob: Option<BlobHead>,
 }
 
-/// What is said of a blob beside its bytes.
+/// Detail about a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BlobHead {
     #[serde(default)]

@@ -355,7 +355,7 @@ fn the_page_names_every_frame_and_field() {
     peers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));
     brokers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));
     let text: String = PAGE.split("```").step_by(2).collect();
-    // What stands between backticks, and in JSON there between quotes.
+    // Names in backticks, or in JSON within them in quotes.
     let code: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
     for name in named {
         let is_there = code.iter().any(|code| *code == name || code.contains(&format!("\"{name}\"")));

@@ -18,7 +18,7 @@ const ORDER_MAX: Duration = Duration::from_secs(300);
 /// How long validation and signing may take each.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Who signs.
+/// The authority that signs.
 pub(super) struct CertificateAuthority {
     url: String,
     ca: Option<PathBuf>,
@@ -35,10 +35,10 @@ impl CertificateAuthority {
         }
     }
 
-    /// A certificate for `names` by a fresh key: its chain, and the key behind it, PEM.
+    /// A certificate for `names` with a fresh key: its chain and its key, PEM.
     ///
     /// # Errors
-    /// What the authority says, or why it cannot be asked.
+    /// The authority's refusal, or the reason why it cannot be asked.
     pub(super) async fn issue(
         &self,
         names: &[String],
@@ -77,7 +77,7 @@ impl CertificateAuthority {
         Ok(format!("{}\n{key}", chain.trim_end()))
     }
 
-    /// The account that is kept, or a new one: whoever names a host in the settings has agreed to the terms.
+    /// The stored account, or a new one: an operator that names a host in the settings has agreed to the terms.
     async fn account(&self, state: &AcmeState) -> anyhow::Result<Account> {
         if let Some(kept) = state.read(ACCOUNT)? {
             let kept: KeptAccount = serde_json::from_slice(&kept).context("what is kept of it cannot be read")?;
@@ -109,7 +109,7 @@ struct KeptAccount {
     credentials: instant_acme::AccountCredentials,
 }
 
-/// What the authority says of the names that it did not find ours.
+/// The authority's reasons for not validating the names.
 async fn why_not(order: &mut instant_acme::Order) -> String {
     let mut reasons = Vec::new();
     let mut authorizations = order.authorizations();

@@ -1,13 +1,12 @@
-//! Certificates from an authority that speaks ACME (RFC 8555): asked for when there is none, or when a third of the
-//! time of the one in use is left, on a thread of its own.
+//! Certificates from an authority that speaks ACME (RFC 8555), requested when there is none, or when a third of the
+//! current one's validity is left, on a thread of its own.
 //!
-//! What is asked for is validated over plain HTTP (HTTP-01): while an order is open the broker answers the authority's
-//! questions, and only those. `schedule` says when, `state` keeps what must outlive the process, `issue` talks to the
-//! authority.
+//! Validation is over plain HTTP (HTTP-01): while an order is open the broker answers the authority's requests, and
+//! only those. `schedule` decides on the time, `state` keeps files across restarts, `issue` talks to the authority.
 //!
-//! Invariants: nothing here is in the way of clients, and a daemon without a certificate serves with one of its own
-//! making until there is a better one; account and keys are readable for this user alone, and never printed; an
-//! authority that refuses is asked ever more seldom.
+//! Invariants: nothing here delays clients, and a daemon without a certificate serves with a self-signed one until it
+//! has a better one; account and keys are readable for this user alone, and never printed; an authority that refuses is
+//! asked ever more seldom.
 
 #[cfg(feature = "acme")]
 mod issue;
@@ -21,7 +20,7 @@ use anyhow::{Context, ensure};
 use state::{AcmeState, CERTIFICATE, PLACEHOLDER};
 use std::path::{Path, PathBuf};
 
-/// Where the state is kept if nobody says: what systemd gives a service, or where that would be.
+/// The default directory of the state: the one that systemd gives a service, or its usual place.
 fn default_directory() -> PathBuf {
     let given = std::env::var_os("STATE_DIRECTORY").filter(|path| !path.is_empty());
     given.map_or_else(|| PathBuf::from("/var/lib/pushring"), PathBuf::from).join("acme")
@@ -195,7 +194,7 @@ mod keeper {
         /// Asks for a certificate, and obeys it. Answers until when it is good.
         async fn issue(&self) -> anyhow::Result<u64> {
             let issued = self.authority.issue(&self.names, &self.state, &self.broker).await;
-            // Whatever came of it, nobody asks any more.
+            // The order is over, either way.
             self.broker.set_challenges(Default::default())?;
             let pem = issued?;
             let certificate = Certificate::from_pem(pem.as_bytes(), pem.as_bytes())

@@ -16,8 +16,8 @@ pub(super) fn due_unix_s(not_before_unix_s: u64, not_after_unix_s: u64) -> u64 {
     not_after_unix_s - left_s
 }
 
-/// How long to wait after so many failures in a row: five minutes, and twice as long each time, up to half a day. Up to
-/// a tenth is added by `chance`, so that those who failed together do not come back together.
+/// The wait after so many failures in a row: five minutes, doubled each time, up to half a day. `chance` adds up to a
+/// tenth, so that daemons that failed together do not retry together.
 pub(super) fn pause_after(failures: u32, chance: u32) -> Duration {
     let doubled = PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let pause = doubled.min(PAUSE_MAX);

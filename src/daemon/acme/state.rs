@@ -1,6 +1,6 @@
-//! What outlives the process: the account, the certificate with its key. One directory, for this user alone.
+//! State across restarts: the account, and the certificate with its key. One directory, for this user alone.
 //!
-//! Invariants: a file is there whole or not at all; nobody else may read one, from its first byte on.
+//! Invariants: a file exists whole or not at all; only this user may read one, from its first byte on.
 
 use anyhow::{Context, ensure};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(super) const CERTIFICATE: &str = "certificate.pem";
 /// The same, of our own making.
 pub(super) const PLACEHOLDER: &str = "placeholder.pem";
-/// Who we are to the authority.
+/// The account at the authority.
 #[cfg(feature = "acme")]
 pub(super) const ACCOUNT: &str = "account.json";
 
@@ -21,10 +21,10 @@ pub(super) const ACCOUNT: &str = "account.json";
 pub(super) struct AcmeState(PathBuf);
 
 impl AcmeState {
-    /// The state in `directory`, which is made if it is not there.
+    /// The state in `directory`, which is created if it does not exist.
     ///
     /// # Errors
-    /// It cannot be made, or belongs to somebody else.
+    /// It cannot be created, or belongs to another user.
     pub(super) fn open(directory: &Path) -> anyhow::Result<Self> {
         let name = || format!("tls_acme_state: {}", directory.display());
         DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(name)?;
@@ -36,7 +36,7 @@ impl AcmeState {
         Ok(Self(directory.to_owned()))
     }
 
-    /// What is kept under this name, if anything is.
+    /// The stored file of this name, if there is one.
     ///
     /// # Errors
     /// It cannot be read.
@@ -56,7 +56,7 @@ impl AcmeState {
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.new")));
         let written = || -> io::Result<()> {
-            // One that was left behind, by whoever, would keep its mode.
+            // A leftover file would keep its mode.
             match fs::remove_file(&fresh) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -1,4 +1,4 @@
-//! What the admin listener answers, path by path. Each is a question to the [`Operator`], as the command line asks it.
+//! The admin listener's answers, path by path. Each is a question to the [`Operator`], as the command line asks it.
 
 use super::AdminParts;
 use axum::Router;
@@ -59,7 +59,7 @@ async fn guarded(State(parts): AdminState, peer: Extension<SocketAddr>, request:
     let admitted = parts.guard.admit(peer.ip(), request.uri().path(), request.headers());
     let mut response = match admitted {
         Ok(()) => next.run(request).await,
-        // The page itself says nothing: who has no token yet gets it to enter one.
+        // The page itself holds no data: a client without a token gets it in order to enter one.
         Err((StatusCode::UNAUTHORIZED, _)) if request.uri().path() == "/" && wants_html(request.headers()) => {
             (StatusCode::UNAUTHORIZED, page().await).into_response()
         }
@@ -259,7 +259,7 @@ async fn answer(parts: &Arc<AdminParts>, request: ControlRequest) -> Response {
     let changes =
         matches!(request, ControlRequest::Kick { .. } | ControlRequest::Drain { .. } | ControlRequest::Reload {});
     match ask(parts, move |parts| parts.operator.answer(request)).await {
-        // What was told is as it is in the answers of the control socket, without its name around it.
+        // The same JSON as over the control socket, without its name around it.
         Ok(ControlAnswer::Refused(why)) => {
             error(if changes { StatusCode::CONFLICT } else { StatusCode::SERVICE_UNAVAILABLE }, &why)
         }

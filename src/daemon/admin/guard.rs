@@ -11,7 +11,7 @@ use pushring::internals::http::Authority;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 
-/// What loopback may read without a token: probes and collectors have none.
+/// The paths that loopback may read without a token: probes and collectors have none.
 const OPEN_ON_LOOPBACK: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// The least bytes of a token: as much as one that `openssl rand -base64 12` makes.

@@ -35,13 +35,13 @@ const ASKING_MAX: usize = 4;
 /// After an accept that failed, most likely for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What the listener tells and obeys.
+/// The settings of the listener.
 pub(crate) struct AdminParts {
     /// The broker, and the program around it.
     pub operator: Operator,
-    /// Who may ask.
+    /// The rules of entry.
     pub guard: AdminGuard,
-    /// What besides must be there for the daemon to be ready.
+    /// Further conditions for the daemon to be ready.
     pub needs: Vec<Need>,
 }
 

@@ -1,4 +1,4 @@
-//! What the settings say of the hub's rules of access, and of the broker that serves the API.
+//! The hub's rules of entry, and the broker that serves the API, from the settings.
 
 use super::super::program::Secrets;
 use super::{DaemonConfig, WordList};
@@ -12,14 +12,14 @@ use std::sync::Arc;
 /// Connections to `api_listen`: backends keep a few open each.
 const API_CONNECTIONS_MAX: usize = 1024;
 
-/// What they may make it hold, beside `memory_budget`: four of the largest messages, twice as they arrive.
+/// The memory of the API's requests, beside `memory_budget`: four of the largest messages, twice as they arrive.
 const API_MEMORY_BYTES_MAX: usize = 128 << 20;
 
 impl DaemonConfig {
-    /// What serves the API on an address of its own: a broker of one shard, which holds no channels.
+    /// The configuration of the broker that serves the API at its own address: one shard without channels.
     ///
     /// # Errors
-    /// A value that cannot be obeyed, by its key.
+    /// A value that cannot be applied, named by its key.
     pub(crate) fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
         let config = self.broker(Secrets::default())?;
         let defaults = pushring::Config::default();
@@ -39,7 +39,7 @@ impl DaemonConfig {
         })
     }
 
-    /// Who is let in to the hub; none: there is no hub.
+    /// The hub's rules of entry; none: there is no hub.
     pub(super) fn hub_access(&self, secrets: &Secrets) -> anyhow::Result<Option<Arc<HubAccess>>> {
         crate::daemon::hub::check(self)?;
         if !self.hub {
@@ -62,7 +62,7 @@ impl DaemonConfig {
             ..Grant::default()
         };
         let open = self.hub_open.then(|| Arc::new(grant));
-        // Who only checks settings has no keys.
+        // Checking the settings requires no keys.
         let keys = || secrets.keys.as_ref().map_or_else(Arc::<KeySet>::default, |keys| keys.set.clone());
         let authority = has_authority.then(|| TokenAuthority {
             issuer: self.auth_issuer.clone(),

@@ -40,7 +40,7 @@ impl DaemonConfig {
         }))
     }
 
-    /// Who may attach over the Unix socket.
+    /// The users that may attach over the Unix socket.
     ///
     /// # Errors
     /// There is no such group.

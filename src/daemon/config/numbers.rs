@@ -1,4 +1,4 @@
-//! What the settings say of the numbers that shards obey.
+//! Limits of shards, from the settings.
 
 use super::DaemonConfig;
 use pushring::internals::proto;

@@ -1,4 +1,4 @@
-//! What the settings say of requests that come without TLS and belong to it.
+//! The redirect of requests without TLS, from the settings.
 
 use super::{DaemonConfig, Redirect};
 use anyhow::ensure;

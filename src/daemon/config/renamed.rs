@@ -8,9 +8,9 @@ use std::fmt;
 /// A setting with an older name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Renamed {
-    /// What it was called. Its flag is an alias of the new one (see `SettingsFlags`).
+    /// The old name. Its flag is an alias of the new one (see `SettingsFlags`).
     pub old: &'static str,
-    /// What it is called.
+    /// The new name.
     pub new: &'static str,
 }
 
@@ -62,12 +62,12 @@ pub(super) fn old_names_of_start() -> Vec<OldName> {
     flags.chain(variables).collect()
 }
 
-/// An old name that somebody has given.
+/// An old name that was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OldName {
     /// A key, a flag or a variable.
     pub(super) given: String,
-    /// What to write instead.
+    /// The new name in the same form.
     now: String,
 }
 

@@ -1,11 +1,11 @@
-//! Which settings were given, and by whom: what an error about one of them says.
+//! The source of each setting that was given, for errors about its value.
 
 use super::renamed::{self, OldName};
 use super::{SettingsFlags, variable_in_use};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Which settings were given, and by whom.
+/// The source of each setting that was given.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Sources {
     by_key: BTreeMap<String, String>,
@@ -49,7 +49,7 @@ impl Sources {
         self.old_names.iter().cloned().chain(of_start.filter(is_old)).collect()
     }
 
-    /// Says where the setting was given that `error` is about: its first word is a key.
+    /// Adds the source of the setting to `error`, whose first word is a key.
     pub(crate) fn locate(&self, error: anyhow::Error) -> anyhow::Error {
         let words = format!("{error:#}");
         match words.split_once(':').and_then(|(key, _)| self.by_key.get(key)) {

@@ -90,7 +90,7 @@ pub enum DriverValue {
     Epoll,
 }
 
-/// What is for this machine alone.
+/// Where paths for this machine alone are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Exposure {

@@ -32,11 +32,11 @@ pub(super) enum Level {
 pub(super) struct Finding {
     /// How bad it is.
     pub level: Level,
-    /// What was looked at, in a word or two.
+    /// The subject, in a word or two.
     pub check: &'static str,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// What to do, mostly a command; none where nothing is to be done.
+    /// The fix, mostly a command; none where nothing is to be done.
     pub fix: Option<String>,
 }
 
@@ -102,7 +102,7 @@ fn settings(config: &DaemonConfig) -> Finding {
 mod tests {
     use super::*;
 
-    /// What is found beyond what a fine machine shows, of settings and facts that `change` makes worse.
+    /// The findings beyond those of a good machine, for settings and facts that `change` makes worse.
     #[track_caller]
     pub(super) fn found(change: impl FnOnce(&mut DaemonConfig, &mut Facts)) -> Finding {
         let (mut config, mut facts) = baseline();

@@ -1,5 +1,5 @@
-//! What is to be known of a machine before a daemon can be called fit for it. Plain data: gathered in one place,
-//! checked in others, and written down by tests.
+//! Facts about a machine that decide whether a daemon can run well on it. Plain data: gathered in one place, checked in
+//! others, and written down by tests.
 
 use pushring::FleetProbe;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ pub(super) struct Facts {
     pub files: Files,
     /// TCP.
     pub network: Network,
-    /// What this process may still take, in bytes.
+    /// The memory that this OS process may still take, in bytes.
     pub memory_available_bytes: Option<u64>,
     /// Processors.
     pub cores: Cores,
     /// The address that the daemon is to listen on.
     pub listener: ListenResult,
-    /// The paths of Unix sockets that were asked for, and the control socket's where nobody said otherwise.
+    /// The paths of the configured Unix sockets, including the control socket's default.
     pub sockets: Vec<SocketPath>,
     /// There is to be a control socket, and no directory for it.
     pub control_is_homeless: bool,
@@ -31,7 +31,7 @@ pub(super) struct Facts {
     pub secret: Option<SecretFile>,
     /// The file of the link's token, if one is named.
     pub link_token: Option<SecretFile>,
-    /// How many keys of the hub's authority tokens can be checked with, or why nobody knows; none: it has no authority.
+    /// The number of usable keys of the hub's authority, or why it is unknown; none: it has no authority.
     pub hub_keys: Option<Result<usize, String>>,
     /// The files of the hub's other secrets that are named, and what each is.
     pub hub_secrets: Vec<(&'static str, SecretFile)>,
@@ -45,7 +45,7 @@ pub(super) struct Facts {
     pub has_aes: bool,
     /// The time of day.
     pub now_unix_s: u64,
-    /// What the fleet's NATS says, or why it says nothing; none: there is to be no fleet.
+    /// The answer of the fleet's NATS, or its error; none: no fleet is configured.
     pub fleet: Option<Result<FleetProbe, String>>,
 }
 
@@ -58,14 +58,14 @@ pub(super) struct TlsFiles {
     pub key: PathBuf,
     /// The key's permission bits, where they can be seen.
     pub key_mode: Option<u32>,
-    /// What clients are shown, or why they cannot be: the files cannot be read, or do not fit.
+    /// The certificate for clients, or why there is none: the files cannot be read, or do not match.
     pub shown: Result<Shown, String>,
 }
 
 /// A certificate that fits its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
-    /// For whom it is, in lower case; `*.` stands for one label.
+    /// The hosts it is for, in lower case; `*.` stands for one label.
     pub names: Vec<String>,
     /// From when on it is good.
     pub not_before_unix_s: u64,
@@ -88,7 +88,7 @@ impl Shown {
 pub(super) enum Chain {
     /// Each is issued by the one behind it.
     Whole,
-    /// The server's is issued by nobody else.
+    /// The server's certificate is self-signed.
     OwnSignature,
     /// The server's alone, without its issuer's.
     Alone,
@@ -96,14 +96,14 @@ pub(super) enum Chain {
     Broken(usize),
 }
 
-/// What trying io_uring out has shown, and what may forbid it.
+/// The result of probing io_uring, and the settings that may forbid it.
 #[derive(Debug, Clone)]
 pub(super) struct Uring {
     /// A runtime on it: how it was set up, or why there is none.
     pub runtime: Result<String, String>,
     /// A ring for sending, proved.
     pub sending: Result<(), SendingFault>,
-    /// `kernel.io_uring_disabled`: 0 for nobody, 1 for those without privileges, 2 for all.
+    /// `kernel.io_uring_disabled`: 0 allows it to all, 1 to the privileged, 2 to none.
     pub disabled: Option<u64>,
     /// The mode of seccomp that this process is under: 2 is a filter.
     pub seccomp: Option<u64>,
@@ -165,7 +165,7 @@ pub(super) struct Cores {
     pub quota: Option<f64>,
 }
 
-/// What listening has shown.
+/// The result of trying to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ListenResult {
     /// It can be done.
@@ -175,7 +175,7 @@ pub(super) enum ListenResult {
         /// Its process.
         pid: u32,
     },
-    /// Somebody else does: its name and process, where that can be seen.
+    /// Another program listens: its name and pid, where they can be seen.
     InUse(Option<(String, u32)>),
     /// It needs privileges.
     NotAllowed,
@@ -196,7 +196,7 @@ pub(super) struct SocketPath {
     pub wanted_mode: u32,
     /// Its directory; `None` is none.
     pub directory: Option<SocketDirectory>,
-    /// What is there already.
+    /// The present state of the path.
     pub there: PathState,
 }
 
@@ -209,16 +209,16 @@ pub(super) struct SocketDirectory {
     pub mode: u32,
 }
 
-/// What stands at a path.
+/// The kind of file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathState {
     /// Nothing.
     Nothing,
     /// Something that is no socket.
     NoSocket,
-    /// A socket that nobody listens on any more.
+    /// A socket without a listener.
     DeadSocket,
-    /// A socket on which somebody listens.
+    /// A socket with a listener.
     Socket {
         /// Its permission bits.
         mode: u32,

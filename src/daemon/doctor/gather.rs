@@ -28,7 +28,7 @@ use webpki::EndEntityCert;
 /// The bit of `CAP_SYS_ADMIN` (capabilities(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// What this machine is like, for a daemon of these settings. `root` is `/`: where `/proc` and `/sys` are looked for.
+/// Gathers the facts for a daemon of these settings. `root` is `/`, in which `/proc` and `/sys` are looked for.
 pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
     let system = System { root };
     let control = config.control.place(config.address().port());
@@ -48,7 +48,7 @@ pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
         hub_keys: hub::read_keys_once(config).map_err(|error| format!("{error:#}")).transpose(),
         hub_secrets: hub_secrets(config),
         tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
-        // What is no pair is a finding of its own.
+        // A mismatched pair is a finding of its own.
         tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
         link_tls: certificates::link_pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
         has_aes: system.has_aes(),
@@ -63,7 +63,7 @@ fn hub_secrets(config: &DaemonConfig) -> Vec<(&'static str, SecretFile)> {
     files.into_iter().filter_map(|(check, file)| Some((check, secret(file, token::secret_bytes)?))).collect()
 }
 
-/// What a pair of files is, as the daemon would take it.
+/// The state of a pair of files, as the daemon would load it.
 fn tls_files(pair: CertificateFiles) -> TlsFiles {
     let key_mode = fs::metadata(&pair.key).ok().map(|metadata| metadata.permissions().mode() & 0o777);
     let shown = certificates::read(&pair).map(|certificate| Shown {
@@ -188,7 +188,7 @@ impl System<'_> {
         }
     }
 
-    /// Who listens there already: a daemon of ours, if its control socket or its program says so.
+    /// The program that listens there already: a daemon of ours, if its control socket or its program says so.
     fn user_of(&self, config: &DaemonConfig, address: SocketAddr) -> ListenResult {
         let program = listeners::program(self.root, address.port());
         let is_ours = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| is_pushring(&path));
@@ -220,7 +220,7 @@ fn asked(config: &DaemonConfig) -> Option<u32> {
 
 fn sockets(config: &DaemonConfig, control: Option<&Path>) -> Vec<SocketPath> {
     let link = Some(config.link.as_path()).filter(|path| !path.as_os_str().is_empty());
-    // What cannot be obeyed is a finding of its own.
+    // An invalid setting is a finding of its own.
     let mode = config.link_access().map_or(0o600, |access| access.mode);
     let link = link.map(|path| {
         let mut socket = socket("link", path, mode);

@@ -13,10 +13,10 @@ use checks::{Finding, Level};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// What it prints, and the code that the program ends with: 0 where all is well, 1 with warnings, 2 with problems.
+/// The output, and the program's exit code: 0 where all is well, 1 with warnings, 2 with problems.
 ///
 /// # Errors
-/// A finding is not printable as JSON.
+/// A finding cannot be printed as JSON.
 pub(crate) fn run(config: &DaemonConfig, json: bool) -> anyhow::Result<(String, ExitCode)> {
     let findings = checks::findings(config, &gather::gather(config, Path::new("/")));
     let text = match json {

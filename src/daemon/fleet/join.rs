@@ -65,7 +65,7 @@ pub(crate) fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Op
     Ok(Some(fleet))
 }
 
-/// What NATS says to a daemon of these settings; none: it is to be in no fleet.
+/// Probes NATS for a daemon of these settings; none: no fleet is configured.
 pub(crate) fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
     match options(config) {
         Ok(None) => None,

@@ -22,7 +22,7 @@ pub(crate) fn start(config: &DaemonConfig, _: &Broker) -> anyhow::Result<Option<
     check(config).map(|()| None)
 }
 
-/// Asks nobody.
+/// Probes nothing.
 pub(crate) fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
     check(config).err().map(|error| Err(error.to_string()))
 }

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 const BATCH_EVENTS_MAX: usize = 100;
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// What is read of an answer: nothing in it matters.
+/// The most bytes read of an answer, which is ignored.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// The pauses behind failures.
@@ -73,7 +73,7 @@ pub(super) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What waits for the backend at most, and what it is told; none: there is none.
+/// The limits of the queue for the backend, and the kinds of events it gets; none: there is no backend.
 pub(crate) fn limits(config: &DaemonConfig) -> Option<CallLimits> {
     (!config.hub_webhook_url.is_empty()).then(|| CallLimits {
         told: config.hub_webhook_events.0.iter().filter_map(|name| WebhookEvent::named(name)).collect(),
@@ -136,7 +136,7 @@ impl Caller {
             if !is_over && self.deliver(&taken) {
                 self.counts.events_delivered.fetch_add(events, Relaxed);
             } else {
-                // What was to be heard of by this request is by the next.
+                // The next request reports these losses.
                 self.calls.lose(events, taken.lost);
                 left += if is_over { events } else { 0 };
             }

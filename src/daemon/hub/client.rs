@@ -1,7 +1,7 @@
-//! HTTP requests that the daemon makes by itself, one at a time, on the thread that makes them.
+//! HTTP requests of the daemon's own, one at a time, on the thread that makes them.
 //!
-//! Invariants: a request ends in time, whatever the server does; of a body no more is taken in than was said; redirects
-//! are not followed, so nothing is sent to anybody but who was named; what a URL holds beside its host is in no error.
+//! Invariants: a request ends in time, whatever the server does; a body is read only up to the given limit; redirects
+//! are not followed, so data goes only to the configured host; errors hold nothing of a URL but its host.
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;

@@ -1,10 +1,9 @@
-//! The public keys of the authority that signs the hub's tokens: fetched from its URL, or read from a file, again and
-//! again, by a thread of its own.
+//! The public keys of the authority that signs the hub's tokens: fetched from its URL or read from a file, repeatedly,
+//! by a thread of its own.
 //!
-//! Invariants: a set takes the place of the one before as a whole, so a key that left it opens nothing any more; what
-//! cannot be fetched is told, and leaves the set before in force; tokens with unknown keys have the URL asked at most
-//! once in
-//! [`REST`], whoever sends them and however many.
+//! Invariants: a set replaces the one before as a whole, so a removed key verifies nothing any more; a failed fetch is
+//! logged, and leaves the set before in force; tokens with unknown keys cause at most one fetch in [`REST`], however
+//! many there are and whoever sends them.
 
 use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};
@@ -23,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long nobody can have the URL asked again.
+/// The least time between two fetches that were asked for.
 const REST: Duration = Duration::from_secs(30);
 
 /// How often a file is read: it is small.
@@ -32,7 +31,7 @@ const FILE_READ_EVERY: Duration = Duration::from_secs(5);
 /// How long a file is left alone.
 const FILE_REST: Duration = Duration::from_secs(1);
 
-/// The least time between two fetches that nobody asked for.
+/// The least time between two fetches that were not asked for.
 const REFRESH_MIN: Duration = REST;
 
 /// Whether settings can be obeyed.
@@ -99,7 +98,8 @@ impl Source {
         }
     }
 
-    /// How long nobody can have it asked again, and when it is asked unasked, if all is well.
+    /// The least time until a fetch may be asked for, and the time of the next one without being asked, after a
+    /// success.
     fn pauses(&self) -> (Duration, Duration) {
         match self {
             Self::Url { refresh, .. } => (REST, *refresh),
@@ -114,7 +114,7 @@ pub(crate) struct AuthorityKeys {
     /// Those.
     pub set: Arc<KeySet>,
     wanted: Arc<KeysWanted>,
-    /// Who is woken; known once it runs.
+    /// The thread to wake; known once it runs.
     fetcher: Arc<OnceLock<Thread>>,
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn begin(config: &DaemonConfig) -> anyhow::Result<Option<AuthorityKey
     Ok(Some(AuthorityKeys { set: Arc::new(set), wanted, fetcher }))
 }
 
-/// How many keys there are to check tokens with, for who only looks.
+/// The number of keys to verify tokens with, for checks of the settings.
 ///
 /// # Errors
 /// They cannot be read.
@@ -171,7 +171,7 @@ struct Keeper {
 
 impl Keeper {
     fn keep(self) {
-        // Whoever rings before is heard all the same: keys are wanted from the start.
+        // Earlier requests are not lost: the keys are wanted from the start.
         let _ = self.keys.fetcher.set(thread::current());
         let mut last = None;
         loop {

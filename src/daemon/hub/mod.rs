@@ -25,7 +25,7 @@ pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     calls::check(config)
 }
 
-/// What has become of what the hub asked of others.
+/// Counts of the hub's requests to others.
 #[derive(Default)]
 pub(crate) struct Counts {
     key_fetches: AtomicU64,

@@ -1,4 +1,4 @@
-//! What is logged: a level, or targets with levels, as `info,pushring::link=debug`.
+//! The log's filter: a level, or targets with levels, as `info,pushring::link=debug`.
 
 use anyhow::{Context, bail, ensure};
 use tracing_subscriber::EnvFilter;

@@ -74,7 +74,7 @@ impl LogWriter {
         Ok(Self { sender, form, shared })
     }
 
-    /// What could not be written so far.
+    /// Counts of lost lines so far.
     pub(super) fn counts(&self) -> LogCounts {
         let LogShared { lost, errors, .. } = &*self.shared;
         LogCounts { lines_lost: lost.load(Relaxed), write_errors: errors.load(Relaxed) }
@@ -84,14 +84,14 @@ impl LogWriter {
     pub(super) fn flush(&self, within: Duration) {
         let until = Instant::now() + within;
         let (written, wait) = bounded(1);
-        // Both fail only where nobody reads the log.
+        // Both fail only if the log has no reader.
         if self.sender.send_deadline(Item::Flush(written), until).is_ok() {
             let _ = wait.recv_deadline(until);
         }
     }
 
     fn put(&self, line: Vec<u8>) {
-        // Counted as it is allocated, before anybody can take it out.
+        // Counted as it is allocated, before the writer can take it.
         let bytes = line.capacity();
         let waiting = self.shared.waiting_bytes.fetch_add(bytes, Relaxed) + bytes;
         let put = match waiting <= BYTES_MAX {
@@ -197,7 +197,7 @@ impl<F: AsFd> LogOutput<F> {
                     self.is_torn = !bytes.is_empty();
                 }
                 Err(Errno::INTR) => {}
-                // Somebody who shares stderr made it so. Only this thread waits.
+                // Another program that shares stderr has set it to non-blocking. Only this thread waits.
                 Err(Errno::AGAIN) => wait_writable(&self.to)?,
                 Err(error) => return Err(error.into()),
             }
@@ -255,7 +255,7 @@ mod tests {
         let line = "x".repeat(999) + "\n";
         (0..10_000).for_each(|_| put(&lines, &line));
         let (lines_lost, errors) = lost(&lines);
-        // What the pipe took is not known; what waits is at most the bound.
+        // The bytes in the pipe are unknown; those waiting are at most the bound.
         assert!(errors == 0 && lines_lost >= 10_000 - (BYTES_MAX as u64 + (1 << 20)) / 1000, "{lines_lost}");
         lines.flush(SOON);
         let mut text = vec![0; 1000 * (10_000 - lines_lost) as usize];

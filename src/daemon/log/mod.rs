@@ -74,7 +74,7 @@ pub(crate) fn set_filter(filter: EnvFilter) -> anyhow::Result<()> {
     SET_FILTER.get().map_or(Ok(()), |set| set(filter)).context("the log's filter cannot be changed")
 }
 
-/// What the log could not write.
+/// Counts of lost lines.
 pub(crate) fn counts() -> LogCounts {
     LINES.get().map(LogWriter::counts).unwrap_or_default()
 }
@@ -86,7 +86,7 @@ pub(crate) fn flush() {
     }
 }
 
-/// Says why the program ends: in the log where there is one, else in `format`, as far as that is known.
+/// Reports why the program ends: in the log if there is one, else in `format`, as far as that is known.
 pub(crate) fn fatal(error: &anyhow::Error, format: Option<LogFormat>) {
     if LINES.get().is_none() && format == Some(LogFormat::Json) {
         // Without a thread it is said as text below.
@@ -94,7 +94,7 @@ pub(crate) fn fatal(error: &anyhow::Error, format: Option<LogFormat>) {
     }
     match LINES.get().is_some() && tracing::enabled!(tracing::Level::ERROR) {
         true => tracing::error!("{error:#}"),
-        // Nobody may read stderr.
+        // stderr may be closed.
         false => drop(writeln!(std::io::stderr(), "pushring: {}", plain(&format!("{error:#}")))),
     }
     flush();
@@ -105,7 +105,7 @@ fn is_coloured() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
-/// A panic is said in the log: the standard hook would wait for who reads stderr.
+/// Logs a panic: the standard hook would block while stderr has no reader.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let words =

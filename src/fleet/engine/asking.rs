@@ -1,7 +1,7 @@
-//! What other nodes are asked, and what is answered to them.
+//! Questions to other nodes, and answers to theirs.
 //!
-//! Invariants: a question is settled once, when all have answered or have had their time; a question of another node
-//! never holds up the thread: shards are asked beside it, by so many at a time.
+//! Invariants: a question is settled once, when all nodes have answered or their time is over; another node's question
+//! never holds up the thread: shards are asked beside it, by a bounded number at a time.
 
 use super::super::names::Name;
 use super::super::outbox::Question;
@@ -16,9 +16,9 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 use tokio::{task, time};
 
-/// Who waits for what other nodes say.
+/// A waiter for other nodes' answers.
 pub(super) enum NodesAsked {
-    /// What became of a push.
+    /// The outcome of a push.
     Push(AskNodes),
     /// How many subscribers a topic has.
     Count(Line, Asker<Presence>),
@@ -27,7 +27,7 @@ pub(super) enum NodesAsked {
 }
 
 impl Engine {
-    /// Tells who asked what other nodes have said.
+    /// Passes the other nodes' answers to the asker.
     pub(super) fn settle(&self, settled: Settled) {
         let asking = self.asking.borrow_mut().remove(&settled.ask);
         if let Some(asking) = asking {
@@ -84,7 +84,7 @@ impl Engine {
                 }
                 Question::Channel { asker, .. } => NodesAsked::Channel(asker),
             };
-            // With no number nobody waits, so nothing is to be done either.
+            // Without a number there is no asker, so nothing is to be done either.
             let is_asked = asked.is_ok();
             self.wait_for_nodes(asked, asking);
             if is_asked && self.is_connected() {
@@ -93,7 +93,7 @@ impl Engine {
         }
     }
 
-    /// Tells another node of a channel here, or closes it for that.
+    /// Answers another node's question about a channel here, or closes the channel for it.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -102,7 +102,7 @@ impl Engine {
         if let ChannelQuestion::Close(code, reason) = what {
             return self.hands.borrow().close(channel, (code, &reason), self.part_of(source, ask));
         }
-        // Who asks for too many is not answered: this node counts as silent there.
+        // A node that asks too often gets no answer, and counts this one as silent.
         let Ok(permit) = self.looking.clone().try_acquire_owned() else { return Ok(()) };
         let engine = self.clone();
         task::spawn_local(async move {
@@ -124,7 +124,7 @@ impl Engine {
         Box::new(parts.into_iter().next().expect("there is one part"))
     }
 
-    /// Says what became of pushes here, to those who ask.
+    /// Sends the outcomes of pushes here to the nodes that asked.
     pub(super) async fn answer_all(
         self: Rc<Self>,
         mut outcomes: mpsc::Receiver<(Name, u64, Outcome)>,

@@ -1,5 +1,5 @@
-//! The certificates of the listener for TLS: whether clients will accept them, for how long, for which names; and who
-//! else may read their keys.
+//! The certificates of the TLS listener: whether clients will accept them, for how long and for which names, and which
+//! users can read their keys.
 
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
@@ -25,7 +25,7 @@ pub(super) fn certificates(config: &DaemonConfig, facts: &Facts) -> Vec<Finding>
     findings
 }
 
-/// Those of the link over TCP: processes pin them, so who has signed them is their affair.
+/// Those of the link over TCP: processes pin them, so their issuers do not matter.
 pub(super) fn of_link(facts: &Facts) -> Vec<Finding> {
     let of_pair = |files: &TlsFiles| match &files.shown {
         Ok(shown) => [Some(term(&files.chain.display().to_string(), shown, facts.now_unix_s)), key_mode(files)],
@@ -89,7 +89,7 @@ fn term(name: &str, shown: &Shown, now_unix_s: u64) -> Finding {
     }
 }
 
-/// Whoever reads the key can be this server.
+/// Any user that can read the key can impersonate this server.
 fn key_mode(files: &TlsFiles) -> Option<Finding> {
     const CHECK: &str = "certificate's key";
     let (mode, path) = (files.key_mode?, files.key.display());
@@ -135,7 +135,7 @@ fn no_aes() -> Finding {
     )
 }
 
-/// What an authority must reach to see that the names are ours.
+/// The conditions for an authority to validate the names.
 fn validation(config: &DaemonConfig) -> Option<Finding> {
     const CHECK: &str = "ACME";
     let listen = config.listen.0.filter(|_| !config.tls_acme.0.is_empty())?;

@@ -1,4 +1,4 @@
-//! What the system grants: open files, memory, processors.
+//! The system's limits: open files, memory, processors.
 
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
@@ -13,7 +13,7 @@ const FILES: &str = "open files";
 const MEMORY: &str = "memory";
 const CORES: &str = "cores";
 
-/// What an idle channel takes beside the budget: the kernel's socket, some 4.3 KiB, and our own 0.5 KiB.
+/// The memory of an idle channel beside the budget: the kernel's socket, some 4.3 KiB, and our own 0.5 KiB.
 const IDLE_CHANNEL_BYTES: u64 = 5 << 10;
 
 /// As many connections as the settings allow need as many files.
@@ -50,7 +50,7 @@ pub(super) fn files(config: &DaemonConfig, files: &Files, shards: usize) -> Find
     Finding::ok(FILES, format!("room for all {} connections", config.connections_max))
 }
 
-/// The budget and what comes on top of it must fit what is there.
+/// The budget and the memory beside it must fit the available memory.
 pub(super) fn memory(config: &DaemonConfig, available: Option<u64>, shards: usize) -> Finding {
     let Some(available) = available else {
         let words = "the system does not tell what is available";

@@ -1,4 +1,4 @@
-//! The listener, TCP's limits, who may enter, and the proxies in front.
+//! The listener, TCP's limits, the rules of entry, and the proxies in front.
 
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
@@ -9,7 +9,7 @@ use pushring::internals::driver::listen::BACKLOG;
 use pushring::{FleetProbe, IpPrefix};
 use std::net::SocketAddr;
 
-/// What the kernel needs for a channel that is written to.
+/// The kernel's memory for a channel with data to send.
 const CHANNEL_BYTES_MIN: u64 = 4 << 10;
 
 /// How long proxies let a connection be silent, by default or as packages configure them, and the setting that says so.
@@ -50,7 +50,7 @@ pub(super) fn listener(check: &'static str, setting: &str, address: SocketAddr, 
     }
 }
 
-/// Whether processes can attach over TCP, and who else could listen to them.
+/// Whether processes can attach over TCP, and whether third parties could read along.
 pub(super) fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Finding> {
     const CHECK: &str = "link_tcp";
     let address: SocketAddr = config.link_tcp.parse().ok()?;
@@ -183,7 +183,7 @@ fn send_buffer(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     Some(Finding::new(Level::Note, "send buffers", words, fix))
 }
 
-/// Who is let in, and who is believed.
+/// The clients that are let in, and the proxies that are trusted.
 pub(super) fn entry(config: &DaemonConfig) -> Vec<Finding> {
     const CHECK: &str = "proxies";
     let mut findings = Vec::new();
@@ -245,7 +245,7 @@ pub(super) fn idle_timeouts(config: &DaemonConfig) -> Finding {
     Finding::new(Level::Warning, CHECK, format!("{pings}: silent channels are cut by {names}"), "--ping-interval 25s")
 }
 
-/// What the fleet's NATS says.
+/// The answer of the fleet's NATS.
 pub(super) fn fleet(config: &DaemonConfig, probed: &Result<FleetProbe, String>) -> Finding {
     let new = |level, words: String, fix: &str| Finding::new(level, "fleet", words, fix);
     let probed = match probed {
@@ -337,7 +337,7 @@ mod tests {
             config.link_token_file = "/etc/pushring/link-token".into();
             facts.network.reserved_ports = "8080".to_owned();
         });
-        // What is reserved is not there for a proxy's connections.
+        // Reserved ports are not available to a proxy's connections.
         let mut network = crate::daemon::doctor::facts::Facts::fine().network;
         network.reserved_ports = "32868-60999".to_owned();
         let finding = ports(&DaemonConfig { connections_max: 1000, ..DaemonConfig::default() }, &network).unwrap();

@@ -1,4 +1,4 @@
-//! Unix sockets and secrets: whether they can be had, and by whom else.
+//! Unix sockets and secrets: whether they can be created and read, and by which other users.
 
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
@@ -7,11 +7,11 @@ use crate::daemon::doctor::facts::{PathState, SecretFile, SocketPath};
 use crate::daemon::token::{SECRET_BYTES_ADVISED, SECRET_BYTES_MIN};
 use std::os::unix::ffi::OsStrExt;
 
-/// What a `sockaddr_un` holds, less the end of the string (unix(7)) and the two bytes by which the name is longer until
-/// it is taken.
+/// The length of a `sockaddr_un`, less the terminator (unix(7)) and the two bytes that the name is longer by until the
+/// socket is renamed into place.
 const PATH_BYTES_MAX: usize = 107 - 2;
 
-/// A daemon to which no process can attach serves nobody.
+/// A daemon to which no process can attach is of no use.
 pub(super) fn no_link(config: &DaemonConfig) -> Option<Finding> {
     let words =
         "no process of another program can attach: neither link nor link_tcp is set (demo has processes of its own)";
@@ -67,7 +67,7 @@ pub(super) fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
         }
         PathState::Socket { .. } | PathState::DeadSocket | PathState::Nothing => {}
     }
-    // Whoever may write there may put a socket of their own in its place; not where only owners may remove.
+    // A user that may write there may replace the socket; not where only owners may remove files.
     if directory.mode & 0o022 != 0 && directory.mode & 0o1000 == 0 {
         let words = format!("others may replace what is in {parent} (mode {:03o})", directory.mode);
         return new(Level::Warning, words, format!("chmod go-w {parent}"));

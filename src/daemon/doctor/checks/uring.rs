@@ -1,4 +1,4 @@
-//! io_uring: whether there is one, whether its sends are fit for use, and who forbids it.
+//! io_uring: whether it exists, whether its sends can be used, and which setting forbids it.
 
 use super::{Finding, Level};
 use crate::daemon::config::{DaemonConfig, DriverValue};
