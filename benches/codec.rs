@@ -66,7 +66,7 @@ fn decode(c: &mut Criterion) {
     group.finish();
 }
 
-/// What the general way costs: 1 MiB in fragments, and in reads that cut frames anywhere.
+/// The cost of the general path: 1 MiB in fragments, and in reads that cut frames anywhere.
 fn assemble(c: &mut Criterion) {
     let mut group = c.benchmark_group("assemble");
     let payload = vec![b'x'; 1 << 20];
@@ -162,7 +162,7 @@ fn utf8_by_size(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a browser sends.
+/// A browser's request.
 const REQUEST: &[u8] = b"GET /echo:pushring:sys/ HTTP/1.1\r\nHost: localhost:8080\r\nConnection: Upgrade\r\n\
     Pragma: no-cache\r\nCache-Control: no-cache\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\n\

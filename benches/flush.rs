@@ -1,4 +1,4 @@
-//! What a send costs by batch size, by ring and by `send(2)`, in CPU time of the sending thread: the figures in
+//! The cost of a send by batch size, by ring and by `send(2)`, in CPU time of the sending thread: the figures in
 //! `driver::flush_uring`.
 //!
 //! `cargo bench --bench flush` measures; `cargo test` goes through it once with few connections. No wall clock, so not
@@ -34,7 +34,7 @@ fn thread_cpu_ns() -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
-/// Reads everything from all of `peers` for as long as anybody sends.
+/// Reads everything from all of `peers` until the sender ends.
 fn drain_for_ever(peers: Vec<TcpStream>, got: &AtomicU64) {
     let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(512));
     for (token, peer) in peers.iter().enumerate() {

@@ -117,7 +117,7 @@ fn echo() -> Box<dyn FnMut()> {
     })
 }
 
-/// What callgrind collects: nothing but what runs in here.
+/// The region that callgrind collects.
 #[inline(never)]
 fn counted_rounds(round: &mut dyn FnMut()) {
     for _ in 0..ROUNDS {

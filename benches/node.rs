@@ -1,9 +1,8 @@
-//! What the drop-in adds to a push: a KernelMessage in, a frame out, beside the same push through a `Pusher`.
+//! The drop-in's cost of a push: a KernelMessage in, a frame out, beside the same push through a `Pusher`.
 //!
-//! `cargo bench --bench node` measures, the two in turn in one run, and prints the server's CPU time per delivered
-//! frame (who hands the push over, whoever carries it, the shard, the send) and the ratio; `cargo test` runs it once,
-//! tiny. Every frame goes to another channel, so that no two leave in one send, and a round waits for all of its
-//! frames.
+//! `cargo bench --bench node` measures, the two in turn in one run, and prints the server's CPU time per delivered frame
+//! (the submitting thread, those between, the shard, the send) and the ratio; `cargo test` runs it once, tiny. Every
+//! frame goes to another channel, so that no two leave in one send, and a round waits for all of its frames.
 
 #[allow(dead_code)]
 #[path = "../examples/node_backend.rs"]
@@ -86,7 +85,7 @@ fn take(mut streams: Vec<TcpStream>, done: &Sender<()>) {
     }
 }
 
-/// CPU time in ns: of who hands pushes over (this thread), of the threads between, of the shards.
+/// CPU time in ns: of the submitting thread (this one), of the threads between, of the shards.
 #[derive(Clone, Copy, Default)]
 struct Cpu([u64; 3]);
 

@@ -1,5 +1,4 @@
-//! What a peer can make long, at one length and at twice that: every command, event and request whose size a client, a
-//! process or a node chooses.
+//! Every command, event and request whose size a client, a process or a node chooses, at one length and at twice that.
 //!
 //! `.ci/scaling` runs each under callgrind at both lengths and fails where the second costs over 2.5 times the first:
 //! nothing may cost more than in proportion. Lengths are no larger than shows that. Run by `cargo test`, it does each
@@ -364,7 +363,7 @@ fn publish(channels: usize, messages: usize) -> Box<dyn FnOnce()> {
     })
 }
 
-/// What stands between two texts.
+/// The text between two others.
 fn between<'a>(text: &'a str, before: &str, behind: &str) -> &'a str {
     let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before} in {text}"));
     rest.split_once(behind).map_or(rest, |(found, _)| found)
@@ -575,7 +574,7 @@ fn requests_go(n: usize) -> Box<dyn FnOnce()> {
     })
 }
 
-/// What callgrind collects: nothing but what runs in here.
+/// The region that callgrind collects.
 #[inline(never)]
 fn counted(work: Box<dyn FnOnce()>) {
     work();

@@ -14,7 +14,7 @@ use crate::soak;
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", version)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }

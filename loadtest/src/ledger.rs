@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::{Message, Opcode};
 use crate::payload::{STAMP_BYTES, Stamp};
 
-/// What happened to the messages of a run.
+/// The fate of a run's messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Accounting {
     /// Messages that had to arrive.
@@ -80,7 +80,7 @@ pub(crate) struct Receipts {
     missing: BTreeSet<u64>,
 }
 
-/// What a receipt was.
+/// The kind of a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receipt {
     /// The next one in order, or one after a gap.

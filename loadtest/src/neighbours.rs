@@ -1,13 +1,13 @@
-//! What one process feels of others that take all they can get: the echo of an innocent one on a shard of its own hogs.
+//! The effect of greedy processes on another one: echo latency of a well-behaved client on a shard of hogs.
 //!
 //! For each hog a fresh server with one shard: the hog works, one client of another process sends a message at a time
 //! and waits for it to come back. Both, and the server, share this machine's processors, so the waits are an upper
-//! bound; how long the server's turns were is told by itself, in time of its own thread.
+//! bound; the server itself reports the length of its turns, in its thread's CPU time.
 //!
-//! A turn may take 2 ms of its thread: a run fails where more than one in a thousand of a server's turns took longer.
+//! A turn may take 2 ms of its thread: a run fails if more than one in a thousand of a server's turns took longer.
 //!
-//! Invariant: a hog keeps to the protocol; what it sends are messages that its process takes and drops, or relays. Hogs
-//! that are processes of their own stand in `process_hogs.rs`.
+//! Invariant: a hog keeps to the protocol; its process takes and drops its messages, or relays them. Hogs that are
+//! processes of their own are in `process_hogs.rs`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -47,11 +47,11 @@ const ECHO_MAX: Duration = Duration::from_secs(20);
 const TURN_US_MAX: f64 = 2_048.0;
 const TURNS_SHARE: f64 = 0.999;
 
-/// Who takes all that it can get.
+/// A load that takes all that it can get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Hog {
-    /// Nobody, to compare with.
+    /// No load, for comparison.
     None,
     /// Clients send empty fragments, 62 to a message, as fast as they are taken.
     Fragments,
@@ -80,7 +80,7 @@ pub(crate) enum Hog {
 }
 
 impl Hog {
-    /// What a process of its own does; none: it works through those of the demo.
+    /// The behaviour of its own process; none: it uses the demo's.
     fn of_process(self) -> Option<ProcessHog> {
         Some(match self {
             Self::None | Self::Fragments | Self::Messages | Self::Uploads | Self::Broadcasts | Self::Churn => {
@@ -114,7 +114,7 @@ pub(crate) struct Settings {
     pub seconds: f64,
 }
 
-/// What was felt of one hog.
+/// The effect of one hog.
 #[derive(Debug, Serialize)]
 struct Felt {
     hog: Hog,
@@ -285,7 +285,7 @@ fn broadcast(target: &Target, channels: usize, over: &AtomicBool) -> anyhow::Res
         }
         sender.join().map_err(|_| anyhow::anyhow!("a sender panicked"))?
     })?;
-    // Whoever does not keep up on a busy machine is let go: as it should be.
+    // A client that does not keep up on a busy machine is closed, as it should be.
     Ok(())
 }
 

@@ -1,12 +1,12 @@
-//! What the load tester writes into each message, so that a receiver can say exactly which one it got.
+//! The contents of the load tester's messages, by which a receiver identifies each one.
 //!
 //! Invariants: a payload is a stamp of [`STAMP_BYTES`] and a body of one repeated byte that follows from the sequence
-//! number; so a truncated, mixed or altered message is seen, whatever server it went through.
+//! number; so a truncated, mixed or altered message is detected, whatever server it went through.
 
 /// Bytes of the stamp; no message is shorter.
 pub(crate) const STAMP_BYTES: usize = 24;
 
-/// Who sent a message, which one it is, and when it was meant to leave.
+/// A message's sender, number and scheduled time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// The run; messages of another run or of strangers do not count.

@@ -1,4 +1,4 @@
-//! What `/proc` tells of the server: CPU time, memory, descriptors, and which process listens on a port.
+//! Figures of `/proc` about the server: CPU time, memory, descriptors, and the process that listens on a port.
 //!
 //! Invariants: read-only, and only while nothing is measured; a figure that the kernel does not give is `None`, never
 //! 0.
@@ -35,7 +35,7 @@ pub(crate) struct CpuUse {
 const TICK_US: f64 = 10_000.0;
 
 impl CpuTime {
-    /// What the processes `pids` have used until now.
+    /// The CPU time that the OS processes `pids` have used until now.
     pub(crate) fn of(pids: &[u32]) -> anyhow::Result<Self> {
         let mut sum = Self { on_cpu_ns: Some(HashMap::new()), ..Self::default() };
         for &pid in pids {
@@ -58,7 +58,7 @@ impl CpuTime {
         Ok(sum)
     }
 
-    /// What was used since `earlier`.
+    /// The CPU time used since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> CpuUse {
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64 * TICK_US;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64 * TICK_US;
@@ -113,7 +113,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What the processes `pids` hold now.
+    /// The memory of the OS processes `pids` now.
     pub(crate) fn of(pids: &[u32]) -> anyhow::Result<Self> {
         let mut sum = Self::default();
         for &pid in pids {
@@ -133,7 +133,7 @@ pub(crate) struct KernelMemory {
     pub slab: u64,
     /// Pages of TCP buffers.
     pub tcp: u64,
-    /// What the kernel says could still be used.
+    /// The memory that the kernel reports as available.
     pub available: u64,
 }
 
@@ -172,8 +172,8 @@ pub(crate) fn descriptors(pids: &[u32]) -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-/// The threads of the kernel, `ksoftirqd/CPU`, that do what is left of the network's work on these CPUs: what a server
-/// that is pinned there has caused, and its own CPU time does not show.
+/// The kernel's threads `ksoftirqd/CPU`, which do the rest of the network's work on these CPUs: caused by a server
+/// pinned there, and missing in its own CPU time.
 pub(crate) fn softirq_threads(cpus: &[usize]) -> Vec<u32> {
     if cpus.is_empty() {
         return Vec::new();

@@ -24,7 +24,7 @@ pub(crate) const HOG: &str = "hog:loadtest:sys";
 
 const SOON: Duration = Duration::from_millis(10);
 
-/// What a process does without a pause.
+/// The continuous work of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ProcessHog {

@@ -1,4 +1,4 @@
-//! What one run found, as a table for people and as JSON for programs.
+//! The results of one run, as a table for people and as JSON for programs.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ pub(crate) struct Report {
     pub url: String,
     /// The mode's settings.
     pub settings: serde_json::Value,
-    /// What is counted: `delivery` or `connection`.
+    /// The unit counted: `delivery` or `connection`.
     pub unit: String,
     /// How many of them.
     pub count: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Report {
     pub client_busy: f64,
     /// CPU time of everything else on the machine while it was measured, in microseconds.
     pub others_us: Option<f64>,
-    /// What to mind when reading the figures.
+    /// Caveats for reading the figures.
     pub notes: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ impl CpuReport {
     }
 }
 
-/// What idle channels cost.
+/// The cost of idle channels.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct MemoryReport {
     /// How many channels were open.

@@ -23,7 +23,7 @@ use crate::{proc, sys};
 const START_MAX: Duration = Duration::from_secs(20);
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// What every server prints on stdout when it listens, in front of its address.
+/// The text that every server prints on stdout before its address once it listens.
 const LISTENING: &str = "listening on http://";
 
 /// How to get at a server.
@@ -59,7 +59,7 @@ pub(crate) enum Launch {
 /// A server and where it may run.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerSpec {
-    /// What reports call it.
+    /// Its name in reports.
     pub name: String,
     /// How to get at it.
     pub launch: Launch,
@@ -213,7 +213,7 @@ impl ServerSpec {
 /// A server that listens.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// What reports call it.
+    /// Its name in reports.
     pub name: String,
     /// Where it listens.
     pub url: String,
@@ -261,7 +261,7 @@ impl Running {
     fn check_alive(&mut self, name: &str) -> anyhow::Result<()> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            // In a process that was forked since: whoever started the server will see.
+            // In a process forked since: the server's parent will notice.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
             Err(error) => Err(error.into()),
             Ok(Some(status)) => bail!("{name} ended by itself ({status}):\n{}", self.log.tail()),
@@ -381,7 +381,7 @@ impl Drop for TemporaryDirectory {
     }
 }
 
-/// A port of loopback that nobody has just now.
+/// A free port of loopback.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

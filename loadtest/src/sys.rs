@@ -23,7 +23,7 @@ pub(crate) fn now_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// What an epoll set reported for one file descriptor.
+/// An epoll event of one file descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ready {
     /// The token the descriptor was added with.
@@ -69,7 +69,7 @@ impl Epoll {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no pointer is passed; the result is checked before it becomes an owned descriptor.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: `fd` was just made and nobody else owns it.
+        // SAFETY: `fd` was just made and has no other owner.
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
@@ -223,7 +223,7 @@ impl SharedCounters {
 pub(crate) struct Forked {
     /// Its process id.
     pub pid: u32,
-    /// What it writes; ends when the child ends.
+    /// The child's output; ends when the child ends.
     pub report: File,
 }
 

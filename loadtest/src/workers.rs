@@ -53,7 +53,7 @@ const GLOBALS: usize = 8;
 const PHASE: usize = 0;
 const PUBLISHED: usize = 1;
 
-/// What the workers share.
+/// State shared by the workers.
 #[derive(Debug)]
 pub(crate) struct Board {
     counters: SharedCounters,

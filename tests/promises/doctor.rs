@@ -75,5 +75,5 @@ fn people_read_what_was_found_and_how_to_mend_it() {
     assert!(text.lines().last().unwrap().starts_with("problems: "), "{text}");
     assert!(examined.stderr.is_empty());
     let help = String::from_utf8(output(&mut pushring(&["doctor", "--help"])).stdout).unwrap();
-    assert!(help.contains("Ends with 0 where all is well, with 1 where there are warnings, with 2"), "{help}");
+    assert!(help.contains("The exit status is 0 if all is well, 1 with warnings, 2"), "{help}");
 }

@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     slots: Vec<Option<Slot>>,
     target: Target,
     request: Vec<u8>,
-    /// What follows the target's path, by client.
+    /// The text after the target's path, by client.
     tail: Option<Box<dyn Fn(usize) -> String>>,
     masks: MaskKeys,
     pace: Pace,

@@ -1,4 +1,4 @@
-//! What the engine tells of its connections, and where a handler puts its answers.
+//! The engine's events about its connections, and the place for a handler's answers.
 
 use super::frame::{MaskKeys, Message, Opcode, write_masked};
 
@@ -16,7 +16,7 @@ impl Outbox<'_> {
     }
 }
 
-/// What happens to the connections. `client` is the number the engine was given when the connection was started.
+/// Handles a connection's events. `client` is the number given to the engine when the connection was started.
 pub(crate) trait Handler {
     /// The connection is upgraded (and registered, where asked for).
     fn opened(&mut self, client: usize, outbox: &mut Outbox<'_>) {

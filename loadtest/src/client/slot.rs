@@ -20,7 +20,7 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// What became of a slot after its socket was handled.
+/// The state of a slot after its socket was handled.
 #[derive(Debug)]
 pub(super) enum Fate {
     Alive,
@@ -222,7 +222,7 @@ impl Slot {
     }
 }
 
-/// What a slot borrows of the engine while it reads.
+/// The parts of the engine that a slot borrows while it reads.
 #[derive(Debug)]
 pub(super) struct Context<'a> {
     pub masks: &'a mut MaskKeys,

@@ -24,7 +24,7 @@ const SESSIONS_MAX: usize = 4096;
 /// How TLS is spoken with a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Manner {
-    /// The certificate of who must have signed the server's; none: whatever it shows is taken.
+    /// The certificate that must have signed the server's; none: any certificate is accepted.
     pub authority: Option<PathBuf>,
     /// X25519 alone is offered, instead of X25519MLKEM768 first, as browsers do.
     pub classic: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Manner {
     pub resumes: bool,
 }
 
-/// What all connections to a server share.
+/// State shared by all connections to a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
@@ -70,7 +70,7 @@ impl Tls {
     /// A connection that has not begun.
     pub(crate) fn session(&self) -> io::Result<Session> {
         let mut connection = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(io::Error::other)?;
-        // What waits is bounded by who queues it.
+        // The caller bounds the queued bytes.
         connection.set_buffer_limit(None);
         Ok(Session(Box::new(connection)))
     }
@@ -91,8 +91,8 @@ fn roots(file: &Path) -> anyhow::Result<RootCertStore> {
 pub(crate) struct Session(Box<ClientConnection>);
 
 impl Session {
-    /// Seals `bytes` behind what waits, once the handshake is over, and sends what the socket takes. `bytes` is empty
-    /// afterwards.
+    /// Seals `bytes` after those that wait, once the handshake is over, and sends as much as the socket takes. `bytes`
+    /// is empty afterwards.
     pub(crate) fn send(&mut self, bytes: &mut Vec<u8>, mut stream: &TcpStream) -> io::Result<()> {
         self.0.writer().write_all(bytes)?;
         bytes.clear();
@@ -139,7 +139,7 @@ impl Session {
         self.0.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Says that nothing follows, if the socket takes it.
+    /// Sends the end of the data, if the socket takes it.
     pub(crate) fn say_goodbye(&mut self, stream: &TcpStream) {
         self.0.send_close_notify();
         // The connection ends either way.

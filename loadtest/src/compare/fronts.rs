@@ -30,7 +30,7 @@ impl Front {
         places.map(|place| place.join(self.name())).find(|program| program.is_file())
     }
 
-    /// What stands before the file of settings on its command line.
+    /// The option before the settings file on its command line.
     pub(crate) fn flag(self) -> &'static str {
         match self {
             Self::Nginx => "-c",

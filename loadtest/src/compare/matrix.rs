@@ -1,4 +1,4 @@
-//! What is compared: the cells of the matrix, and which figure of a run counts in each.
+//! The comparisons: the cells of the matrix, and the figure of a run that counts in each.
 
 use serde::{Deserialize, Serialize};
 
@@ -81,9 +81,9 @@ impl Job {
 pub(crate) struct Cell {
     /// A short name for JSON and the command line.
     pub key: String,
-    /// What it is, in words.
+    /// Its description.
     pub title: String,
-    /// What is run.
+    /// The run.
     pub job: Job,
     /// The figures that are compared.
     pub metrics: Vec<Metric>,
@@ -196,8 +196,8 @@ pub(crate) fn tls_cells(scale: Scale) -> Vec<Cell> {
     all
 }
 
-/// Cells in which little can be merged: a message there and back, one to ten, to one of a thousand at a rate that keeps
-/// nobody busy, and to small rooms.
+/// Cells in which few messages can be merged: one there and back, one to ten, to one of a thousand at a rate that
+/// leaves CPUs idle, and to small rooms.
 fn sparse_cells(seconds: f64) -> Vec<Cell> {
     let settings = echo::Settings { clients: 1, in_flight: 1, size: 32, messages: u64::MAX, seconds: Some(seconds) };
     let alone = Cell {
@@ -256,7 +256,7 @@ fn room_cells(seconds: f64) -> Vec<Cell> {
     ]
 }
 
-/// What clients send, one message a read and sixty-four.
+/// Messages from clients, one in a read and sixty-four.
 fn inbound_cells(seconds: f64) -> [Cell; 2] {
     [1, 64].map(|burst| Cell {
         key: format!("inbound-{burst}"),

@@ -152,7 +152,7 @@ impl Machine {
 pub(crate) struct CellResult {
     /// Its short name.
     pub key: String,
-    /// What it is.
+    /// Its title.
     pub title: String,
     /// The figures compared.
     pub metrics: Vec<Metric>,
@@ -165,7 +165,7 @@ pub(crate) struct CellResult {
 pub(crate) struct Series {
     /// The server.
     pub server: String,
-    /// What each run reported.
+    /// The report of each run.
     pub reports: Vec<Report>,
     /// Runs that failed, and why.
     pub failures: Vec<String>,
@@ -203,7 +203,7 @@ enum ContenderKind {
     Full,
     /// All but what only the demo's own processes do: rooms, and taking messages without an answer.
     Reference,
-    /// What its threads have a part in: broadcasts, echoes and unicasts.
+    /// Work of its threads: broadcasts, echoes and unicasts.
     OnThreads,
     /// Only fan-out and paced.
     BroadcastOnly,
@@ -419,7 +419,7 @@ fn conduct(args: &CompareArgs) -> anyhow::Result<Conduct> {
         patience: Duration::from_secs(10),
         sources: 16,
         token: None,
-        // What all of them can do: OpenSSL has the hybrid exchange since 3.5 only.
+        // The common set: OpenSSL has the hybrid exchange only since 3.5.
         manner: Manner { classic: true, ..Manner::default() },
     })
 }

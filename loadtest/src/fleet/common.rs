@@ -1,4 +1,4 @@
-//! What the parts of a run share: its settings, what may befall it, and what all threads count.
+//! State shared by the parts of a run: its settings, its faults, and the counts of all threads.
 
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-/// Tells each client its channel, and takes what it is sent.
+/// Tells each client its channel, and receives its messages.
 pub(super) const PROCESS: &str = "unicast:pushring:sys";
 
 /// Marks the sender of a broadcast; other stamps name the client that a message is for.
@@ -18,7 +18,7 @@ pub(super) const BROADCAST: u32 = 1 << 31;
 pub(super) const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 pub(super) const LAST_WITHIN: Duration = Duration::from_secs(10);
 
-/// What may befall a fleet.
+/// A fault of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Fault {
@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     /// The nats-server to start [default: the one that is installed].
     #[arg(long, value_name = "PROGRAM")]
     pub nats: Option<PathBuf>,
-    /// What befalls it, 5 s after the beginning; the run is as long as that takes, and 10 s longer.
+    /// The fault, 5 s after the start; the run takes as long as that does, and 10 s more.
     #[arg(long)]
     pub fault: Option<Fault>,
     /// For how long, in seconds.
@@ -98,7 +98,7 @@ impl Settings {
     }
 }
 
-/// What all threads share.
+/// State shared by all threads.
 pub(super) struct Common<'a> {
     pub settings: &'a Settings,
     pub run: u32,

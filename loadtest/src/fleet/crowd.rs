@@ -1,6 +1,6 @@
-//! The clients of one node, and what came.
+//! The clients of one node, and the messages they received.
 //!
-//! Invariant: each message is counted once: as received, or as wrong (twice, out of order, or for somebody else).
+//! Invariant: each message is counted once: as received, or as wrong (twice, out of order, or for another client).
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -26,7 +26,7 @@ pub(super) struct Crowd<'a> {
     /// The number of its first client among those of all nodes.
     first: usize,
     ids: Vec<Option<u32>>,
-    /// What each client is to hear next: of each node that sends to all, and of what is for it alone.
+    /// The next expected number for each client, from each node that sends to all, and of its own messages.
     next: Vec<u64>,
     next_alone: Vec<u64>,
     /// How many each client has heard of each node that sends to all, and all of them of what is for one.

@@ -1,7 +1,7 @@
-//! What befalls a fleet in the middle of a run, and what it is judged by.
+//! A fault in the middle of a run, and the judgement of it.
 //!
-//! Invariant: exactness is judged by two counts that know nothing of each other: what clients have heard and nodes have
-//! told to be lost, and what publishers were told to have left.
+//! Invariant: two independent counts decide: the messages that clients received and nodes reported lost, and those that
+//! publishers were told had left.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -59,7 +59,7 @@ fn befall(fault: Fault, seconds: f64, nodes: &[Node], nats: &mut Nats<'_>, netwo
     Ok(())
 }
 
-/// What became of a node's share.
+/// The result for a node's share.
 #[derive(Debug, Serialize)]
 pub(super) struct NodeAccount {
     /// The node.
@@ -80,7 +80,7 @@ impl NodeAccount {
     }
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 pub(super) struct Aftermath {
     pub fault: Fault,

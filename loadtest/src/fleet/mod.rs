@@ -5,8 +5,8 @@
 //! of the next node. With one node there is no NATS, to compare with. All share this machine's processors, so waits are
 //! upper bounds. A fault may befall the fleet in the middle.
 //!
-//! Invariant: each message says who sent it and its number, so that one that is missing, doubled or out of order is
-//! seen.
+//! Invariant: each message names its sender and number, so that one that is missing, duplicated or out of order is
+//! detected.
 
 mod common;
 mod crowd;
@@ -38,7 +38,7 @@ use crate::proc::CpuTime;
 use crate::stats::{Latency, LatencySummary};
 use crate::sys;
 
-/// What came of it.
+/// The results.
 #[derive(Debug, Serialize)]
 struct Fleet {
     settings: Settings,
@@ -48,7 +48,7 @@ struct Fleet {
     /// Deliveries that should have come, and those that did not.
     expected: u64,
     missing: u64,
-    /// That came twice, out of order, or to whom they were not for.
+    /// Messages that came twice, out of order, or to the wrong client.
     wrong: u64,
     /// Messages between nodes that the nodes say are lost, or that did not leave.
     told_lost: u64,
@@ -70,8 +70,8 @@ impl Fleet {
         self.broadcasts * (self.settings.nodes as u64 - 1) + self.unicasts
     }
 
-    /// What a message between nodes costs the daemons beside its deliveries, and the cost of a delivery against that of
-    /// one node: what of the whole cannot be told apart is all in the one or all in the other.
+    /// The daemons' cost of a message between nodes beside its deliveries, and the cost of a delivery relative to that
+    /// on one node; costs that cannot be separated are counted wholly in one or the other.
     fn beside_one(&self) -> Option<(f64, f64)> {
         let one_us = self.one_us_per_delivery?;
         let deliveries = (self.expected - self.missing) as f64;
@@ -188,7 +188,7 @@ fn prepare(count: usize, nodes: &[Node], opened: &Receiver<(usize, Vec<u32>)>) -
     Ok(ids)
 }
 
-/// What was used while it was published.
+/// The CPU time used while publishing.
 struct Used {
     daemons_us: f64,
     nats_us: Option<f64>,

@@ -18,7 +18,7 @@ pub(super) enum Network {
     Loopback,
     /// `PREFIXhub` and `PREFIX0`, `PREFIX1` … are the namespaces' names.
     Namespaces {
-        /// What the names begin with.
+        /// The prefix of the names.
         prefix: String,
         /// How many nodes there are.
         nodes: usize,
@@ -78,7 +78,7 @@ impl Network {
         }
     }
 
-    /// What reports call it.
+    /// Its name in reports.
     pub(super) fn words(&self) -> &'static str {
         match self {
             Self::Loopback => "on loopback",

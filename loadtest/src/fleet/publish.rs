@@ -1,6 +1,6 @@
-//! Who publishes at one node: over its HTTP API, each kind of message at its pace.
+//! The publisher of one node: over its HTTP API, each kind of message at its rate.
 //!
-//! Invariant: of each message it is known whether it may have left for other nodes.
+//! Invariant: it is known of each message whether it may have left for other nodes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use super::node::{Node, name};
 use crate::payload::Stamp;
 use crate::sys;
 
-/// Who is so late has been held up, and does not catch up.
+/// A publisher this late was delayed, and does not catch up.
 const LATE_S: f64 = 0.5;
 
 /// Publishes until the time is over.

@@ -1,7 +1,8 @@
-//! The receiving side of a fan-out: which messages came to which client, which are complete, and who stops reading.
+//! The receiving side of a fan-out: the messages that each client received, the complete ones, and the clients that
+//! stop reading.
 //!
-//! Invariants: the window moves only when every client that paces it has the oldest message; clients that stall do not
-//! pace it, but are held to the same account.
+//! Invariants: the window moves only when every client that paces it has the oldest message; stalled clients do not
+//! pace it, but their messages are counted all the same.
 
 use std::collections::VecDeque;
 
@@ -13,7 +14,7 @@ use crate::stats::Latency;
 /// Marks the last message of the warm-up, in place of the sender's number.
 pub(crate) const BARRIER: u32 = u32::MAX;
 
-/// What all workers of a run agree on.
+/// Parameters common to all workers of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunIds {
     /// The messages that count.
@@ -81,11 +82,11 @@ pub(crate) struct Receivers {
     ids: RunIds,
     clients: usize,
     publisher: Option<usize>,
-    /// Who got what.
+    /// The messages received by each client.
     pub ledger: Ledger,
     /// Latencies of the clients that do not stall.
     pub latency: Latency,
-    /// What is complete.
+    /// The complete messages.
     pub window: Window,
     /// When the last message that counts arrived.
     pub last_arrival_ns: u64,
@@ -173,7 +174,7 @@ impl Receivers {
         for client in self.clients + 1..=self.clients + stuck {
             engine.set_paused(client, false, self);
         }
-        // What waits for them is in the kernels' buffers already; a pause of a tenth of a second is its end.
+        // The rest is in the kernels' buffers already; it has ended after a tenth of a second of silence.
         while stuck > 0 && engine.poll_blocking(100, self)? > 0 {}
         Ok(())
     }

@@ -54,8 +54,8 @@ pub(crate) struct WindowSettings {
     /// Receive buffer of the clients that stall, in bytes: small, so that what they miss stays with the server.
     #[arg(long, default_value_t = 8192)]
     pub stall_buffer: usize,
-    /// No client reads until all is sent, and each message waits for the server to be idle: how fast it sends when
-    /// nobody else needs a CPU. The messages must fit the sockets' buffers.
+    /// No client reads until all is sent, and each message waits for the server to be idle: its speed when no
+    /// other program needs a CPU. The messages must fit the sockets' buffers.
     #[arg(long, conflicts_with_all = ["seconds", "stall", "processes"])]
     pub read_after: bool,
     /// OS processes to share the clients among (one opens at most `ulimit -n` sockets).
@@ -95,7 +95,7 @@ enum Schedule {
     ReadAfter { messages: u64 },
 }
 
-/// What both modes have in common.
+/// Options of both modes.
 #[derive(Debug, Clone)]
 struct Plan {
     clients: usize,
@@ -109,7 +109,7 @@ struct Plan {
     ids: RunIds,
 }
 
-/// What one worker found.
+/// The results of one worker.
 #[derive(Debug, Serialize, Deserialize)]
 struct Outcome {
     accounting: Accounting,
@@ -201,7 +201,7 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
         count,
         seconds: timing.seconds,
         per_second: count as f64 / timing.seconds,
-        // Of messages that nobody reads yet there is none.
+        // Unread messages have no latency.
         latency: latency.summary().filter(|_| !matches!(plan.schedule, Schedule::ReadAfter { .. })),
         accounting: outcome.accounting,
         cpu: timing.used.server.map(|total| CpuReport::new(total, count, timing.seconds)),
@@ -213,7 +213,7 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
     .judge(bench.server.cpus))
 }
 
-/// What only worker 0 knows.
+/// Measurements of worker 0 alone.
 struct Timing {
     seconds: f64,
     used: Used,
@@ -546,7 +546,7 @@ const QUIET_NS: u64 = 12_000_000;
 const LOOK: Duration = Duration::from_micros(500);
 
 impl Publisher<'_> {
-    /// Sends one message after the other while nobody reads; returns how long the server was busy with them, in
+    /// Sends one message after the other while no client reads; returns how long the server was busy with them, in
     /// nanoseconds.
     fn publish_unread(&mut self, worker: &mut Worker<'_>, pids: &[u32], messages: u64) -> anyhow::Result<u64> {
         if pids.is_empty() {

@@ -40,7 +40,7 @@ pub(crate) struct CpuMeter {
     machine_busy_us: f64,
 }
 
-/// What [`CpuMeter`] measured.
+/// A measurement of [`CpuMeter`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Used {
     /// The server.
@@ -62,7 +62,7 @@ impl CpuMeter {
         })
     }
 
-    /// What was used since.
+    /// The CPU time used since.
     pub(crate) fn stop(self) -> anyhow::Result<Used> {
         let server = match self.server {
             Some(start) => Some(CpuTime::of(&self.pids)?.since(&start)),

@@ -39,10 +39,10 @@ pub(crate) struct Settings {
     /// Messages a second instead, over all rooms, whatever the server does.
     #[arg(long, conflicts_with = "in_flight")]
     pub rate: Option<f64>,
-    /// So many more members in a hundred, who read five times a second.
+    /// Additional members that read five times a second, in percent.
     #[arg(long, default_value_t = 0.0)]
     pub slow_percent: f64,
-    /// Visitors a second, who come into a room and leave it a second later.
+    /// Visitors a second, each of which joins a room and leaves it a second later.
     #[arg(long, default_value_t = 0.0)]
     pub joins: f64,
     /// For how long, in seconds.
@@ -54,7 +54,7 @@ pub(crate) struct Settings {
 const VISIT_NS: u64 = 1_000_000_000;
 const SLOW_READ_NS: u64 = 200_000_000;
 
-/// Who is who: clients `0..receivers` are counted, then come the senders, one of each room, the slow ones, the
+/// The roles of clients: `0..receivers` are counted, then come the senders, one of each room, the slow ones, the
 /// visitors.
 #[derive(Debug, Clone, Copy)]
 struct Cast {
@@ -132,7 +132,7 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
     stretch.report("rooms", settings, &engine, members.tally)
 }
 
-/// What those do who are not counted.
+/// The clients that are not counted.
 struct Crowd {
     cast: Cast,
     joins: f64,
@@ -167,7 +167,7 @@ impl Crowd {
     }
 }
 
-/// Those who send.
+/// The senders.
 struct Speakers<'a> {
     settings: &'a Settings,
     start_ns: u64,

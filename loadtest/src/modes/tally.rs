@@ -1,5 +1,5 @@
-//! What echo, unicast and rooms have in common: messages that are each for a group of receivers (of one, or the others
-//! of a room), and the report on them.
+//! The common part of echo, unicast and rooms: messages for a group of receivers each (one, or the others of a room),
+//! and the report on them.
 //!
 //! Invariants: the messages to a group are numbered from 0 in the order in which they are sent; each counts once for
 //! each receiver.
@@ -24,7 +24,7 @@ pub(super) struct Tally {
     /// Receivers of a group.
     group: usize,
     receipts: Vec<Receipts>,
-    /// What came, and how.
+    /// The messages received, and their order.
     pub accounting: Accounting,
     latency: Latency,
     /// When the last message arrived, or the first was sent.

@@ -113,7 +113,7 @@ fn learn_channels(engine: &mut Engine, arrivals: &mut Arrivals, patience_ns: u64
     Ok(())
 }
 
-/// What the publisher sends next.
+/// Composes the publisher's messages.
 struct Composer {
     random: Random,
     ids: Vec<u8>,

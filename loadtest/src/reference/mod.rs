@@ -62,7 +62,7 @@ pub(crate) fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What a path of the demo does.
+/// The behaviour of a path of the demo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Each message goes to every other connection of this role.

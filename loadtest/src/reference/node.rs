@@ -1,8 +1,7 @@
-//! Today's apps on the drop-in: the processes of `warp`, message for message, and pushring in the place of the server.
+//! Today's apps on the drop-in: the processes of `warp`, message for message, with pushring as the server.
 //!
 //! Each push is a message of its own, with ids of three strings, a JSON body and a copy of the blob, and goes through
-//! an adapter as a node writes it; queues and runtime are a node's. So what it costs is what apps pay that were not
-//! changed.
+//! an adapter as a node writes it; queues and runtime are a node's. So its cost is that of unchanged apps.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

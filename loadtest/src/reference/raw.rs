@@ -29,7 +29,7 @@ pub(crate) struct Piece {
 pub(crate) struct Short {
     /// Its place in the batch.
     pub index: usize,
-    /// What was taken.
+    /// The bytes taken.
     pub sent: io::Result<usize>,
 }
 

@@ -3,9 +3,9 @@
 //! loop that takes a kernel message per push from a queue of 32, parses its JSON body, and awaits the push while it
 //! holds the map's entry; a copy of the blob per push.
 //!
-//! What a push costs before it gets there, in the kernel's loop and in Wasm, is left out: so this is a lower bound. The
-//! limit of 128 connections is left out as well. The shape's flaw is kept: a client that stops reading fills its queue,
-//! then the loop waits, then everyone does.
+//! The cost of a push before that, in the kernel's loop and in Wasm, is left out: so this is a lower bound. The limit
+//! of 128 connections is left out as well. The shape's flaw is kept: a client that stops reading fills its queue, then
+//! the loop waits, and with it all clients.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -91,7 +91,7 @@ pub(super) enum Body {
     Close(u32),
 }
 
-/// What travels between the parts of a node.
+/// A message between the parts of a node.
 struct KernelMessage {
     _id: u64,
     source: Address,

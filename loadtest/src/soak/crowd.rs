@@ -19,7 +19,7 @@ const ECHO_MAX_NS: u64 = 10_000_000_000;
 /// The share of the connections due that must have opened: with fewer, the soak was not what its settings say.
 const CHURN_SHARE_MIN: f64 = 0.5;
 
-/// What became of the churn.
+/// Counts of the churn.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct ChurnCounts {
     /// Connections that opened.
@@ -140,7 +140,7 @@ impl Churn {
         })
     }
 
-    /// Starts who is due, handles what is ready, sends away who is done. Returns how much there was to do.
+    /// Starts due clients, handles ready ones, disconnects finished ones. Returns how much there was to do.
     pub(super) fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
         let start_ns = *self.start_ns.get_or_insert(now_ns);
         self.last_ns = now_ns;
@@ -242,7 +242,7 @@ impl SlowReaders {
             }
             for client in 0..self.clients {
                 let reads = client as u64 % 10 == self.turn % 10;
-                // Those who are not open yet must read, or they never will be.
+                // Clients that are not open yet must read in order to become so.
                 let paused = !reads && self.engine.is_open(client);
                 self.engine.set_paused(client, paused, &mut self.reluctant);
             }

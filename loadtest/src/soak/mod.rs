@@ -1,9 +1,9 @@
 //! A bounded soak: connections that come, go and break off, clients that read slowly, never finish their handshake or
 //! fall silent, beside clients that must not notice any of it.
 //!
-//! It asserts that the steady clients get every message once, that each echo comes back, that whoever falls silent is
-//! closed in time, that the server's descriptors return to where they were, and that its resident memory does not grow
-//! with time. The exit code tells.
+//! It asserts that the steady clients get every message once, that each echo comes back, that silent clients are closed
+//! in time, that the server's descriptors return to their initial number, and that its resident memory does not grow
+//! with time. The exit code reports the result.
 
 mod crowd;
 mod trend;
@@ -68,7 +68,7 @@ pub(crate) struct Settings {
     pub growth_kib_max: u64,
 }
 
-/// What the soak found.
+/// The results of the soak.
 #[derive(Debug, Serialize)]
 pub(crate) struct SoakReport {
     /// The server.
@@ -95,7 +95,7 @@ pub(crate) struct SoakReport {
     pub memory: Option<trend::Flatness>,
     /// The server's CPU time.
     pub cpu: Option<CpuReport>,
-    /// What did not hold.
+    /// Violations.
     pub faults: Vec<String>,
 }
 
