@@ -1,8 +1,8 @@
 //! The drop-in's cost of a push: a KernelMessage in, a frame out, beside the same push through a `Pusher`.
 //!
-//! `cargo bench --bench node` measures, the two in turn in one run, and prints the server's CPU time per delivered frame
-//! (the submitting thread, those between, the shard, the send) and the ratio; `cargo test` runs it once, tiny. Every
-//! frame goes to another channel, so that no two leave in one send, and a round waits for all of its frames.
+//! `cargo bench --bench node` measures, the two in turn in one run, and prints the server's CPU time per delivered
+//! frame (the submitting thread, those between, the shard, the send) and the ratio; `cargo test` runs it once, tiny.
+//! Every frame goes to another channel, so that no two leave in one send, and a round waits for all of its frames.
 
 #[allow(dead_code)]
 #[path = "../examples/node_backend.rs"]

@@ -16,8 +16,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is counted: several times less than what a copy of a blob takes, piece by piece or whole, and more than what
-/// buffers of single threads are.
+/// Allocations counted: several times smaller than a copy of a blob, piece by piece or whole, and larger than buffers
+/// of single threads.
 const LARGE_BYTES: usize = 48 << 10;
 
 static LARGE: AtomicUsize = AtomicUsize::new(0);

@@ -1,5 +1,5 @@
-//! What clients made the broker hold is given back to the system when they have gone, under the C library's own
-//! allocator: a library in a node cannot choose another.
+//! Memory held for clients is given back to the system when they have gone, under the C library's own allocator: a
+//! library in a node cannot choose another.
 #![allow(missing_docs)]
 
 use pushring::{Broker, Config};
@@ -62,7 +62,7 @@ fn bursts_of_half_sent_messages_leave_nothing_resident() {
     let broker = Broker::start(Config { shards: 2, ..Config::default() }).unwrap();
     let process = broker.process("half:test:sys").unwrap();
     process.bind("/", Default::default()).unwrap();
-    // What the first one leaves is buffers that are used again.
+    // The first one leaves buffers that are used again.
     burst(&broker);
     let before = resident_bytes();
     (0..3).for_each(|_| burst(&broker));

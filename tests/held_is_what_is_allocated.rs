@@ -1,4 +1,5 @@
-//! What the broker says that it holds is what is allocated: within a quarter, whatever waits and for whom.
+//! The memory that the broker reports as held is the memory allocated: within a quarter, whatever waits and for which
+//! process.
 #![allow(missing_docs)]
 
 mod node_support;
@@ -56,14 +57,14 @@ static ALLOCATOR: Counting = Counting;
 
 struct Scene {
     broker: Broker,
-    /// What was held and allocated before.
+    /// The bytes held and allocated before.
     before: usize,
     idle: isize,
 }
 
 impl Scene {
     fn new(broker: Broker) -> Self {
-        // What is made with the first client is not counted. It is told that it wants to speak to nobody.
+        // Allocations for the first client are not counted. It names a process that does not exist.
         let connections = || broker.handle().reports()[0].connections;
         let before = connections();
         let (client, status) = connect(&broker, "/nobody", UPGRADE);
@@ -79,7 +80,7 @@ impl Scene {
         scene
     }
 
-    /// What is held and allocated now does not count.
+    /// Bytes held and allocated so far no longer count.
     fn begin_anew(&mut self) {
         self.before = 0;
         (self.before, self.idle) = (self.held(), ALLOCATED.load(Ordering::Relaxed));
@@ -91,7 +92,7 @@ impl Scene {
         (reports[0].memory.kept_bytes() + shards).saturating_sub(self.before)
     }
 
-    /// Asserts that what is held is at least `least` and what is allocated, once it stands still.
+    /// Asserts that the held bytes are at least `least` and equal the allocated ones, once they are stable.
     #[track_caller]
     fn judge(&self, what: &str, least: usize) {
         let deadline = Instant::now() + PATIENCE;
@@ -323,7 +324,7 @@ fn come_and_go_at(address: std::net::SocketAddr, most: usize) -> usize {
     (0..most).take_while(|_| comes_in()).count()
 }
 
-/// What is held, as an operator is told.
+/// The held bytes, as reported to an operator.
 fn held_as_told(control: &std::path::Path) -> usize {
     let answer = pushring::control::ask(control, &ControlRequest::Stats {}).unwrap();
     let ControlAnswer::Stats(told) = answer else { panic!("{answer:?}") };
@@ -361,7 +362,7 @@ fn what_a_node_does_not_take() {
     server.join().unwrap().unwrap();
 }
 
-/// What can be made to wait, at an amount of 1 to 3; each of some hundred KiB.
+/// Data that can be made to wait, at an amount of 1 to 3; each of some hundred KiB.
 #[derive(Debug, Clone, Copy)]
 enum Waits {
     SmallMessages,
@@ -429,7 +430,7 @@ impl Mix {
         // One before it may have been let go meanwhile.
         events.retain(|event| !matches!(event, pushring::Event::Closed(_)));
         let [pushring::Event::Opened(opened)] = &events[..] else { panic!("{events:?}") };
-        // What the kernel takes, before anything waits with us.
+        // The kernel's buffers fill before anything waits in the broker.
         for _ in 0..3 {
             let fill = pushring::Message::binary(vec![0; MIB - 64]);
             self.pushes.push(opened.channel, fill).policy(pushring::Policy::DropNewest).send().unwrap();

@@ -15,12 +15,12 @@ mod sleep;
 #[path = "../src/queue/wake_flag.rs"]
 mod wake_flag;
 
-/// What `src/queue/sync.rs` is to the inbox.
+/// Stands in for `src/queue/sync.rs`.
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 
-    /// Time does not pass in a model: whoever is not woken sleeps for ever.
+    /// Time does not pass in a model: a thread that is not woken sleeps for ever.
     pub(super) fn wait_timeout_while<T>(
         condvar: &Condvar,
         mut guard: MutexGuard<'_, T>,
@@ -43,7 +43,7 @@ use std::time::Duration;
 use sync::{AtomicBool, AtomicU64, Ordering, fence};
 use wake_flag::WakeFlag;
 
-/// An eventfd, or the token of a thread that parks: remembers that it was rung until somebody has waited.
+/// An eventfd, or the token of a parked thread: remembers a ring until a thread has waited for it.
 struct Notify {
     rung: Mutex<bool>,
     bell: Condvar,
@@ -73,7 +73,7 @@ struct Queue {
     commands: AtomicU64,
     flag: WakeFlag,
     eventfd: Notify,
-    /// Stands for the eventfd where nobody waits for it.
+    /// Stands in for an eventfd without a waiting thread.
     rung: AtomicBool,
     /// A flag for a protocol that lacks a fence.
     unfenced: AtomicBool,
@@ -255,8 +255,8 @@ fn a_gauge_never_holds_more_than_its_limit() {
     });
 }
 
-/// One round of a sleep against one `send`, told by its outcome: whether the shard went to sleep over a command without
-/// anybody having rung. (A real sleep would end in a deadlock, but loom cannot unwind out of those.)
+/// One round of a sleep against one `send`, by its outcome: whether the shard went to sleep over a command without a
+/// ring. (A real sleep would end in a deadlock, which loom cannot unwind.)
 fn sleeps_over_a_command(send: fn(&Queue), may_sleep: fn(&Queue) -> bool) {
     model(move || {
         let queue = Queue::new();

@@ -1,5 +1,5 @@
-//! What a node does with its server when it ends: it aborts the task, and starts anew or exits. Every client is told,
-//! the port is free at once, and no thread stays.
+//! A node ends its server by aborting the task, and then restarts it or exits. Every client is told, the port is free
+//! at once, and no thread stays.
 #![allow(missing_docs)]
 
 mod node_support;

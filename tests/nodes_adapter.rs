@@ -1,5 +1,4 @@
-//! What `docs/NODE.md` tells a node to write compiles in nodes of the released versions that it names, and serves
-//! there.
+//! The code in `docs/NODE.md` compiles in nodes of the released versions that it names, and serves there.
 //!
 //! The stand-ins have the types, names and task handling of those versions. Blobs go through the adapter by moves.
 #![allow(missing_docs)]
@@ -21,7 +20,7 @@ mod keygen {
 const ADAPTER: &str = include_str!("node_adapter/hyperdrive.rs");
 const MAIN: &str = include_str!("node_adapter/main_hyperdrive.rs");
 
-/// What the page says is different in Kinode: in 0.8 and 0.9, and in all.
+/// The differences for Kinode that the page states: in 0.8 and 0.9, and in all.
 const PRINT: (&str, &str) =
     ("Printout::new(verbosity, theirs::HTTP_SERVER_PROCESS_ID.clone(), text)", "Printout::new(verbosity, text)");
 const DIALECT: (&str, &str) = ("Dialect::Hyperdrive", "Dialect::Kinode");

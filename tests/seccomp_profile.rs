@@ -75,7 +75,7 @@ fn has_uring() -> bool {
     ShardRuntime::new(DriverKind::Uring).inspect_err(|why| println!("NOT RUN ON io_uring: {why}")).is_ok()
 }
 
-/// What the doctor says of io_uring.
+/// The doctor's finding on io_uring.
 fn of_uring(doctor: &Output) -> Value {
     let text = String::from_utf8_lossy(&doctor.stdout);
     let mut findings = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

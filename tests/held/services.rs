@@ -1,4 +1,4 @@
-//! What is remembered for clients that come back, and what the hub and the API keep.
+//! Memory kept for clients that resume, by the hub, and by the API.
 
 use super::{MIB, PATIENCE, Scene, TURN, UPGRADE, attach, broker, connect, message};
 use pushring::internals::gateway::{Grant, HubAccess};
@@ -92,7 +92,7 @@ fn what_event_streams_were_sent_and_who_left_them() {
     scene.judge("topics that were left, and events for who may return", MIB);
 }
 
-/// A broker with an open hub, whose clients' events nobody takes.
+/// A broker with an open hub, whose clients' events are never taken.
 fn hub_broker(calls: WebhookQueue) -> Broker {
     let mut config = Config { shards: 1, ..Config::default() };
     config.settings.hub = Some(Arc::new(HubAccess {

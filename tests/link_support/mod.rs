@@ -1,4 +1,4 @@
-//! What the tests of links share: a broker with a link, and a peer that speaks in raw frames.
+//! Support for tests of links: a broker with a link, and a peer that speaks in raw frames.
 #![allow(dead_code, missing_docs)]
 
 use crate::support;

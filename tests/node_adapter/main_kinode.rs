@@ -1,4 +1,4 @@
-/// What a node's `main` does, from where it spawns its tasks; `quit` ends it as its terminal does.
+/// The part of a node's `main` from where it spawns its tasks; `quit` ends it as its terminal does.
 #[allow(unused_variables, reason = "Kinode has no such flag")]
 async fn main(
     http_server_receiver: MessageReceiver,

@@ -30,7 +30,7 @@ pub struct Node {
     pub server: JoinHandle<Result<(), String>>,
 }
 
-/// What a test may choose; the rest is as in a node.
+/// A test's options; the rest is as in a node.
 pub struct Options {
     pub dialect: Dialect,
     pub kernel_messages_max: usize,
@@ -86,7 +86,7 @@ impl Node {
         node
     }
 
-    /// The same where nobody may be listening yet, and what it prints; its address is not known then.
+    /// The same where no broker may be listening yet, and the node's prints; its address is not known then.
     pub fn attach_at(path: &std::path::Path) -> (Self, mpsc::Receiver<String>) {
         Self::attach_through(path.into())
     }
@@ -131,7 +131,7 @@ impl Node {
         self.to_server.as_ref().unwrap().blocking_send(NodeMessage(message)).unwrap();
     }
 
-    /// A request that nobody expects an answer to.
+    /// A request without an expected answer.
     pub fn tell(&self, id: u64, source: &str, body: &str, blob: Option<&[u8]>) {
         self.hand_in(request(id, source, body.as_bytes(), blob, None));
     }

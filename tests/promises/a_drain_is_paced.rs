@@ -59,7 +59,7 @@ fn sigterm_drains_where_drain_over_is_set_and_responses_end_their_connections_me
         assert!(std::time::Instant::now() < deadline);
     }
     clients.extend(connect(&daemon, 2));
-    // Who asks a second time wants the end now.
+    // A second signal demands the end now.
     daemon.signal("TERM");
     let (code, log) = daemon.wait();
     assert!(code == Some(128 + 15) && log.contains("drain_over"), "{code:?} {log}");

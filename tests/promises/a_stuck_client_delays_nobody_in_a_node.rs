@@ -1,9 +1,10 @@
-//! Under a node's kernel, one client that stops reading is nobody else's business: while an app pushes to every
-//! channel, one by one as apps do, the others miss nothing and wait no longer than they do without it; neither the
-//! stuck client's queue nor its end changes that.
+//! Under a node's kernel, one client that stops reading does not affect others: while an app pushes to every channel,
+//! one by one as apps do, the others miss nothing and wait no longer than without it; neither the stuck client's queue
+//! nor its end changes that.
 //!
-//! The whole of it is 200 channels, 300 pushes a second of 1 KiB to each for 20 s, and a stuck client that goes at 14
-//! s: `PUSHRING_STUCK=full cargo test --release --test promises a_stuck_client_delays_nobody_in_a_node -- --nocapture`.
+//! The full size is 200 channels, 300 pushes a second of 1 KiB to each for 20 s, and a stuck client that leaves at 14
+//! s:
+//! `PUSHRING_STUCK=full cargo test --release --test promises a_stuck_client_delays_nobody_in_a_node -- --nocapture`.
 //! Otherwise it is scaled down. No wait may be over 50 ms, or, where the machine itself is not that quick, over a few
 //! times what the same channels waited just before without a stuck client.
 
@@ -70,7 +71,7 @@ fn opened(node: &mut Node) -> u64 {
     body["WebSocketOpen"]["channel_id"].as_u64().unwrap()
 }
 
-/// What the clients that read have seen.
+/// The messages seen by the clients that read.
 struct Seen {
     /// Frames of each.
     frames: Vec<u64>,
@@ -130,7 +131,7 @@ fn read_all(
 #[test]
 fn others_miss_nothing_and_wait_no_longer() {
     let Scale { channels: count, control, leaves_after, ends_after } = scale();
-    // What is stuck stays so until it leaves: its budget is larger than what comes.
+    // Stuck until it leaves: its budget is larger than all messages to it.
     let mut options = Options::default();
     options.config.shard.outbound_bytes_max = 16 * 1024 * 1024;
     let mut node = Node::start(options);

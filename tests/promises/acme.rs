@@ -1,5 +1,5 @@
-//! A daemon gets its certificate from an authority that speaks ACME (RFC 8555), proves over plain HTTP that the name is
-//! its own, obeys what it gets without a restart, and does not ask again for what it has. Against Pebble, Let's
+//! A daemon gets its certificate from an authority that speaks ACME (RFC 8555): it proves over plain HTTP that the name
+//! is its own, uses the certificate without a restart, and does not ask again while it has one. Against Pebble, Let's
 //! Encrypt's authority for tests, where that is installed.
 
 use crate::support;
@@ -193,7 +193,7 @@ fn a_certificate_is_asked_for_obeyed_and_kept() {
         let found = std::fs::metadata(state.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{file}");
     }
-    // Nobody is answered any more, and plain requests are sent on.
+    // Challenges are no longer answered, and plain requests are redirected.
     let asked = daemon.get("/.well-known/acme-challenge/anything", &format!("X-Unused: {NAME}\r\n"));
     assert!(asked.starts_with("HTTP/1.1 308 "), "{asked}");
     daemon.signal("TERM");
@@ -201,7 +201,7 @@ fn a_certificate_is_asked_for_obeyed_and_kept() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("a certificate was issued") && !log.contains("PRIVATE KEY"), "{log}");
 
-    // What is kept is shown at once by the next, which asks for nothing.
+    // The next daemon uses the stored certificate at once, and asks for nothing.
     let daemon = serve();
     assert_eq!(shown(tls_port), issued);
     daemon.signal("TERM");
@@ -230,7 +230,7 @@ fn an_authority_that_fails_is_in_nobodys_way() {
     let mut client = daemon.connect("/echo:pushring:sys/");
     support::send(&mut client, "served all the same");
     assert_eq!(support::recv(&mut client).into_text().unwrap(), "served all the same");
-    // The thread begins with the daemon and finds nobody at once.
+    // The thread starts with the daemon and does not reach the authority.
     std::thread::sleep(Duration::from_millis(500));
     daemon.signal("TERM");
     let (code, log) = daemon.wait();

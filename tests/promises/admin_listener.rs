@@ -76,7 +76,7 @@ fn probes_and_metrics_are_open_on_loopback_and_all_else_needs_the_token() {
     for path in ["/channels/close", "/drain", "/reload"] {
         assert_eq!(admin.ask("POST", path, "Content-Type: application/json\r\n", "{}").0, 401, "{path}");
     }
-    // Who has no token yet gets the page to enter one, and nothing else.
+    // A client without a token gets the page to enter one, and nothing else.
     let (status, page) = admin.ask("GET", "/", "Accept: text/html\r\n", "");
     assert!(status == 401 && page.starts_with("<!doctype html>"), "{status} {page}");
     assert_eq!(admin.ask("GET", "/nothing", &authorization(), "").0, 404);

@@ -1,6 +1,6 @@
-//! How many may connect, in all and from one address, and how fast: whoever is over a limit gets a 503 that says when
-//! to come back, at once, and nobody else notices. What a client claims of its address counts only where a trusted
-//! proxy says it.
+//! Limits on the number of connections, in all and from one address, and on their rate: a client over a limit gets a
+//! 503 with Retry-After at once, and others are not affected. The address that a client claims counts only from a
+//! trusted proxy.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, Stats};
@@ -20,7 +20,7 @@ fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What became of an upgrade request.
+/// The answer to an upgrade request.
 enum Answer {
     Open(Box<Client>),
     /// The whole response.
@@ -125,7 +125,7 @@ fn those_that_are_turned_away_are_bounded_themselves() {
         for mut stream in crowd {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut response = String::new();
-            // Who is let go without a word may see a reset.
+            // A client closed without an answer may see a reset.
             let _ = stream.read_to_string(&mut response);
             assert!(response.is_empty() || response.starts_with("HTTP/1.1 503 "), "{response}");
             answered += usize::from(!response.is_empty());
@@ -196,7 +196,7 @@ fn handshakes_of_one_address_are_limited_by_the_second() {
         }
         let most = 10.0 + started.elapsed().as_secs_f64() * 10.0;
         assert!(opened >= 10 && f64::from(opened) <= most, "{opened} in {:?}", started.elapsed());
-        // A path that does not let anybody in costs a handshake too.
+        // A path that refuses all clients costs a handshake too.
         let mut neighbour = (0..20).map(|_| upgrade(connect_from([127, 0, 0, 3], broker.address()), "/", "X-Y: 1\r\n"));
         assert!(neighbour.any(|answer| matches!(answer, Answer::Refused(response) if response.contains(" 503 "))));
         // A tenth of a second later one more may.
@@ -263,7 +263,7 @@ fn behind_a_trusted_proxy_the_client_is_whom_the_last_proxy_saw() {
         let _v6 = [open("2001:db8::1").open(), open("[2001:db8::2]:443").open()];
         open("2001:db8:0:0:3::").refused(5, "from your address");
         let _other_v6 = open("2001:db8:0:1::1").open();
-        // The proxy itself, and what it does not say of whom it speaks for, is not counted.
+        // The proxy itself, and requests for which it names no client, are not counted.
         let _health: Vec<_> = (0..5)
             .map(|_| upgrade(connect_from([127, 0, 0, 9], broker.address()), "/limits:test:sys/", "").open())
             .chain((0..5).map(|_| open("10.2.2.2").open()))

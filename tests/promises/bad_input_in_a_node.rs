@@ -89,7 +89,7 @@ fn what_is_no_action_is_refused_once_and_disturbs_nothing() {
         "{\"a\":".repeat(100_000).into_bytes(),
     ]);
     for (id, body) in (1..).zip(&bodies) {
-        // Nobody asked; a refusal is sent all the same, and once.
+        // No answer is expected; a refusal is sent all the same, and once.
         node.hand_in(request(id, APP, body, Some(b"x"), None));
         let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
         assert_eq!(node.heard(), (id, APP.to_string(), refusal("MalformedRequest")), "{shown}");
@@ -148,7 +148,7 @@ fn paths_that_climb_are_only_odd_names_below_the_process() {
     assert_eq!(get(&node, "/x").0, 404);
     // As it was bound, byte for byte, it is the process' own.
     assert_eq!(get(&node, "/app:app:test.os/../other:other:test.os/x").0, 200);
-    // And nobody climbs into another's paths by a request either.
+    // A request does not climb into another process' paths either.
     assert_eq!(node.ask(OTHER, &bind("/secret"), Some(b"secret")), OK);
     for path in [
         "/app:app:test.os/../other:other:test.os/secret",
@@ -233,7 +233,7 @@ fn a_process_response_cannot_split_or_frame_what_the_client_reads() {
         (b"{\"status\":200,\"headers\":{\"x\":\"\xff\"}}".to_vec(), 500),
         ("[".repeat(100_000).into(), 500),
     ];
-    // What HTTP has no final status for (RFC 9110 section 15).
+    // Statuses that are not final in HTTP (RFC 9110 section 15).
     for status in [0, 1, 99, 100, 101, 103, 199, 600, 999, 1000, 65535] {
         cases.push((json!({"status": status, "headers": {}}).to_string().into(), 500));
     }
@@ -276,7 +276,7 @@ fn only_who_was_asked_answers() {
         let (body, blob) = answer("stolen");
         node.respond(asked.id, stranger, &body, Some(&blob));
     }
-    // Answers to what nobody asked.
+    // Answers without a question.
     for id in [0, 1, asked.id ^ 1, u64::MAX] {
         let (body, blob) = answer("nobody asked");
         node.respond(id, APP, &body, Some(&blob));

@@ -1,5 +1,5 @@
-//! A broadcast by path reaches the process' channels on that path, each once, and nobody else: not those of its other
-//! paths, not those that were closed, not those left out. The outcome counts exactly those.
+//! A broadcast by path reaches the process' channels on that path, each once, and no others: not those of its other
+//! paths, not closed ones, not excluded ones. The outcome counts exactly those.
 
 use crate::support;
 use pushring::ChannelId;
@@ -56,7 +56,7 @@ fn each_path_is_an_audience_of_its_own() {
         assert_eq!(push(&process, Audience::Path("/b".into()), &[]), Outcome::default());
         assert_eq!(push(&process, Audience::Process, &[]), sent(5));
 
-        // A channel that a list names twice gets it twice; each mention is counted, and so is each that reaches nobody.
+        // A channel named twice gets it twice; each mention is counted, and so is each that reaches no channel.
         let first = on_a[0].1;
         let unknown = ChannelId::new(first.get() + 1_000_000);
         let counts = push(&process, Audience::Channels(vec![first, unknown, first]), &[]);

@@ -1,5 +1,5 @@
-//! A broadcast leaves room for everybody else: it goes out in slices, what concerns one channel alone goes ahead of the
-//! next slice, and frames that come meanwhile catch up with those that are still on their way.
+//! A broadcast leaves room for others: it goes out in slices, messages for one channel go ahead of the next slice, and
+//! frames that arrive meanwhile catch up with those that are still on their way.
 //!
 //! The first tests count in turns, on a shard in memory with 20,000 channels; the last is the same on sockets.
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use support::PATIENCE;
 
-/// What code does that waits for shards, for events or for threads.
+/// Code that waits for shards, for events or for threads.
 const WAITS: &[&str] = &[
     "send_all(",
     ".change(",
@@ -26,7 +26,7 @@ const WAITS: &[&str] = &[
     "must_not_be_on_a_shard(",
     "away_from_shards(",
     "wait_timeout_while(",
-    // What is dropped with its end set waits in its `Drop`.
+    // Types dropped with their end set wait in their `Drop`.
     "self.end = Some",
 ];
 

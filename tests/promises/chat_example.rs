@@ -1,4 +1,5 @@
-//! The chat example does what a chat does: everybody in the room hears, those who left do not, nonsense hurts nobody.
+//! The chat example works as a chat: all in the room hear a message, those who left do not, and invalid input does no
+//! harm.
 
 #[allow(dead_code)]
 use crate::chat;

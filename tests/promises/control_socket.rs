@@ -1,5 +1,5 @@
-//! What an operator asks a running daemon: its counts, and why channels ended; over a socket that is this user's alone,
-//! with words that say what is wrong where nobody answers.
+//! An operator can ask a running daemon for its counts and for the reasons why channels ended, over a socket that is
+//! this user's alone; where no daemon answers, the error says what is wrong.
 
 use crate::support;
 
@@ -18,7 +18,7 @@ fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pushring-control-{name}-{}.sock", std::process::id()))
 }
 
-/// What `pushring` prints to stdout.
+/// The stdout of `pushring`.
 #[track_caller]
 fn said(args: &[&str]) -> String {
     let output = output(&mut pushring(args));
@@ -26,7 +26,7 @@ fn said(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it complains of.
+/// The stderr of `pushring`.
 #[track_caller]
 fn complained(args: &[&str]) -> String {
     let output = output(&mut pushring(args));
@@ -177,12 +177,12 @@ fn it_is_found_where_user_sessions_have_their_sockets() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
-/// As in a root shell, in a container, and wherever else nobody has made a directory for it.
+/// As in a root shell, in a container, and wherever else no directory for it was made.
 #[test]
 fn it_is_found_where_there_is_no_session() {
     let bare = |args: &[&str]| {
         let mut command = pushring(args);
-        // Told by its absence: the daemon is to have the socket that it has when nobody says anything.
+        // The variables are absent: the daemon is to have its default socket.
         command.env_remove("RUNTIME_DIRECTORY").env_remove("XDG_RUNTIME_DIR");
         command
     };
@@ -234,7 +234,7 @@ fn nonsense_is_refused_and_holds_nobody_up() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(question).unwrap();
         let mut answer = Vec::new();
-        // What was not read of an endless question makes its end a reset, behind the answer.
+        // The unread rest of an endless question makes its end a reset, after the answer.
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8(answer).unwrap();
         assert!(answer.starts_with(words) && answer.ends_with('\n'), "{answer}");

@@ -82,7 +82,7 @@ fn stopping_is_bounded_and_a_second_signal_ends_at_once() {
     assert_eq!(daemon.wait().0, Some(128 + 15));
 }
 
-/// What terminals, service managers and log rotation send ends no channel without a close frame.
+/// The signals of terminals, service managers and log rotation end no channel without a close frame.
 #[test]
 fn other_signals_end_nothing_without_a_word() {
     let daemon = Daemon::start(&["demo"]);
@@ -182,7 +182,7 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     assert_eq!(table["policy"].as_str(), Some("drop-oldest"));
     assert_eq!(table["head_timeout"].as_str(), Some("10s"));
 
-    // What is printed is a file that says the same, and what each setting means.
+    // The output is a file with the same settings and their descriptions.
     assert!(
         printed.contains("## Deadlines\n\n# How long a request head may take.\nhead_timeout = \"10s\"\n"),
         "{printed}"

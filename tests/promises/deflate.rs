@@ -1,6 +1,6 @@
 //! permessage-deflate (RFC 7692), seen by a client that speaks it: off unless a path or the operator offers it;
-//! messages are inflated before a process sees them and compressed for those who agreed, each as it agreed; nothing
-//! that a client compresses costs more than the limit of a message.
+//! messages are inflated before a process sees them and compressed for clients that agreed, for each as it agreed; a
+//! compressed message costs no more than the limit of a message.
 
 use crate::support;
 use pushring::internals::gateway::WebSocketRule;
@@ -122,7 +122,7 @@ fn a_broadcast_reaches_each_as_it_agreed() {
             }
             assert!(wire_bytes.iter().step_by(3).all(|bytes| *bytes == wire_bytes[0]), "{wire_bytes:?}");
         }
-        // Who has left is compressed for no longer.
+        // Messages are no longer compressed for clients that left.
         drop(clients);
         for _ in 0..12 {
             inbound.closed(&process);

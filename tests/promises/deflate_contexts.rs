@@ -34,7 +34,7 @@ const OFFERS: [&str; 4] = [
     "none",
 ];
 
-/// What a socket took, and how much more it takes.
+/// The bytes that a socket took, and how many more it takes.
 #[derive(Default)]
 struct Wire {
     left: Vec<u8>,

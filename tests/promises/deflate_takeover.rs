@@ -59,7 +59,7 @@ fn what_was_sent_before_is_referred_to() {
         assert!(wire_bytes(&mut client, &other) > alone / 2);
         push(&process, channel, &other);
         assert!(wire_bytes(&mut client, &other) < alone / 5);
-        // What goes as it is leaves no trace in the client's inflater.
+        // An uncompressed message leaves no trace in the client's inflater.
         push(&process, channel, b"small");
         assert_eq!(wire_bytes(&mut client, b"small"), 5);
         push(&process, channel, &first);

@@ -94,7 +94,7 @@ fn what_came_before_a_violation_is_answered() {
         let (code, reason) = support::recv_close(&mut client);
         assert_eq!(code, 1002);
         assert!(reason.contains("reserved bit"), "{reason}");
-        // What followed is not looked at, and the connection ends without a reset.
+        // Later bytes are ignored, and the connection ends without a reset.
         let end = loop {
             match client.read() {
                 Ok(message) => assert!(!message.is_text(), "{message}"),
@@ -116,7 +116,7 @@ fn rooms_reach_the_others_of_a_room() {
         assert_eq!(recv(&mut two), Message::text("to two"));
         send(&mut two, Message::binary(vec![7; 70_000]));
         assert_eq!(recv(&mut one), Message::binary(vec![7; 70_000]));
-        // What was said over tea was not heard over coffee: the next message there is their own.
+        // Messages of the tea room were not heard in the coffee room: the next one there is their own.
         send(&mut elsewhere[0], Message::text("still here"));
         assert_eq!(recv(&mut elsewhere[1]), Message::text("still here"));
     });
@@ -213,7 +213,7 @@ fn the_stage_shows_that_who_stops_reading_hurts_nobody_else() {
     assert!(closed["sent"].as_u64().unwrap() > 10, "the others and this page go on: {closed}");
     send(&mut page, Message::text(r#"{"stall":0}"#));
     report(&mut page, |report| seats(report, 'o') == 20);
-    // Without a page nobody is there.
+    // Without a page there are no receivers.
     drop(page);
     let began = Instant::now();
     let channels = || broker.handle().processes().iter().map(|process| process.channels).sum::<usize>();

@@ -38,7 +38,7 @@ impl Write for Wire {
     }
 }
 
-/// What tungstenite makes of the stream: its messages, and whether it refused something.
+/// tungstenite's reading of the stream: its messages, and whether it refused something.
 fn tungstenite_receive(stream: &[u8]) -> (Vec<Seen>, bool) {
     let config = WebSocketConfig::default()
         .max_message_size(Some(LIMITS.message_bytes_max))

@@ -1,5 +1,5 @@
-//! An operator can ask why the last 1,000 channels ended: code, reason, who ended it, what was lost, and what the
-//! connection was like; clients that never became a channel are among them.
+//! An operator can ask why the last 1,000 channels ended: code, reason, which side ended it, lost messages, and the
+//! state of the connection; clients that never became a channel are among them.
 
 use crate::support;
 

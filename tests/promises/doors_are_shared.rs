@@ -1,6 +1,6 @@
-//! Where few places serve many, a crowd keeps nobody out, and a stop ends whatever is under way: the owner of a node
-//! logs in beside a flood of logins from everywhere, and the other processes learn of a stop while one with thousands
-//! of paths is taken down.
+//! Where few places serve many peers, a crowd keeps no other peer out, and a stop ends whatever is under way: the owner
+//! of a node logs in beside a flood of logins from everywhere, and the other processes learn of a stop while one with
+//! thousands of paths is taken down.
 
 use crate::node_support::support::{self, PATIENCE};
 use crate::node_support::{KEYFILE, NODE, NodeMessage, SECRET, listening};

@@ -1,5 +1,5 @@
-//! A program embeds a broker with a name and a path: no node, no id of three parts. Its tasks hear and push on any
-//! executor, its threads beside them; a wait that ends is no error, and a plain name is nobody's but the program's.
+//! A program embeds a broker with a name and a path: no node, no id of three parts. Its tasks receive and push on any
+//! executor, its threads beside them; a wait that times out is no error, and a plain name belongs to the program alone.
 
 use crate::support;
 use pushring::{AttachError, Broker, Builder, Event, Message, NotYetKnown, Process, PushError, Stopped};
@@ -102,7 +102,7 @@ fn a_name_and_a_path_are_enough() {
         for bad in ["", "Chat", "a/b", "a:b"] {
             assert!(matches!(broker.process(bad), Err(AttachError::Name(_))), "{bad}");
         }
-        // Nobody reads the close frames.
+        // The close frames are not read.
         broker.stop(Duration::from_secs(1)).unwrap();
         while let Ok(event) = chat.recv_blocking() {
             assert!(matches!(event, Event::Opened(_) | Event::Closed(_)), "{event:?}");

@@ -1,7 +1,7 @@
-//! A client that only receives opens an event stream (`text/event-stream`) where a path allows it: it hears what any
-//! channel hears, in the same bytes as all who listen; who comes back with `Last-Event-ID` hears what it missed and is
-//! entitled to, from whichever shard, or of a gap first; budgets, policies, closes and origins hold as for WebSockets;
-//! what it says goes up by POST with the stream's own token, and no other.
+//! A client that only receives opens an event stream (`text/event-stream`) where a path allows it: it gets what any
+//! channel gets, in the same bytes as all that listen; a client that returns with `Last-Event-ID` gets what it missed
+//! and is entitled to, from whichever shard, or first a report of the gap; budgets, policies, closes and origins hold
+//! as for WebSockets; it sends by POST with the stream's own token, and no other.
 
 use crate::support;
 
@@ -171,7 +171,7 @@ fn listeners_hear_what_channels_hear_in_the_same_bytes() {
 }
 
 impl Stream {
-    /// What has come already, if anything has.
+    /// The text that has arrived, if any.
     fn text_or_nothing(&mut self) -> String {
         self.lines.get_ref().set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let mut event = String::new();
@@ -200,7 +200,7 @@ fn on_one_shard_all_events_are_the_same_bytes() {
 #[test]
 fn who_comes_back_hears_what_it_missed_from_any_shard() {
     let (broker, news) = start();
-    // Somebody else stays, and others of other paths.
+    // Another client stays, and others of other paths.
     news.bind("/other", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
     let _other = Stream::open(&broker, "/news:test:sys/other", "");
     let mut listener = Stream::open(&broker, PATH, "");
@@ -241,7 +241,7 @@ fn what_cannot_be_known_is_a_gap_and_comes_first() {
     gap(&format!("{run}.77.{count}"), "elsewhere");
     gap(&format!("{run}.{shard}.{}", count.parse::<u64>().unwrap() + 1000), "trimmed");
     gap(&format!("{run}.{shard}.0"), "trimmed");
-    // What was for one whom nobody knows by name is not given to the next.
+    // An anonymous client's messages are not given to the next one.
     loop {
         let Event::Opened(opened) = inbound.next(&news) else { continue };
         if listener.channel.starts_with(&format!("{}.", opened.channel)) {
@@ -315,13 +315,13 @@ fn ends_are_told_and_the_stream_ends() {
     listener.ends();
     let closed = inbound.closed(&news);
     assert_eq!((closed.channel, closed.code), (channel, 4000));
-    // Who leaves is gone.
+    // A client that leaves is gone.
     let listener = Stream::open(&broker, PATH, "");
     let channel = inbound.opened(&news);
     drop(listener);
     let closed = inbound.closed(&news);
     assert_eq!((closed.channel, closed.code), (channel, 1006));
-    // Who says something behind its request is no listener.
+    // A client that sends bytes after its request is no listener.
     let mut chatty = Stream::open(&broker, PATH, "");
     inbound.opened(&news);
     chatty.lines.get_mut().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -460,7 +460,7 @@ fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
     assert_eq!([open.text(), open.text()], ["a", "b"]);
     let last = open.last_event();
     drop(open);
-    // Nobody is there any more.
+    // No client is left.
     while !publish(json!({"topic": "public.a"}), "x").contains("\"sent\":0") {}
     publish(json!({"topic": "public.c"}), "not subscribed to");
     publish(json!({"topic": "public.b"}), "missed");
@@ -478,7 +478,7 @@ fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
     heard_by_one(json!({"user": "ann"}), "to ann");
     assert_eq!([ann.text(), ann.text()], ["to the room", "to ann"]);
     let last = ann.last_event();
-    // Somebody else who knows the place gets nothing of hers.
+    // Another user who knows the position gets none of her messages.
     let bob = format!("Authorization: Bearer {}\r\n{last}", token(json!({"sub": "bob", "topics": ["room.8"]})));
     let mut bob = Stream::open(&broker, "/hub", &bob);
     heard_by_one(json!({"user": "ann"}), "again to ann");

@@ -1,7 +1,7 @@
-//! What a process sends everywhere reaches the channels of the process of that name on every node of the fleet, each
-//! once and in order of its source, or it is counted as lost and told. Local channels do not wait for it: NATS may be
-//! slow, full, down or killed. What a node may not say is refused and told. Once NATS is there again, so is the fleet,
-//! within seconds.
+//! A message that a process sends everywhere reaches the channels of the process of that name on every node of the
+//! fleet, each once and in the order of its source, or it is counted as lost and reported. Local channels do not wait
+//! for it: NATS may be slow, full, down or killed. Messages that a node may not send are refused and reported. Once
+//! NATS is back, so is the fleet, within seconds.
 
 use crate::support;
 
@@ -60,7 +60,7 @@ impl Node {
         self.wait_for("joined", |report| report.connected && is_here(report) && report.listens >= 2);
     }
 
-    /// What became of a subscription of its client.
+    /// The outcome of a subscription of its client.
     pub fn subscribe_outcome(&self, topic: &str) -> Outcome {
         self.chat.subscribe(self.channel, topic).ask().send().unwrap().wait(PATIENCE).unwrap()
     }
@@ -158,7 +158,7 @@ fn an_audience_is_the_same_on_every_node() {
         }
         assert!(node.recv_all().is_empty(), "each once");
     }
-    // One channel, wherever it is; and who is not there is reached by nobody.
+    // One channel, on any node; an absent one is counted as not found.
     let to: Vec<ChannelAt> = nodes.iter().map(Node::at).collect();
     for n in 0..300 {
         for to in &to {
@@ -180,7 +180,7 @@ fn an_audience_is_the_same_on_every_node() {
     nodes[0].wait_for("gone", |report| report.nodes.iter().any(|node| node.node == "c" && node.is_gone));
 }
 
-/// What nodes say, once all that there are have said it in time.
+/// The outcomes of the nodes, once all have answered in time.
 fn on_nodes(ask: impl Fn() -> pushring::OnNodes) -> pushring::OnNodes {
     let since = Instant::now();
     loop {
@@ -257,7 +257,7 @@ fn what_became_of_a_push_is_told_by_node() {
     };
     assert_eq!((&answer["sent"], &answer["nodes"]["b"]["sent"]), (&1.into(), &1.into()), "{answer}");
 
-    // Who has been heard and does not answer is named.
+    // A known node that does not answer is named.
     let ghost = "pushring.v1.main.ghost.node.all".to_owned();
     let mut hello = [&b"P\x01\x04\x00\x00\x05"[..], &[0; 40], b"ghost{}"].concat();
     hello[17] = 1;
@@ -278,7 +278,7 @@ fn what_became_of_a_push_is_told_by_node() {
     assert!(!told.is_partial || !told.silent.is_empty(), "{told:?}");
 }
 
-/// What the API tells.
+/// The API's answer.
 fn get(address: std::net::SocketAddr, path: &str) -> serde_json::Value {
     request(address, &format!("GET /push:pushring:sys/api/{path}"), "").1
 }
@@ -351,7 +351,7 @@ fn nats_may_be_killed() {
         assert!(since.elapsed() < RECOVERED_WITHIN, "{:?}", since.elapsed());
     }
     assert_eq!(send(&a, &mut sent), 0);
-    // What was taken has come, or is lost and told; a second later the last announcement is believed.
+    // Accepted messages have arrived, or are lost and reported; a second later the last announcement is believed.
     let accounted = |report: &FleetReport| report.counts.received + report.counts.lost >= sent.len() as u64;
     let report = b.wait_for("all is accounted for", accounted);
     assert_eq!(report.counts.gaps_unknown, 0);
@@ -439,7 +439,7 @@ fn a_node_that_stands_still_hears_what_it_missed_or_that_it_did() {
 
 #[test]
 fn what_a_node_may_not_say_is_refused_and_told() {
-    // What docs/FLEET.md tells people to write.
+    // The configuration in docs/FLEET.md.
     let page = include_str!("../../docs/FLEET.md");
     let permissions = page.split("```conf\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap();
     let settings = format!("max_payload: 65536\n{permissions}");
@@ -462,13 +462,13 @@ fn what_a_node_may_not_say_is_refused_and_told() {
         "all that is needed is permitted"
     );
 
-    // Who has a name may publish for that alone: NATS refuses it.
+    // A node may publish under its own name alone: NATS refuses others.
     let mut header = b"P\x01\x02\x00\x00\x06".to_vec();
     header.extend([0; 40]);
     let connect = r#"{"verbose":false,"pedantic":false,"user":"node-1","pass":"secret-1"}"#;
     let as_other = [("pushring.v1.main.node-3.process.AAAAAAAAAAAAAAAAAAAAAA".to_owned(), header.clone())];
     nats.publish(connect, &as_other);
-    // What it may publish is judged by who receives it.
+    // The receiver checks messages under a permitted name.
     let subject = |kind: &str, token: &str| format!("pushring.v1.main.node-1.{kind}.{token}");
     let with_source = |version: u8, kind: u8, source: &str, tail: &[u8]| {
         let mut bytes = vec![b'P', version, kind, 0, 0, source.len() as u8];

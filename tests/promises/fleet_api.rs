@@ -1,7 +1,7 @@
-//! Whoever pushes over a link or HTTP hears on demand what became of it on each node, with those that have not said so
-//! named; channels of other nodes are looked at and closed as those of this one; a process over a link lets processes
-//! of other nodes in without a kernel. A first subscriber at the hub is answered once NATS knows of it, and holds up
-//! nobody meanwhile.
+//! A backend that pushes over a link or HTTP is told on demand the outcome on each node, with the nodes that have not
+//! answered named; channels of other nodes are queried and closed like those of this one; a process over a link lets
+//! processes of other nodes in without a node kernel. A first subscriber at the hub is answered once NATS knows of it,
+//! and holds up no others.
 
 use super::fleet::{report, wait_for};
 use crate::link_support::Linked;
@@ -30,8 +30,8 @@ fn join(broker: &Broker, nats: &Nats, node: &str) -> Fleet {
         .unwrap()
 }
 
-/// A broker with the hub, where anybody may do anything, the HTTP API and a link, whose only process is attached over
-/// it.
+/// A broker with the hub, where any client may do anything, the HTTP API and a link, over which its only process is
+/// attached.
 struct Node {
     chat: LinkClient,
     linked: Linked,
@@ -303,7 +303,7 @@ fn a_first_subscriber_waits_for_nats_and_nobody_for_it() {
         }
     });
     let since = Instant::now();
-    // NATS does not answer for a second or two: the one who waits for it is answered behind the one who does not. A
+    // NATS does not answer for a second or two: the client that waits for it is answered after the one that does not. A
     // busy machine may need longer for that, and then it is tried again.
     for round in 0u64.. {
         assert!(since.elapsed() < PATIENCE, "who does not wait for NATS is held up by who does");

@@ -25,7 +25,7 @@ fn start(nats: &Nats, node: &str) -> (Broker, Fleet) {
     (broker, fleet)
 }
 
-/// Tells a client its channel, and lets the guest in or out as it says.
+/// Tells a client its channel, and lets the guest in or out on its command.
 fn owner(_: Address) {
     bind_ws_path("/", false, false).unwrap();
     while let Ok(message) = await_message() {

@@ -39,8 +39,8 @@ fn message(source: &str, kind: u8, process: &str, channel: Option<u32>, payload:
     bytes
 }
 
-/// What it says under one of its names: that it is there, a push to a channel, a count of an audience, and sometimes
-/// noise.
+/// A node's messages under one of its names: an announcement, a push to a channel, a count of an audience, and
+/// sometimes noise.
 fn said(number: usize) -> Vec<(String, Vec<u8>)> {
     let source = format!("g{number}");
     let subject = |rest: &str| format!("pushring.v1.main.{source}.{rest}");
@@ -80,7 +80,7 @@ fn who_says_too_much_is_bounded_and_told() {
     for from in (0..count).step_by(AT_A_TIME) {
         let messages: Vec<_> = (from..(from + AT_A_TIME).min(count)).flat_map(said).collect();
         nats.publish(r#"{"verbose":false}"#, &messages);
-        // NATS gives up on who leaves too much unread, which is another promise.
+        // NATS disconnects clients that leave too much unread, which is another promise.
         let so_far = (from + AT_A_TIME).min(count) as u64;
         crate::fleet::wait_for(&a.broker, "it is judged", |report| report.counts.received >= so_far);
         // Its client answers the pings meanwhile, and none of that has reached it.
@@ -93,7 +93,7 @@ fn who_says_too_much_is_bounded_and_told() {
     assert!(report.nodes.len() <= NODES_MAX && report.counts_in <= SUBJECTS_MAX as u64, "{report:?}");
     assert!(report.losses.len() <= 100 && report.listens <= SUBJECTS_MAX as u64);
     assert!(report.counts.gaps_unknown > 0, "what was forgotten is told: {:?}", report.counts);
-    // What is larger than NATS takes never leaves a node.
+    // A message larger than NATS takes never leaves a node.
     let too_large = b.send(&topic("nobody"), &"x".repeat(70_000));
     assert_eq!(too_large, Outcome { fleet_too_large: 1, ..Outcome::default() });
 

@@ -68,7 +68,7 @@ fn clients_that_count_are_told_what_was_lost_between_nodes() {
     nats.publish(r#"{"verbose":false}"#, &[from_ghost(1), from_ghost(4), from_ghost(5)]);
     let texts: Vec<String> = (0..4).map(|_| recv(&mut client).into_text().unwrap().to_string()).collect();
     assert_eq!(texts, ["1", "\u{1e}{\"dropped\":2}", "4", "5"]);
-    // The gap has its place in what is remembered: who comes back counts it with the rest.
+    // The gap has its place in the history: a client that resumes counts it with the rest.
     let (mut client, back) = open(&a, &format!("pushring.1, resume.{channel}.{}.1", hello["resume"].as_str().unwrap()));
     assert_eq!(back["resumed"], true, "{back}");
     let texts: Vec<String> = (0..3).map(|_| recv(&mut client).into_text().unwrap().to_string()).collect();
@@ -94,7 +94,7 @@ fn who_comes_back_elsewhere_is_told_where_its_channel_is() {
     };
     assert_eq!(back["at"], PUBLIC);
     assert_eq!(open(&a, &offers(&at_a)).1["resumed"], true, "the token is good there still");
-    // Who has not said where it is reached is not told of.
+    // A node without a configured address is not named to clients.
     let back = open(&a, &offers(&at_b)).1;
     assert_eq!((&back["reason"], back.get("at")), (&"elsewhere".into(), None));
 }

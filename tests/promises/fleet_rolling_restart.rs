@@ -51,12 +51,12 @@ impl Life {
     fn send(&mut self) {
         self.sent += 1;
         let message = Message::text(format!("{} {}", self.name, self.sent));
-        // Whoever drains sends until it has stopped.
+        // A draining node sends until it has stopped.
         let _ = self.rooms.broadcast(message).everywhere().send();
     }
 }
 
-/// What all threads share.
+/// State shared by all threads.
 struct Scene {
     /// Where nodes listen; none: it is about to begin anew.
     addresses: Mutex<[Option<SocketAddr>; NODES]>,

@@ -1,5 +1,5 @@
-//! A node speaks with NATS over TLS where it is told to, shows it who it is, and trusts nobody else; and it leaves a
-//! server of a cluster that is about to stop for another one, and is there again within seconds.
+//! A node speaks TLS with NATS if configured, authenticates itself, and trusts no other server; it leaves a server of a
+//! cluster that is about to stop for another one, and is connected again within seconds.
 
 use super::fleet::{Node, topic, wait_for};
 use base64::Engine;
@@ -118,7 +118,7 @@ fn a_credentials_file_with_a_jwt_lets_a_node_in_as_itself_alone() {
     a.send(&topic("room"), "signed");
     assert_eq!(b.recv(), "signed");
     assert_eq!((a.report().counts.server_errors, b.report().counts.server_errors), (0, 0), "all that it needs");
-    // Under another node's file it may not speak for itself; nor does anybody let in who was signed by a stranger.
+    // With another node's file it may not publish as itself, and a file signed by a stranger is refused.
     let since = Instant::now();
     let refused = loop {
         match probe(&options("c", &files[0])) {
@@ -161,7 +161,7 @@ fn a_server_that_is_about_to_stop_is_left_for_another() {
         wait_for(&node.broker, "it is on the other server", is_on(staying));
     }
     println!("after {:?}", since.elapsed());
-    // What was lost on the way is counted; what is sent from now on comes.
+    // Messages lost on the way are counted; later ones arrive.
     let lost_until = Instant::now();
     loop {
         a.send(&topic("room"), "x");

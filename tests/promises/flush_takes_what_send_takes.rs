@@ -12,7 +12,7 @@ use std::io::{IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
-/// What happens to one socket before a batch.
+/// The state of one socket before a batch.
 #[derive(Debug, Clone, Copy)]
 enum Peer {
     Stalls,

@@ -49,7 +49,7 @@ fn good() -> String {
     with_claims(GOOD)
 }
 
-/// Headers: who forges the key's check.
+/// Headers that try to forge the key's check.
 fn forged_headers() -> Vec<(String, String)> {
     let (header, payload) = (BASE64URL.encode(HS256), BASE64URL.encode(GOOD));
     let none = |alg: &str| format!("{}.{payload}.", BASE64URL.encode(format!("{{\"alg\":{alg}}}")));
@@ -92,7 +92,7 @@ fn forged_headers() -> Vec<(String, String)> {
     all
 }
 
-/// Claims: who had one good token and wants more of it, or found a way to have odd ones signed.
+/// Claims of an attacker that has one good token and wants more of it, or found a way to have odd ones signed.
 fn forged_claims() -> Vec<(String, String)> {
     let claims = |what: &str, from: &str, to: &str| (what.to_owned(), with_claims(&GOOD.replace(from, to)));
     let mut all = vec![
@@ -224,7 +224,7 @@ impl Doors {
         self.ask(path, host, &format!("{handshake}Cookie: {cookie}\r\n"))
     }
 
-    /// What the server says to a registration with this token: the first message, or the code and reason of the close.
+    /// The server's answer to a registration with this token: the first message, or the code and reason of the close.
     fn register(&self, token: &str) -> Result<String, (u16, String)> {
         let mut client = connect(&self.broker, "/");
         let register = serde_json::json!({ "auth_token": token, "target_process": PROCESS }).to_string();

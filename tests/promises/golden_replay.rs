@@ -41,7 +41,7 @@ fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// What is compared of messages: ids and channels by the order in which they first appear.
+/// A comparable form of messages: ids and channels by the order in which they first appear.
 #[derive(Default)]
 struct Normal {
     ids: HashMap<String, usize>,
@@ -220,7 +220,7 @@ impl Replay {
         (Client::from_raw_socket(support::Patient::new(stream), tungstenite::protocol::Role::Client, None), status)
     }
 
-    /// The case is one upgrade: what it is answered with, and what the process hears.
+    /// The case is one upgrade: its answer, and the process' messages.
     fn upgrades(&self, path: &str, headers: &[(&str, &str)], status: u16) {
         let (_client, got) = self.upgrade(path, headers);
         assert_eq!(got, status, "{}", self.name);
@@ -293,7 +293,7 @@ fn secure_cookie() -> String {
     format!("hyperware-auth_{}@{PROCESS}={}", kernel::NODE, token(Some(PROCESS)))
 }
 
-/// What a login page posts.
+/// The body that a login page posts.
 fn login(password_hash: &[u8], subdomain: &str) -> String {
     json!({"password_hash": String::from_utf8_lossy(password_hash), "subdomain": subdomain}).to_string()
 }
@@ -413,7 +413,7 @@ const CASES: &[Case] = &[
     }),
     ("http_unknown_process", |r| drop(r.gets("/nobody:none:sys/x", &[]))),
     ("login_get", |r| {
-        // Recorded headers and no message to anybody; the page itself is our own.
+        // Recorded headers and no message; the page itself is our own.
         let response = r.gets("/login", &[]);
         assert!(response.contains("\r\ncontent-type: text/html; charset=utf-8\r\n"), "{response}");
         assert!(response.contains("fake.os"), "the page names the node: {response}");

@@ -207,7 +207,7 @@ fn without_body(mut message: KernelMessage) -> KernelMessage {
     message
 }
 
-/// What a broker that owns the case's channels would do with an action.
+/// The answer to an action from a broker that owns the case's channels.
 fn performed(request: ActionRequest, owners: &HashMap<ChannelId, Address>) -> Option<KernelMessage> {
     let is_owner = |channel| owners.get(channel).map(|owner| owner == request.requester());
     match &request.action {

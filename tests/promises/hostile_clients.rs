@@ -1,5 +1,5 @@
-//! What hostile clients of a real daemon achieve, one kind after another and all at once: each is told with the right
-//! close code, or not read; none makes the daemon grow; nobody else waits or loses a message.
+//! Hostile clients of a real daemon, one kind after another and all at once: each is closed with the right code, or not
+//! read; none makes the daemon grow; no other client waits or loses a message.
 
 use crate::support;
 
@@ -38,11 +38,11 @@ fn forget_peak(daemon: &Daemon) {
 fn assert_grown_less(daemon: &Daemon, idle: usize, bytes_max: usize, what: &str) {
     let grown = resident(daemon, "VmHWM").saturating_sub(idle);
     println!("{what}: {} KiB over idle at most", grown / 1024);
-    // Under a sanitizer what is resident is its shadow memory and what it keeps from being used again, above all.
+    // Under a sanitizer, resident memory is mostly its shadow memory and its quarantine.
     assert!(grown < bytes_max || cfg!(sanitized), "{what}: {} MiB over idle", grown / MIB);
 }
 
-/// Says that it is over when the test is, however it ends: what waits for that would wait for ever.
+/// Sets the flag when the test ends, however it ends: other threads wait for it.
 struct SaysWhenOver<'a>(&'a AtomicBool);
 
 impl Drop for SaysWhenOver<'_> {
@@ -60,7 +60,7 @@ fn header(first: u8, payload_bytes: u64) -> Vec<u8> {
     }
 }
 
-/// What a client sends, without caring whether anybody still reads, and how its channel ends.
+/// Sends as a client without checking whether the bytes are read, and returns how its channel ended.
 fn told(daemon: &Daemon, bytes: &[u8]) -> u16 {
     let mut client = daemon.connect(ECHO);
     let _ = client.get_mut().write_all(bytes);
@@ -85,7 +85,7 @@ fn announces_too_much(daemon: &Daemon) {
     assert_eq!(told(daemon, &[header(0x82, 2 << 30), vec![0; MIB / 2]].concat()), 1009);
 }
 
-/// Many who announce as much as they may, send next to nothing of it, and stay.
+/// Many clients that announce as much as they may, send next to nothing of it, and stay.
 fn announces_and_stays(daemon: &Daemon) {
     let mut clients: Vec<Client> = (0..100).map(|_| daemon.connect(ECHO)).collect();
     for client in &mut clients {
@@ -107,7 +107,7 @@ fn floods_with_pings(daemon: &Daemon) {
     assert_eq!(told(daemon, &[header(0x89, 5), b"pings".to_vec()].concat().repeat(5_000)), 1008);
 }
 
-/// It sends until nobody takes any more, and reads nothing of what comes back.
+/// It sends until no more is taken, and never reads.
 fn never_reads(daemon: &Daemon) {
     let mut client = daemon.connect(ECHO);
     let stream = client.get_mut();
@@ -242,7 +242,7 @@ fn clients_that_never_read_cost_at_most_their_budgets() {
     assert_eq!(daemon_ends_well(daemon), Some(0));
 }
 
-/// Nobody has panicked, and nothing hangs.
+/// The daemon has not panicked, and nothing hangs.
 fn daemon_ends_well(daemon: Daemon) -> Option<i32> {
     daemon.signal("TERM");
     let (code, log) = daemon.wait();

@@ -1,5 +1,5 @@
-//! What clients and processes write into names, values, paths and queries stays text: no response is split, no field is
-//! added, no path leads elsewhere, and bytes that are no UTF-8 harm nobody.
+//! Names, values, paths and queries of clients and processes stay text: no response is split, no field is added, no
+//! path leads elsewhere, and invalid UTF-8 does no harm.
 
 use crate::support;
 

@@ -1,5 +1,5 @@
-//! A server that reads and answers HTTP/1.1 as RFC 9110 and RFC 9112 demand, seen through a socket: what is lawful is
-//! answered and echoed, what is not is refused in one response and the connection ends, what is not complete waits. The
+//! A server that reads and answers HTTP/1.1 as RFC 9110 and RFC 9112 demand, seen through a socket: a valid request is
+//! answered and echoed, an invalid one is refused in one response and the connection ends, an incomplete one waits. The
 //! cases of reading are in `tests/promises/http_strictness.rs`; here are those that need an answer, and the attacks
 //! that need two requests on one connection.
 

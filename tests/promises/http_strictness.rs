@@ -1,12 +1,12 @@
-//! What RFC 9110 and RFC 9112 demand of a server's reading of requests, case by case, and the payloads by which
-//! requests are smuggled: each is accepted as exactly one meaning, or refused. A refusal is also final: nothing behind
+//! The rules of RFC 9110 and RFC 9112 for a server's reading of requests, case by case, and the payloads by which
+//! requests are smuggled: each is accepted with exactly one meaning, or refused. A refusal is also final: nothing after
 //! it is read as a request.
 
 use pushring::internals::http::{
     AfterResponse, Date, HttpConnection, HttpLimits, HttpStep, PreparedResponse, Rejection,
 };
 
-/// What a stream of bytes comes to.
+/// The result of a stream of bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     /// So many requests, then silence.
@@ -217,7 +217,7 @@ fn transfer_codings() {
         ("chunked, gzip", 400),
         ("gzip, chunked", 501),
         ("x, y, chunked", 501),
-        // RFC 9112 section 6.3: where chunked is not last, nobody can tell where the body ends.
+        // RFC 9112 section 6.3: if chunked is not last, the body's end cannot be determined.
         ("identity", 400),
         ("gzip", 400),
         ("gzip, chunked, gzip", 400),

@@ -1,7 +1,7 @@
-//! An authority signs the hub's tokens: its keys are fetched by the daemon itself, from where only it is told; a token
-//! with a new key has them fetched, and however many come with unknown ones, that is once; a key that left the set
-//! opens nothing, and no secret does. A broken answer of the authority leaves the keys before in force, and stops
-//! nobody; over TLS only who has the certificate that was named is believed.
+//! An authority signs the hub's tokens: the daemon itself fetches the keys, only from the configured place; a token
+//! with a new key has them fetched, and however many come with unknown ones, that is once; a key that left the set is
+//! refused, and so is the secret. A broken answer of the authority leaves the previous keys in force, and stops no
+//! client; over TLS only a server with the configured certificate is believed.
 
 use crate::support;
 
@@ -52,7 +52,7 @@ fn set(keys: &[&Key]) -> String {
     json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string()
 }
 
-/// Answers each request with what it was last told to, and counts them.
+/// Answers each request with the last configured answer, and counts them.
 #[derive(Clone)]
 struct Authority {
     address: SocketAddr,
@@ -138,7 +138,7 @@ fn keys_are_fetched_once_for_however_many_that_are_unknown() {
         "chat",
     ]);
     until(&daemon, &first.token(), 101);
-    // It was fetched just now: nobody has it fetched again for half a minute, and nobody waits for that.
+    // It was fetched just now: no client has it fetched again for half a minute, and none waits for that.
     authority.answers(200, set(&[&second]));
     for _ in 0..20 {
         assert_eq!(enter(&daemon, &second.token()), 401);
@@ -154,7 +154,7 @@ fn keys_are_fetched_once_for_however_many_that_are_unknown() {
     assert!(code == Some(0) && !log.contains("bearer") && !log.contains(&first.token()), "{log}");
 }
 
-/// Serves the set over TLS, each time with the certificate of `pair`, and counts who has asked inside of it.
+/// Serves the set over TLS, each time with the certificate of `pair`, and counts the requests inside of it.
 fn over_tls(pair: &tls::Pair, set: String) -> (SocketAddr, Arc<Mutex<usize>>) {
     let chain = vec![CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
@@ -169,7 +169,7 @@ fn over_tls(pair: &tls::Pair, set: String) -> (SocketAddr, Arc<Mutex<usize>>) {
             let inside = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream.unwrap());
             let mut inside = BufReader::new(inside);
             let lines = inside.by_ref().lines();
-            // Who does not trust the certificate says nothing.
+            // A client that does not trust the certificate sends nothing.
             if lines.map_while(Result::ok).take_while(|line| !line.is_empty()).count() == 0 {
                 continue;
             }
@@ -225,7 +225,7 @@ fn an_authority_that_answers_nonsense_stops_nobody() {
     let url = authority.url();
     let args = ["serve", "--hub", "--auth-jwks-url", &url, "--auth-issuer", ISSUER, "--auth-audience", "chat"];
     let daemon = Daemon::start(&args);
-    // Nobody knows which keys there are: it is worth to come again.
+    // The keys are not known yet: the client is asked to retry.
     assert_eq!(enter(&daemon, &key.token()), 503);
     assert_eq!(enter(&daemon, "a.b.c"), 401);
     assert!(daemon.get("/", "").starts_with("HTTP/1.1 404 "));
@@ -245,7 +245,7 @@ fn a_key_that_left_the_file_opens_nothing_any_more() {
     until(&daemon, &second.token(), 101);
     // Where keys may be looked for again, an unknown one is: 503 for a moment.
     until(&daemon, &first.token(), 401);
-    // What is no set leaves the one before in force.
+    // A malformed set leaves the previous one in force.
     std::fs::write(file.path(), "{").unwrap();
     assert_eq!(enter(&daemon, &second.token()), 101);
 }

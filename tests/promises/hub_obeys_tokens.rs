@@ -1,6 +1,5 @@
-//! Clients of the hub subscribe, publish and renew as far as their tokens let them, and no further: each attempt to
-//! guess, cross or widen a right is refused, and no token is in what anybody is told or in the log. A channel ends with
-//! its token.
+//! Clients of the hub subscribe, publish and renew as far as their tokens allow, and no further: each attempt to guess,
+//! cross or widen a right is refused, and no token appears in an answer or in the log. A channel ends with its token.
 
 use crate::support;
 
@@ -94,7 +93,7 @@ fn enter_with(broker: &Broker, token: &str) -> Client {
     enter(broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()
 }
 
-/// Says something to the hub, and returns its answer.
+/// Sends the hub an order, and returns its answer.
 fn ask(client: &mut Client, order: Value) -> Value {
     send(client, format!("\u{1e}{order}"));
     answer(client)
@@ -144,7 +143,7 @@ fn a_client_does_what_its_token_says() {
     assert_eq!(publish(&broker, &json!({"to": {"topic": "room.7"}, "data": "AP8="})).0, 202);
     assert_eq!(recv(&mut ann), Message::binary(vec![0, 255]));
     assert_eq!(recv(&mut bob), Message::text(r#"{"topic":"room.7","base64":"AP8="}"#));
-    // What looks like an answer is none: it comes with its mark doubled.
+    // A message that looks like an answer is none: it comes with its mark doubled.
     publish(&broker, &json!({"to": {"topic": "news"}, "text": "\u{1e}{\"subscribed\":\"news\"}"}));
     assert_eq!(recv(&mut ann), Message::text("\u{1e}\u{1e}{\"subscribed\":\"news\"}"));
     publish(&broker, &json!({"to": {"user": "bob"}, "text": "for bob"}));
@@ -295,7 +294,7 @@ fn whoever_renews_without_end_is_told_to_come_later() {
     let renewed = answers.iter().filter(|told| told.get("renewed").is_some()).count();
     let later = answers.iter().filter(|told| told["error"] == "later").count();
     assert!(renewed >= 8 && later > 500 && renewed + later == 1000, "{renewed} {later}");
-    // It goes on, and so does everybody else.
+    // This client goes on, and so do the others.
     assert_eq!(ask(&mut client, json!({"unsubscribe": "a"})), json!({"unsubscribed": "a"}));
     let mut other = enter_with(&broker, &mine);
     assert_eq!(ask(&mut other, json!({"subscribe": "a"})), json!({"subscribed": "a"}));
@@ -370,7 +369,7 @@ fn a_channel_is_taken_up_by_its_own_user_with_its_own_secret_once() {
         assert!(told == reason || told == "unknown" || told == "foreign" || told == "elsewhere", "{attempt}: {hello}");
         assert_ne!(hello["channel_id"].to_string(), *channel, "{attempt}");
     }
-    // Nobody was harmed by them: the channel is there, for whom it is.
+    // They did no harm: the channel is still there, with its client.
     drop(held);
     let (client, back) = come_back(&broker, &ann, &channel, &own);
     assert_eq!((&back["resumed"], back["channel_id"].to_string()), (&json!(true), channel.clone()), "{back}");

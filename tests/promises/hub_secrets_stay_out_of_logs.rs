@@ -51,7 +51,7 @@ fn enter(daemon: &Daemon, path: &str, fields: &[(&str, String)]) -> Result<(supp
 fn no_secret_of_the_hub_is_told_to_anybody() {
     let [key, api, webhook] = [("hub-key", KEY), ("hub-api", API_TOKEN), ("hub-webhook", WEBHOOK)]
         .map(|(name, text)| TemporaryFile::new(name, text));
-    // Nobody answers there: what is to be told is not, and that is logged.
+    // There is no listener: events cannot be delivered, and that is logged.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{nobody}/a-path-that-is-a-secret");
     let mut command = pushring(&["serve", "--hub", "--hub-open", "--log", "trace", "--listen", "127.0.0.1:0"]);

@@ -84,7 +84,7 @@ fn serve(mut stream: TcpStream, asked: &Sender<(Request, Sender<u16>)>) {
         let length: u64 = request.field("content-length").parse().unwrap();
         reader.by_ref().take(length).read_to_string(&mut request.body).unwrap();
         let (answer, answered) = channel();
-        // Where the test is over there is nobody to ask.
+        // The test is over.
         let Ok(()) = asked.send((request, answer)) else { return };
         let Ok(status) = answered.recv() else { return };
         if write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n").is_err() {
@@ -147,7 +147,7 @@ fn what_does_not_fit_is_counted_and_told() {
     send(&mut client, "0");
     let (first, answer) = requests.recv_timeout(PATIENCE).unwrap();
     assert_eq!(first.events().1[0]["text"], "0");
-    // Two wait, and of the others the client hears that nobody will.
+    // Two wait, and for the others the client is told that they were not taken.
     for n in 1..=5 {
         send(&mut client, n.to_string());
     }

@@ -1,5 +1,5 @@
-//! A daemon that is killed in the middle of its work takes nobody with it: its clients see the close at once, the next
-//! start has the port at once and serves, and nothing can be corrupt because nothing was on disk.
+//! A killed daemon harms no one else: its clients see the close at once, the next start has the port at once and
+//! serves, and nothing can be corrupt because nothing was on disk.
 
 use crate::support;
 
@@ -23,7 +23,7 @@ impl Directory {
         Self(path)
     }
 
-    /// What holds bytes: a control socket does not, and the next daemon replaces it.
+    /// Files that hold bytes: a control socket does not, and the next daemon replaces it.
     fn files(&self) -> usize {
         let entries = std::fs::read_dir(&self.0).unwrap();
         entries.filter(|entry| !entry.as_ref().unwrap().file_type().unwrap().is_socket()).count()
@@ -111,7 +111,7 @@ fn it_is_followed_at_once_by_the_next() {
             assert!(is_closed(&error), "{error}");
             assert_eq!(directory.files(), 0, "nothing was on disk");
 
-            // The old connections' ports linger in the kernel; that is nobody's business but the kernel's.
+            // The old connections' ports linger in the kernel, which concerns only the kernel.
             daemon = start(&address, &directory);
             assert_eq!(daemon.address, address);
             let mut client = connect(&address, "/echo:pushring:sys/");

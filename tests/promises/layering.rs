@@ -1,4 +1,4 @@
-//! What a module may know: a part of the crate never imports from a part to its right, and some things are done in one
+//! The allowed imports: a part of the crate never imports from a part to its right, and some things are done in one
 //! place only.
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! Whoever leaves is let go, whatever its connection was waiting for, and takes no place from others: over real
-//! sockets, in every way in which a client can leave.
+//! The connection of a client that leaves is released, whatever it was waiting for, and takes no place from others:
+//! over real sockets, in every way in which a client can leave.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, Event, HttpRule, Policy, Process, QueueLimits};
@@ -54,7 +54,7 @@ fn leave(mut client: TcpStream, how: usize) {
         0 => {}
         // With a reset.
         1 => socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap(),
-        // With a close frame, of which nobody reads the answer.
+        // With a close frame whose answer is not read.
         _ => client.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]).unwrap(),
     }
 }
@@ -105,7 +105,7 @@ fn those_that_leave_while_a_process_is_asked() {
         }
         drop(clients);
         wait_until("all were let go", || connections(&broker) == 0);
-        // An answer that comes now reaches nobody, and does no harm.
+        // A late answer is dropped, and does no harm.
         for event in events {
             let Event::Http(request) = event else { panic!("{event:?}") };
             asked.respond(request.id, 200).body("too late").send().unwrap();
@@ -132,7 +132,7 @@ fn a_process_has_so_many_connections_and_others_have_theirs() {
         assert_eq!(ask(&broker, "/full:test:sys/", UPGRADE, true).1, "503");
         assert_eq!(ask(&broker, "/full:test:sys/http", "", true).1, "503");
         assert!(try_connect(&broker, "/other:test:sys/").is_ok());
-        // Who leaves makes room, a channel or a request.
+        // A client that leaves makes room, as a channel or a request.
         kept.into_iter().for_each(|(client, _)| leave(client, 1));
         wait_until("there is room again", || ask(&broker, "/full:test:sys/", UPGRADE, true).1 == "101");
     });

@@ -11,7 +11,7 @@ const PAGE: &str = include_str!("../../docs/LIMITS.md");
 /// Settings with a number that bounds nothing.
 const NO_LIMITS: [&str; 1] = ["shards"];
 
-/// What `pushring config` prints, each value as people write it.
+/// The output of `pushring config`, each value as people write it.
 fn settings() -> BTreeMap<String, String> {
     let printed = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap();
     let table: toml::Table = printed.parse().unwrap();

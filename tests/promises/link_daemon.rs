@@ -1,5 +1,5 @@
 //! The daemon's link as its operator meets it: a socket for this user alone, never taken from a living daemon and
-//! always from a dead one, gone at the end; a token over TCP that nobody sees; and a client in another language that
+//! always from a dead one, gone at the end; a token over TCP that is never shown; and a client in another language that
 //! speaks the protocol from its specification.
 
 use crate::link_support;
@@ -13,7 +13,7 @@ use support::daemon::{Daemon, TemporaryFile, output, pushring};
 use support::{recv, recv_close, send};
 use tungstenite::Message;
 
-/// A path for a socket that nobody has used before.
+/// An unused path for a socket.
 fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pushring-daemon-{name}-{}.sock", std::process::id()))
 }
@@ -106,7 +106,7 @@ fn over_tcp_a_token_lets_in_and_is_never_shown() {
     let args =
         ["serve", "--link", path.to_str().unwrap(), "--link-tcp", "127.0.0.1:0", "--link-token-file", file.path()];
     let daemon = Daemon::start(&[&args[..], &["--log", "trace"]].concat());
-    // On the socket nobody asks for it.
+    // On the socket no token is required.
     drop(attach(&path, "p"));
     daemon.signal("TERM");
     let (code, log) = daemon.wait();

@@ -1,6 +1,6 @@
 //! A whole node attached over a link: its kernel comes and goes, and its clients lose nothing that they were promised.
-//! What it hears and says is the contract, case by case, in `golden_replay`; here is what only a link has: who is let
-//! in, who comes back to what, and how it ends.
+//! Its messages are the contract, case by case, in `golden_replay`; here is what only a link has: admission,
+//! resumption, and the end.
 
 use crate::link_support;
 use crate::node_support;
@@ -65,7 +65,7 @@ fn rpc(body: &str) -> String {
     format!("{head}: {}\r\n\r\n{call}", call.len())
 }
 
-/// What a GET is answered with.
+/// The status that answers a GET.
 fn status(linked: &Linked, path: &str) -> u16 {
     let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
     stream.set_read_timeout(Some(support::PATIENCE)).unwrap();

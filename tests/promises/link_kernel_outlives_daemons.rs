@@ -1,5 +1,5 @@
-//! A node over a link lives on when its daemon does not: it waits for the next, binds there what was bound, and tells
-//! its processes of channels that ended; nothing is doubled, and nobody in the node waits.
+//! A node over a link outlives its daemon: it waits for the next one, binds its paths there again, and tells its
+//! processes of channels that ended; nothing is duplicated, and no process of the node waits.
 
 use crate::node_support::{self, NODE, Node, http_response, listening, push};
 use crate::support::daemon::{Daemon, pushring};
@@ -82,7 +82,7 @@ fn attach(link: &Path) -> (Node, tokio::sync::mpsc::Receiver<String>) {
 fn a_node_that_is_there_first_is_answered_and_bound_when_the_daemon_comes() {
     let place = Place::new("first");
     let (mut node, mut prints) = attach(&place.link);
-    // Taken at once, though nobody is there to obey; what a broker would refuse is refused.
+    // Taken at once, though no broker is there; a request that a broker would refuse is refused.
     assert_eq!(node.ask(APP, BIND, None), OK);
     assert_eq!(node.ask(APP, PAGE, Some(b"content")), OK);
     assert_eq!(node.ask(APP, PAGE, None), r#"{"Err":"NoBlob"}"#);
@@ -119,7 +119,7 @@ fn a_node_that_is_there_first_is_answered_and_bound_when_the_daemon_comes() {
     drop(daemon);
 }
 
-/// What a kernel hears of one channel until it is closed: the numbers that its client sent.
+/// The messages about one channel until it is closed: the numbers that its client sent.
 fn numbers_until_closed(node: &mut Node, channel: u64) -> Vec<u64> {
     let mut numbers = Vec::new();
     loop {
@@ -197,7 +197,7 @@ fn twenty_daemons_die_under_load_and_the_node_lives() {
         drop(client);
     }
     println!("paths were back within {slowest:?} of the daemon's first line");
-    // What is asked is still answered: nothing was left over.
+    // Questions are still answered: nothing was left over.
     while node.from_server.try_recv().is_ok() {}
     assert_eq!(node.ask(APP, BIND, None), OK);
     drop(node.to_server.take());

@@ -1,6 +1,5 @@
-//! The promise: over TCP a link can be under TLS. Processes and kernels go on only with a broker whose certificate they
-//! were told of, show their token to nobody else, and are served as over a Unix socket, also when the connection is
-//! cut.
+//! Over TCP a link can use TLS. Processes and node kernels continue only with a broker whose certificate they were
+//! given, show their token to no other, and are served as over a Unix socket, also when the connection is cut.
 
 use crate::link_support::{Linked, Python, has_python};
 use crate::node_support::{self, Node};
@@ -81,11 +80,11 @@ fn who_is_not_trusted_hears_no_token_and_who_has_none_is_refused() {
     let wrong = Endpoint::Tls { address: address.to_string(), token: wrong, trust: trust(tls::pair()) };
     let refused = connect(wrong);
     assert!(matches!(refused, Err(ConnectError::Refused(refused)) if refused.code == RefusedCode::Token));
-    // Nobody is spoken to in the plain, in either direction.
+    // Plaintext is refused in either direction.
     let plain = Endpoint::Tcp { address: address.to_string(), token: LinkToken::new(TOKEN).unwrap() };
     assert!(connect(plain).is_err());
 
-    // Somebody who stands in the broker's place, with a certificate of their own.
+    // An impostor in the broker's place, with a certificate of its own.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let impostor = Acceptor::new(vec![tls::certificate(&stranger)]).unwrap();
@@ -236,7 +235,7 @@ fn a_daemon_reads_the_links_certificates_again() {
     drop(process);
     assert!(connect(endpoint(&served.link, trust(&first))).is_err());
     drop(connect(endpoint(&served.link, trust(&second))).unwrap());
-    // What is no pair leaves the one before in force.
+    // A mismatched pair leaves the previous one in force.
     std::fs::write(&served.key.0, &first.key).unwrap();
     reload();
     drop(connect(endpoint(&served.link, trust(&second))).unwrap());

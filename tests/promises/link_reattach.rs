@@ -1,5 +1,5 @@
-//! A process that loses its connection loses nothing: its channels live on, clients' messages wait, and whoever comes
-//! back in time is told the live channels and then what happened, in order. After the grace clients get 1012.
+//! A process that loses its connection loses nothing: its channels live on, clients' messages wait, and if it returns
+//! in time it is told the live channels and then what happened, in order. After the grace clients get 1012.
 
 use crate::link_support;
 use crate::support;
@@ -107,7 +107,7 @@ fn who_knows_the_session_takes_it_over_and_who_does_not_waits_for_its_end() {
     send(&mut client, "hello");
     assert_eq!(new.next_said().unwrap().0, "opened");
     assert_eq!(new.next_said().unwrap().2, b"hello");
-    // What it cannot have received is a lie, and ends the session.
+    // Acknowledging a frame that was never sent ends the session.
     drop(new);
     resume["received"] = json!(100);
     assert_eq!(code(&resume), "malformed");

@@ -15,7 +15,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8], KEY.as_slice(), payload].concat()
 }
 
-/// What is wrong, the bytes (never followed by more), and the close code.
+/// The fault, the bytes (never followed by more), and the close code.
 fn cases() -> Vec<(&'static str, Vec<u8>, u16)> {
     let oversized = [[0x82, 0x80 | 127].as_slice(), &(1_u64 << 30).to_be_bytes(), &KEY].concat();
     let high_bit = [[0x82, 0x80 | 127].as_slice(), &(1_u64 << 63).to_be_bytes()].concat();

@@ -14,7 +14,7 @@ const CONNECTION: &str = "Connection: Upgrade";
 const VERSION: &str = "Sec-WebSocket-Version: 13";
 const REQUEST_LINE: &str = "GET /upgrades:test:sys/ HTTP/1.1";
 
-/// What is wrong, the request's lines, the status, and a header that must be in the answer.
+/// The fault, the request's lines, the status, and a header that must be in the answer.
 type Case = (&'static str, Vec<&'static str>, u16, &'static str);
 
 fn cases() -> Vec<Case> {

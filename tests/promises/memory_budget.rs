@@ -1,6 +1,6 @@
 //! The memory that clients and processes may make a broker hold is bounded, whatever they do: clients that do not read,
-//! clients that never finish a message, a process that does not read its events. Whoever behaves is served meanwhile,
-//! and when the others have gone everything that was counted is free again.
+//! clients that never finish a message, a process that does not read its events. Well-behaved clients are served
+//! meanwhile, and when the others have gone all counted memory is free again.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, Event, MemoryReport, Policy, Process};
@@ -74,7 +74,7 @@ fn clients_that_do_not_read() {
             let process = process(&broker, "slow", AttachOptions { policy, ..AttachOptions::default() });
             let mut inbound = Inbound::default();
             let clients: Vec<_> = (0..12).map(|_| inbound.open(&broker, &process)).collect();
-            // What the kernel takes for them, and then three times what there is memory for.
+            // The kernel's buffers for them, and then three times the memory there is.
             let mut queued = vec![0; clients.len()];
             while queued.iter().sum::<usize>() < 3 * BUDGET && queued.contains(&0) {
                 for ((_, channel), queued) in std::iter::zip(&clients, &mut queued) {
@@ -145,7 +145,7 @@ fn a_process_that_does_not_read() {
             client
         });
         let deadline = Instant::now() + PATIENCE;
-        // What nobody can make give fills half of the budget, but for what else is kept and the last message.
+        // Memory that cannot be reclaimed fills half of the budget, less other kept data and the last message.
         while memory(&broker).process_queue_bytes < BUDGET / 2 - MIB / 4 {
             assert!(Instant::now() < deadline, "{:?}", memory(&broker));
             witness.echo();

@@ -1,8 +1,8 @@
 //! In a control group that leaves little memory, with every setting at its default, the daemon is never killed for
 //! memory, whatever its clients and processes do, and serves others meanwhile.
 //!
-//! Whoever costs memory may be refused or cut at any moment; whoever is told to come again does, and is served. Where
-//! no control group can be made (not as root, or not in a container) this is said, and nothing is tried.
+//! Clients that cost memory may be refused or cut at any moment; those asked to retry do, and are served. Where no
+//! control group can be made (not as root, or not in a container) this is said, and nothing is tried.
 
 use crate::support;
 
@@ -66,7 +66,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Who was in it may take a moment to be gone.
+        // Its former members may take a moment to be gone.
         for _ in 0..100 {
             if fs::remove_dir(&self.path).is_ok() {
                 return;
@@ -156,13 +156,13 @@ fn attach(link: &Path, name: &str) -> Client {
     Client::connect(link, &format!("{name}:test:sys").parse().unwrap(), ClientOptions::default()).unwrap()
 }
 
-/// Returns whether a connection ended, which is what the daemon may do to whoever costs it memory.
+/// Returns whether a connection ended, which the daemon may do to clients that cost it memory.
 fn is_end(error: &std::io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
 }
 
-/// What this gives; none where the connection has ended. Nobody is left hanging, so that is no answer.
+/// The value of this; none where the connection has ended. No client is left hanging, so a time-out is a failure.
 #[track_caller]
 fn unless_ended<T>(done: std::io::Result<T>) -> Option<T> {
     match done {
@@ -213,14 +213,14 @@ fn slow_readers(mib: usize) {
     hog.bind("/", Default::default()).unwrap();
     let clients: Vec<_> =
         (0..CLIENTS).map(|_| in_the_end("a client", || open(&scene.daemon, "/hog:test:sys/", ""))).collect();
-    // What the kernel takes, and then what is twice the budget.
+    // The kernel's buffers, and then twice the budget.
     let pushes = (300 * 1024 + mib * MIB / CLIENTS) / 4000;
     let message = Message::binary(vec![7; 4000]);
     let mut events = Vec::new();
     let (mut queued, mut closed) = (0, 0);
     for number in 1..=pushes as u64 {
         hog.push_many(Audience::Process, &[], message.clone(), None, Some(number)).unwrap();
-        // Whoever asks for each waits for each: no faster than the shards.
+        // Asking for each outcome waits for each: no faster than the shards.
         let is_told = |events: &[Event]| events.iter().any(|event| matches!(event, Event::Outcome { .. }));
         while !is_told(&events) {
             hog.recv_batch(&mut events, support::PATIENCE).unwrap();
@@ -291,7 +291,7 @@ fn processes_that_do_not_read_content_and_links_in_128_mib() {
     half[..10].copy_from_slice(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x80, 0, 0]);
     for mut stream in &halves {
         stream.set_nonblocking(true).unwrap();
-        // What does not go at once, and what is cut, is what may happen.
+        // Data that does not go at once, or is cut, is allowed here.
         match stream.write(&half) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => assert!(is_end(&error), "{error}"),
             _ => {}

@@ -108,7 +108,7 @@ fn nothing_is_told_behind_the_end_that_a_handler_gives_to_a_channel_in_the_middl
         assert_eq!(recv(&mut client), Message::text("before"));
         assert_eq!(recv_close(&mut client), (3000, "as it was told to".into()));
         client.flush().unwrap();
-        // What came with it in one read may be told before the end is.
+        // Messages of the same read may be reported before the end is.
         let all: Vec<String> = std::iter::from_fn(|| Some(told.recv_timeout(PATIENCE).unwrap()))
             .take_while(|told| told != "closed 3000")
             .collect();

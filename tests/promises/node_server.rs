@@ -1,4 +1,4 @@
-//! The drop-in under a kernel that the test plays: owners on demand, who may push to what, and a kernel that is slow.
+//! The drop-in under a node kernel that the test plays: owners on demand, permissions to push, and a slow kernel.
 
 use crate::node_support;
 
@@ -20,7 +20,7 @@ fn any_process_has_channels_and_only_it_may_use_them() {
     let (_, target, body) = node.heard();
     assert_eq!((target.as_str(), body), ("fake.os@my_package:my_package:template.os", opened));
 
-    // Another process, and the same process of another node: refused, though nobody asked.
+    // Another process, and the same process of another node: refused, though no answer is expected.
     let refused = r#"{"Err":"WsChannelNotFound"}"#.to_string();
     let strangers = ["fake.os@other:other:template.os", "evil.os@my_package:my_package:template.os"];
     for (id, stranger) in (1..).zip(strangers) {
@@ -174,7 +174,7 @@ fn an_old_node_hears_from_the_name_that_it_knows() {
     let ours = "our@http_server:distro:sys".to_owned();
     node.hand_in(to_old_name(1, app, bind, None, Some(5)));
     assert_eq!(heard(&mut node), (ours.clone(), r#"{"Ok":null}"#.into()));
-    // Encryption that nobody has is not promised.
+    // Encryption that does not exist is not promised.
     for bind in [bind, r#"{"WebSocketSecureBind":{"path":"/","encrypted":false,"extension":false}}"#] {
         node.hand_in(to_old_name(2, app, &bind.replace(r#""encrypted":false"#, r#""encrypted":true"#), None, None));
         assert_eq!(heard(&mut node), (ours.clone(), r#"{"Err":"MalformedRequest"}"#.into()));

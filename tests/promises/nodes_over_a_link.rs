@@ -146,7 +146,7 @@ fn who_asked_is_told_of_a_drain_and_nobody_else() {
         std::thread::yield_now();
     }
     assert!(client.draining().unwrap().1 > Duration::from_secs(3_600));
-    // Who comes meanwhile is told too; numbers are as if nothing had been said.
+    // A process that attaches meanwhile is told too; numbers do not count the notice.
     let (mut late, _) = Raw::attach(&linked.path, &hello("late", true));
     let (name, fields, _) = late.next_said().unwrap();
     assert_eq!(name, "draining");

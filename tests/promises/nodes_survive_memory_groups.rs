@@ -22,8 +22,7 @@ const APP: &str = "p:p:test.os";
 /// More than is held of 30 KB each, whatever the group leaves.
 const PUSHES: usize = 12_000;
 
-/// The node: says where it listens, pushes to whoever came when it is told to, and takes nothing any more when it is
-/// told again.
+/// The node: prints its address, pushes to all that came on a command, and stops taking messages on another.
 #[test]
 fn the_node_of_the_other_tests() {
     if std::env::var_os(IS_NODE).is_none() {
@@ -143,7 +142,7 @@ impl Scene {
     }
 }
 
-/// What stands behind `what` in a line of the node's.
+/// The text after `what` in a line of the node's.
 fn said(lines: &mut impl BufRead, what: &str) -> String {
     for line in lines.lines() {
         if let Some(rest) = line.unwrap().strip_prefix(what) {

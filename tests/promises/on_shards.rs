@@ -1,8 +1,8 @@
 //! A process that runs on the shards keeps the contract of one on a thread: every channel is opened once and closed
 //! once, and in between its messages come in order; pushes keep their order, whichever shard their channel is on;
-//! policies hold and outcomes are told to who asked; nothing it orders is lost for want of room. A panic closes its
-//! channels with 1011 and nothing else; a slow one is counted, and others are served between two of its events; what
-//! waits for shards is refused to it instead of hanging.
+//! policies hold and outcomes are reported when asked for; no order is lost for want of room. A panic closes its
+//! channels with 1011 and nothing else; a slow handler is counted, and others are served between two of its events;
+//! calls that wait for shards are refused instead of hanging.
 
 use crate::rooms::Rooms;
 use crate::support;
@@ -23,10 +23,10 @@ use support::{
 };
 use tungstenite::Message;
 
-/// What a handler was told, with its shard.
+/// An event of a handler, with its shard.
 type Told = (usize, Event);
 
-/// A process on the shards that tells what it is told, and then does what `act` says. Bound at `/on`.
+/// A process on the shards that reports its events, and then acts as `act` says. Bound at `/on`.
 fn telling(
     broker: &Broker,
     options: AttachOptions,
@@ -274,7 +274,7 @@ fn a_client_that_does_not_keep_up_meets_the_policy_and_its_handler_does_not_wait
             if let Event::Message { channel, payload, .. } = event {
                 match &payload[..] {
                     b"flood" => {
-                        // More than the kernel takes for who does not read, and no more than may wait to be obeyed.
+                        // More than the kernel takes for a client that does not read, and no more than may wait.
                         for _ in 0..200 {
                             here.push(*channel, Push::binary(vec![0; 60_000])).send().unwrap();
                         }

@@ -1,4 +1,4 @@
-//! Every channel is opened once and closed once, whoever ends it and however; and the process is told who it was.
+//! Every channel is opened once and closed once, whichever side ends it and however; and the process is told which.
 
 use crate::support;
 use pushring::ChannelId;
@@ -137,7 +137,7 @@ fn the_process_panics() {
     });
 }
 
-/// There was one channel and this is who ended it.
+/// There was one channel, and this side ended it.
 fn assert_closed_once(broker: &Broker, by: ClosedBy) {
     let reports = broker.handle().reports();
     let opened: u64 = reports.iter().map(|report| report.stats.opened).sum();

@@ -1,5 +1,5 @@
-//! What shuts clients out is said in the log: at once, then at most once a minute and kind, with a count, the latest
-//! example, and the setting that mends it. Whatever a client chose is escaped.
+//! Events that shut clients out are logged: at once, then at most once a minute and kind, with a count, the latest
+//! example, and the setting that fixes it. Text chosen by clients is escaped.
 
 use crate::support::daemon::Daemon;
 use crate::support::{Client, recv, send};
@@ -82,7 +82,7 @@ fn clients_that_do_not_keep_up_are_named() {
     let slow: Vec<Client> = (0..3).map(|_| daemon.connect("/relay:pushring:sys/")).collect();
     let mut fast = daemon.connect("/relay:pushring:sys/");
     let mut echo = daemon.connect("/echo:pushring:sys/");
-    // Until the sockets of those who do not read are full, and one beyond that.
+    // Until the sockets of the clients that do not read are full, and one beyond that.
     for _ in 0..400 {
         send(&mut fast, Message::binary(vec![0; 64 * 1024]));
     }

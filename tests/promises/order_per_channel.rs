@@ -1,5 +1,5 @@
-//! What one producer does to one channel happens in its order: push, push_many and close, small and large, whatever the
-//! socket takes at a time.
+//! The orders of one producer for one channel are carried out in order: push, push_many and close, small and large,
+//! whatever the socket takes at a time.
 
 use crate::support;
 use pushring::{AttachOptions, Audience};

@@ -1,5 +1,5 @@
-//! A daemon that has run out of file descriptors goes on: those who have a channel are served, those who knock wait in
-//! the listener's backlog and come in when somebody has gone, and waiting costs next to no CPU.
+//! A daemon that has run out of file descriptors goes on: existing channels are served, new clients wait in the
+//! listener's backlog and are accepted once others have gone, and waiting costs next to no CPU.
 
 use crate::support;
 
@@ -71,7 +71,7 @@ fn who_knocks_waits_and_comes_in_when_somebody_has_gone() {
             .collect();
         inside.iter_mut().for_each(is_served);
         drop(inside);
-        // And the listener is there for whoever comes now.
+        // And the listener accepts new clients.
         is_served(&mut daemon.connect(ECHO));
 
         daemon.signal("TERM");

@@ -72,19 +72,19 @@ fn outcomes_that_nobody_reads_are_bounded() {
         assert!(process.recv_batch(&mut events, PATIENCE).unwrap() > 0, "events come");
     }
     assert!(events.len() >= 100);
-    // Outcomes of a process that is gone reach nobody, and hold up nobody.
+    // Outcomes of a process that is gone are dropped, and hold up no other.
     drop(process);
     assert!(broker.handle().reports().iter().all(|report| report.memory.process_queue_bytes == 0));
 }
 
-/// An embedder's error is an error, and nobody else's trouble.
+/// An embedder's error is an error, and affects no other process.
 #[test]
 fn a_message_that_no_queue_can_count_is_refused() {
     let broker = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
     let process = broker.process("p:p:t.os").unwrap();
     process.bind("/", Default::default()).unwrap();
     let mut client = connect(&broker, "/p:p:t.os/");
-    // Zeros that nobody touches take no memory.
+    // Zeros that are never touched take no memory.
     let huge = Message::binary(vec![0; 1 << 32]);
     let nobody = ChannelId::new(u32::MAX);
     assert_eq!(process.push(nobody, huge.clone()).try_send(), Err(PushError::TooLarge));

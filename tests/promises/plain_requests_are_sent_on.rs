@@ -1,4 +1,4 @@
-//! Where an operator wants it, whoever comes without TLS is sent on to it: to the host that the request names, if it is
+//! If the operator wants it, requests without TLS are redirected to it: to the host that the request names, if it is
 //! one of ours, WebSockets too. Over TLS the same request is answered, and so is an authority that asks for a token,
 //! while it may.
 

@@ -1,5 +1,5 @@
-//! What happens to frames for a client that is behind, by policy: whole frames are dropped or replaced, never parts of
-//! one; the outcome says which; the channel lives on and its client sees exactly what was kept, in order.
+//! The policies for a client that is behind: whole frames are dropped or replaced, never parts of one; the outcome says
+//! which; the channel lives on and its client sees exactly the frames that were kept, in order.
 
 use crate::support;
 use pushring::ChannelId;

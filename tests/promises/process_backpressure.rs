@@ -1,5 +1,5 @@
-//! A process that does not read slows its own clients and nobody else: they are read no further than its queue holds,
-//! nothing is lost when it goes on, and its end while they wait harms no one.
+//! A process that does not read slows its own clients and no others: they are read no further than its queue holds,
+//! nothing is lost when it goes on, and its end while they wait does no harm.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, QueueLimits};

@@ -50,7 +50,7 @@ fn puppet(our: Address) {
     }
 }
 
-/// What the server answers to a few actions, as one line.
+/// The server's answers to a few actions, as one line.
 fn asked(channel_id: u32) -> process_lib::LazyLoadBlob {
     let ask = |action: HttpServerAction, blob: Option<&str>| {
         let mut request = Request::to(SERVER).body(serde_json::to_vec(&action).unwrap());

@@ -1,6 +1,6 @@
-//! A process that panics takes nobody with it: its own channels are closed with 1011, its waiting requests answered
-//! 500, its paths and its id are free again, and every other process and client goes on. One that merely ends closes
-//! its channels with 1001. Either way each client gets what was pushed to it before.
+//! A process that panics affects no other: its own channels are closed with 1011, its waiting requests answered 500,
+//! its paths and its id are free again, and every other process and client goes on. One that merely ends closes its
+//! channels with 1001. Either way each client gets what was pushed to it before.
 
 use crate::support;
 use pushring::internals::gateway::HttpRule;

@@ -1,6 +1,7 @@
-//! What the drop-in promises beyond a node's own server, from a client's socket to the kernel's queue: a limit of
-//! connections that says so, ids that do not come back, pages of other sites that get nowhere with a cookie, cookies
-//! with attributes, pings, sizes, compression, and a stop that says goodbye. The others have tests of their own names.
+//! The drop-in's promises beyond a node's own server, from a client's socket to the node kernel's queue: a limit of
+//! connections with an explanation, ids that are not reused, cookies that are useless to other sites' pages, cookies
+//! with attributes, pings, sizes, compression, and a stop that closes channels properly. The others have tests of their
+//! own names.
 
 use crate::node_support;
 

@@ -1,6 +1,6 @@
-//! Who comes by a balancer that sends PROXY headers is known by the address that the header tells, everywhere: in what
-//! the process hears, in limits per client, among channels and ends. The header is required from those addresses and
-//! not read from others; it may arrive in any pieces; whatever else comes first ends the connection and nothing more.
+//! Clients behind a balancer that sends PROXY headers are known by the address in the header, everywhere: in events of
+//! the process, in limits per client, among channels and ends. The header is required from those addresses and not read
+//! from others; it may arrive in any pieces; any other first bytes end the connection and nothing more.
 
 use crate::support;
 
@@ -47,7 +47,7 @@ fn connect_to(from: &str, to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What the server says until it ends the connection, or until the end of a head.
+/// The server's bytes until it ends the connection, or until the end of a head.
 fn answer(stream: &mut TcpStream) -> String {
     let (mut said, mut byte) = (Vec::new(), [0]);
     while !said.ends_with(b"\r\n\r\n") {
@@ -126,7 +126,7 @@ fn wait_until_read(broker: &Broker, bytes: usize) {
     }
 }
 
-/// What was held of a header is given back with it, also where nothing stands behind it yet.
+/// Memory held for a header is given back with it, also if no bytes follow it yet.
 #[test]
 fn a_long_one_is_counted_as_long_as_it_is_held() {
     let (broker, process) = started(DriverKind::Auto, |_| {});
@@ -198,7 +198,7 @@ fn one_that_does_not_come_in_time_ends_the_connection() {
     }
 }
 
-/// Nobody becomes a client on this machine by coming through a balancer on it, or by what a header says.
+/// A balancer on this machine, or the header's contents, make no client a local one.
 #[test]
 fn who_is_relayed_is_not_on_this_machine() {
     let (broker, process) = started(DriverKind::Auto, |config| config.settings.expose_local = true);
@@ -290,7 +290,7 @@ fn on_the_listener_of_tls_it_comes_before_tls() {
             assert_eq!(&status, b"HTTP/1.1 101");
             assert_eq!(told(&mut inbound, &process), "203.0.113.9:4711".parse().unwrap());
         }
-        // Who does not send one is let go, also where it is TLS that comes.
+        // A client without a header is disconnected, also if it speaks TLS.
         let connection = connect_to(BALANCER, broker.tls_address().unwrap());
         assert!(support::Patient::over_tls(connection).is_err());
         assert_eq!(refused(&broker), 1);

@@ -1,5 +1,5 @@
-//! What the published process libraries write is read, and what they read is written: the JSON shapes of
-//! `kinode_process_lib` 0.10 and 1.0, and of `hyperware_process_lib` 1.2, 2.3 and 3.0, as their sources have them.
+//! Requests of the published process libraries are understood, and the answers are ones that they read: the JSON shapes
+//! of `kinode_process_lib` 0.10 and 1.0, and of `hyperware_process_lib` 1.2, 2.3 and 3.0, as their sources have them.
 
 use pushring::ChannelId;
 use pushring::node::{
@@ -31,7 +31,7 @@ enum MessageType {
     Close,
 }
 
-/// What they are told, up to 2.x.
+/// Their incoming messages, up to 2.x.
 #[derive(Debug, Deserialize, PartialEq)]
 enum Request {
     Http(Box<Incoming>),
@@ -40,7 +40,7 @@ enum Request {
     WebSocketClose(u32),
 }
 
-/// What 3.0 is told of an open, beside that.
+/// The additional fields of an open in 3.0.
 #[derive(Debug, Deserialize)]
 enum RequestOf3 {
     WebSocketOpen {

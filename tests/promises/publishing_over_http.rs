@@ -1,6 +1,6 @@
 //! A backend with a token publishes over HTTP, to a topic, path, list or process, in JSON, raw bytes or batches, and is
-//! answered as `docs/PUBLISHING.md` and `docs/openapi.json` say; who has no token, or is a page of another site,
-//! changes nothing.
+//! answered as `docs/PUBLISHING.md` and `docs/openapi.json` say; clients without a token, and pages of other sites,
+//! change nothing.
 
 use crate::support;
 
@@ -343,7 +343,7 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
         }
     });
     let holder = holder.unwrap();
-    // Gone before the holder, whatever becomes of the test: who leaves a shard waits for it.
+    // Dropped before the holder, however the test ends: leaving a shard waits for it.
     let release = release;
     holder.handle().bind_at("/holder").unwrap();
     // Not waited for: the answer to its handshake is sent behind the handler.
@@ -366,12 +366,12 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
         let fields = format!("{}Content-Type: {mime}\r\n{more}", authorized());
         ask(api.address(), "POST /api/push", &fields, body)
     };
-    // To the shard itself, whoever is there.
+    // To the shard itself, whatever channels it has.
     let to = format!("Push-To: process={}; channels=0\r\n", rooms.id());
     // A producer holds a quarter of an inbox at most, but for one order that comes first.
     assert_eq!(push("text/plain", &to, &[b'x'; 2000]).0, 202);
     for _ in 0..2 {
-        // What was refused is not remembered: it may be tried again by the same key.
+        // Refusals are not kept: the request may be tried again with the same key.
         let (status, head, body) = push("text/plain", &format!("{to}Idempotency-Key: k\r\n"), b"x");
         assert!(status == 429 && head.contains("\r\nretry-after: 1\r\n"), "{head}");
         assert!(body.contains("nothing was pushed") && !head.contains("idempotency-replayed"), "{head}{body}");

@@ -1,4 +1,5 @@
-//! A push to a channel that is closed, was never there, or belongs to another process reaches nobody, and says so.
+//! A push to a channel that is closed, never existed, or belongs to another process is not delivered, and its outcome
+//! says so.
 
 use crate::support;
 use pushring::ChannelId;
@@ -35,7 +36,7 @@ fn a_push_reaches_only_live_channels_of_its_own_process() {
         ours.close(foreign, 3000, "not yours").send().unwrap();
         ours.broadcast(Push::text("all of ours")).send().unwrap();
 
-        // What the stranger gets first is what its own process pushed, behind all of that.
+        // The other process' client first gets its own process' push, after all of that.
         let marker = Outcome { sent: 1, ..Outcome::default() };
         assert_eq!(push_outcome(&theirs, foreign, Push::text("for theirs"), None), marker);
         assert_eq!(recv(&mut stranger), Message::text("for theirs"));

@@ -1,7 +1,7 @@
 //! A process of another node pushes to a channel only if the channel's owner has let it in: node and process decide,
 //! not the process alone. A grant is for one channel and ends with it, or for all channels of the owner; it can be
-//! taken back, it is bounded, and it lets nobody close anything. Whoever was not let in learns nothing, not even that
-//! the channel exists.
+//! withdrawn, it is bounded, and it allows no closing. A process that was not let in learns nothing, not even that the
+//! channel exists.
 
 use crate::node_support;
 
@@ -42,7 +42,7 @@ fn nobody_is_let_in_without_a_grant_and_each_grant_is_one_address_and_one_channe
     ] {
         assert_eq!(node.ask(stranger, &push(at), Some(b"no")), NOT_FOUND, "{stranger}");
     }
-    // Silence is kept where nobody asked and all is well, and broken where not.
+    // A success without an expected answer is silent, a failure is not.
     node.tell(5, GUEST, &push(channel), Some(b"unasked"));
     assert_eq!(recv(&mut client), Message::text("unasked"));
     node.tell(6, GUEST, &push(other_channel), Some(b"no"));
@@ -53,7 +53,7 @@ fn nobody_is_let_in_without_a_grant_and_each_grant_is_one_address_and_one_channe
     // Taking back what is not there is no mistake.
     assert_eq!(node.ask(OWNER, &grant("WebSocketRevoke", Some(channel), GUEST), None), OK);
 
-    // Whatever strangers tried has reached nobody.
+    // The strangers' attempts have reached no client.
     for (client, channel) in [(&mut client, channel), (&mut other, other_channel)] {
         node.tell(9, OWNER, &push(channel), Some(b"last"));
         assert_eq!(recv(client), Message::text("last"));
@@ -74,10 +74,10 @@ fn a_guest_pushes_and_does_nothing_else() {
     let bind = r#"{"WebSocketBind":{"path":"/","authenticated":false,"extension":false}}"#;
     assert_eq!(node.ask(GUEST, bind, None), r#"{"Err":"InvalidSourceProcess"}"#);
 
-    // What a frame may be holds for guests too.
+    // The rules for frames hold for guests too.
     assert_eq!(node.ask(GUEST, &push(channel), Some(b"\xff")), r#"{"Err":"MalformedRequest"}"#);
     assert_eq!(node.ask(GUEST, &push(channel), None), r#"{"Err":"NoBlob"}"#);
-    // To many: channels that are not its to push to do not exist, whoever has them. It has no paths to broadcast on.
+    // To many: channels of other owners do not exist for it. It has no paths to broadcast on.
     let (_stranger, others) = node.register("other:other:test.os");
     node.heard();
     let many = serde_json::json!({"WebSocketPushMany": {"channel_ids": [channel, others, 1], "message_type": "Text"}});
@@ -105,7 +105,7 @@ fn a_grant_ends_with_its_channel_and_one_for_all_channels_does_not() {
     let (mut client, channel) = node.open(PATH);
     assert_eq!(node.ask(GUEST, &push(channel), Some(b"welcome")), OK);
     assert_eq!(recv(&mut client), Message::text("welcome"));
-    // It is the owner's channels that are open to it, nobody else's.
+    // Only the owner's channels are open to it.
     let (_stranger, others) = node.register("other:other:test.os");
     node.heard();
     assert_eq!(node.ask(GUEST, &push(others), Some(b"no")), NOT_FOUND);
@@ -147,7 +147,7 @@ fn only_an_owner_grants_and_only_so_much_and_only_to_addresses_elsewhere() {
     }
     assert_eq!(node.ask(GUEST, &push(channel), Some(b"in")), OK);
     assert_eq!(recv(&mut client), Message::text("in"));
-    // A failure is told even if nobody asked.
+    // A failure is reported even if no answer is expected.
     node.tell(8, OWNER, &grant("WebSocketGrant", Some(channel), "one.too@many:a:b"), None);
     assert_eq!(node.heard(), (8, OWNER.to_string(), too_many.to_string()));
 }

@@ -55,7 +55,7 @@ impl Scene {
         names.map(|name| counts[name].as_u64().unwrap())
     }
 
-    /// What each client has got, and nothing else.
+    /// The exact messages of each client.
     #[track_caller]
     fn got(&mut self, expected: [&[&str]; 5]) {
         let all: Vec<u64> = self.clients.iter().map(|(_, id)| *id).collect();
@@ -78,7 +78,7 @@ fn a_list_is_pushed_place_by_place() {
     assert_eq!(scene.count(&many(&[], "Text"), "nobody"), [0, 0, 0]);
     assert_eq!(scene.count(&many(&[first, 1, others, second], "Text"), "two"), [2, 1, 1]);
     assert_eq!(scene.count(&many(&[first, first], "Text"), "twice"), [2, 0, 0]);
-    // As large as a body can reasonably be: everybody once, and all that are nobody's counted.
+    // As large as a body can reasonably be: each channel once, and all unknown ones counted.
     let mut huge: Vec<u64> = (0..200_000).map(|at| 1 + (at % 1000)).filter(|id| *id != others).collect();
     let mine: Vec<u64> = scene.clients.iter().map(|(_, id)| *id).collect();
     huge.retain(|id| !mine.contains(id));
@@ -126,7 +126,7 @@ fn frames_are_what_one_push_would_make_of_them() {
     ] {
         assert_eq!(scene.node.ask(OWNER, &body, blob), format!(r#"{{"Err":"{error}"}}"#), "{body}");
     }
-    // Success is silent where nobody asked.
+    // Success is silent if no answer is expected.
     scene.node.tell(2, OWNER, &broadcast(None, &[]), Some(b"silent"));
     scene.node.tell(3, OWNER, &many(&[1, 2], "Text"), Some(b"nobody"));
     scene.got([&["silent"]; 5]);

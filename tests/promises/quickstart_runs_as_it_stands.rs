@@ -30,7 +30,7 @@ fn shell(script: &str, directory: &std::path::Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the page of the page does.
+/// Acts as the web page of the document.
 fn open_page(hub: &Hub) -> Client {
     let page = blocks(PAGE, "html")[0];
     let (url, protocol) = (between(page, "WebSocket(\"", "\""), between(page, "/hub\", \"", "\""));

@@ -1,5 +1,5 @@
-//! What is refused is said in a sentence, as text or as JSON, with the status that a node's own server has: never as an
-//! empty download. And what a node takes that its own server did not, or the reverse, where it shows in a status.
+//! Refusals are sentences, as text or as JSON, with the status of a node's own server: never an empty download. Also
+//! the differences from that server in what is accepted, where a status shows them.
 
 use crate::node_support::{Node, Options, http_response};
 use serde_json::json;

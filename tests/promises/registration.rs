@@ -40,7 +40,7 @@ fn text_and_binary_open_a_channel_whose_messages_go_to_the_target() {
         let mut ids = Vec::new();
         for first in [Message::text(register.clone()), Message::binary(register.clone().into_bytes())] {
             let mut client = connect(&broker, "/");
-            // What is sent at once behind the registration waits for it.
+            // A message sent right after the registration waits for it.
             send(&mut client, first);
             send(&mut client, Message::text("early"));
             ids.push(channel_id(&mut client));

@@ -1,6 +1,5 @@
-//! A channel outlives its connection: its client comes back, on any shard, and hears each message once and in order, or
-//! exactly how many it has missed. Whoever brings another's token, or one that was used, gets a new channel and is told
-//! so.
+//! A channel outlives its connection: its client resumes, on any shard, and gets each message once and in order, or the
+//! exact number that it missed. A client with another's token, or a used one, gets a new channel and is told so.
 
 use crate::support;
 use pushring::{
@@ -271,7 +270,7 @@ fn a_hundred_times_in_a_row_each_message_comes_once_both_ways() {
             let sent = client.sent;
             client.come_back(&scene.broker, PATH);
             assert!(client.is_resumed(), "{}", client.hello);
-            // What has not come is sent again.
+            // Messages that did not arrive are sent again.
             for again in client.hello["received"].as_u64().unwrap()..sent {
                 send(&mut client.socket, again.to_string());
             }
@@ -333,7 +332,7 @@ fn texts_that_look_like_control_texts_are_escaped_both_ways() {
     send(&mut client.socket, "\u{1e}{\"ack\":4}");
     send(&mut client.socket, Message::binary(vec![0x1e, 2]));
     assert_eq!(scene.inbound.message(&scene.process, client.channel()), [0x1e, 2][..]);
-    // Who claims to have received what was never sent has lost count.
+    // A client that claims to have received more than was sent has lost count.
     send(&mut client.socket, "\u{1e}{\"ack\":5}");
     assert_eq!(support::recv_close(&mut client.socket), (1008, "invalid control text (pushring.1)".to_owned()));
 }

@@ -1,5 +1,5 @@
-//! Who sends first and reads later, as most clients do, sees what it was answered before its body or message had come:
-//! a status or a close frame, and no reset.
+//! A client that sends first and reads later, as most do, sees the answer that was given before its body or message was
+//! complete: a status or a close frame, and no reset.
 
 use crate::node_support::{KEYFILE, Node, Options, token};
 use crate::support::{PATIENCE, broker, on_each_driver, process};

@@ -1,6 +1,6 @@
-//! What systemd and the daemon promise each other, with a test in systemd's place: the daemon says when it serves,
-//! reads its settings again, and stops; it takes the listener that a socket unit has opened, and whoever connects while
-//! it restarts is served by the next.
+//! systemd's protocol with the daemon, with a test in systemd's place: the daemon reports when it serves, reads its
+//! settings again, and stops; it takes the listener that a socket unit has opened, and clients that connect while it
+//! restarts are served by the next.
 
 use crate::support::daemon::{Daemon, output, pushring};
 use crate::support::{PATIENCE, recv, send};
@@ -97,7 +97,7 @@ fn its_listener_outlives_the_daemon() {
         while client.read().is_ok() {}
     }
     assert_eq!(daemon.wait().0, Some(0));
-    // Nobody serves, and nobody is refused.
+    // No daemon serves, and no client is refused.
     let mut early = TcpStream::connect(&address).unwrap();
     early.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(early, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();

@@ -32,7 +32,7 @@ impl Running {
         }
     }
 
-    /// What operators are told of the last reload.
+    /// The last reload, as reported to operators.
     fn last(&self) -> Value {
         let stats = output(&mut pushring(&["stats", "--json", "--control", &self.control])).stdout;
         let stats: Value = serde_json::from_slice(&stats).unwrap();
@@ -59,7 +59,7 @@ fn each_class_of_key_is_obeyed_when_it_says_and_no_client_is_dropped() {
         json!({"now": ["message_bytes_max"], "new_connections": ["subprotocols"], "restart": ["node"]})
     );
     assert_eq!((&running.last()["changes"], &running.last()["failed"]), (&changes, &Value::Null));
-    // Now: a message that was small enough is too large. Nobody else is touched.
+    // Now: a message that was small enough is too large. No other client is affected.
     let mut loud = clients.pop().unwrap();
     send(&mut loud, "more than ten bytes");
     assert_eq!(recv_close(&mut loud).0, 1009);

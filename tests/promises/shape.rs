@@ -1,6 +1,6 @@
 //! The shape of the code: files of a room do not import each other in a circle, parts of a shard share few fields, a
-//! type has a name of its own, functions fit a screen, `unsafe` stands where it is named, and no file is left that
-//! nobody names.
+//! type has a name of its own, functions fit a screen, `unsafe` is only in the listed files, and every file is named as
+//! a module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,7 +37,7 @@ const NAMES_OF_SEVERAL: &[(&str, &str)] = &[
 /// It stands in the place of other files in a build without TLS, with their names.
 const STAND_IN: &str = "tls/without.rs";
 
-/// What a screen shows.
+/// The lines of a screen.
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Functions that are still longer. This list only gets shorter.

@@ -1,4 +1,4 @@
-//! Whoever connects to a link and says nothing, or lies about who it is, keeps nobody out.
+//! A peer that connects to a link and stays silent, or lies about its identity, keeps no other out.
 
 use crate::link_support::{Linked, Raw, attach, frame};
 use crate::support::PATIENCE;
@@ -23,7 +23,7 @@ fn silent_connections_keep_nobody_out() {
     let address = linked.server.as_ref().unwrap().tcp_address().unwrap();
     let mut silent: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
     let silent_unix: Vec<UnixStream> = (0..64).map(|_| UnixStream::connect(&linked.path).unwrap()).collect();
-    // The oldest have gone, so that there is room; whoever has a place may still speak.
+    // The oldest were closed to make room; the others may still speak.
     for stream in &mut silent[..60] {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));

@@ -1,5 +1,5 @@
-//! A client that does not read delays nobody: while its socket is full and bytes wait for it, others on the same shard
-//! get every message, and it gets all of its own once it reads again.
+//! A client that does not read delays no other: while its socket is full and bytes wait for it, others on the same
+//! shard get every message, and it gets all of its own once it reads again.
 
 use crate::support;
 use pushring::AttachOptions;

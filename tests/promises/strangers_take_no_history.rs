@@ -1,4 +1,4 @@
-//! What one client of the open hub leaves does not cost another client of an event stream the events that it missed.
+//! One client of the open hub cannot displace the events that another client of an event stream has missed.
 
 use crate::support;
 
@@ -122,7 +122,7 @@ fn wait_subscribed(broker: &Broker, topic: &str, count: usize) {
     }
 }
 
-/// Waits until nobody has a connection but so many.
+/// Waits until at most so many connections are left.
 fn wait_connections(broker: &Broker, most: usize) {
     let deadline = Instant::now() + PATIENCE;
     while broker.handle().reports().iter().map(|report| report.connections).sum::<usize>() > most {

@@ -90,7 +90,7 @@ fn its_file_may_have_reached_its_limit() {
     assert_eq!(std::fs::read(&file.0).unwrap().len(), 512);
 }
 
-/// A pipe that nobody reads is full after 64 KiB: a start fills it with what it was given before.
+/// A pipe without a reader is full after 64 KiB: the start fills it with what it was given before.
 #[test]
 fn its_reader_may_stand_still() {
     let link = socket("still");

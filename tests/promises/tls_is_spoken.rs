@@ -1,5 +1,5 @@
-//! TLS of our own: whoever speaks TLS 1.3 is served inside of it as outside, whatever library it is written with; an
-//! end is said and told as what it is; and what is no TLS 1.3 is refused with the alert for it.
+//! TLS of our own: clients with any library that speaks TLS 1.3 are served as without it; each kind of end is sent and
+//! reported as such; and anything but TLS 1.3 is refused with the right alert.
 
 use crate::support;
 
@@ -131,7 +131,7 @@ fn an_end_without_close_notify_is_told_from_one_with_it() {
     // By an alert that says an error.
     let mut client = connect(&broker, "/ends:test:sys/");
     inbound.opened(&process);
-    // What is no record: our answer is an alert, and the end.
+    // An invalid record: our answer is an alert, and the end.
     client.get_mut().stream.write_all(b"\x17\x03\x03\x00\x20nothing that could ever be opened").unwrap();
     let closed = inbound.closed(&process);
     assert_eq!((closed.code, &*closed.reason), (1006, "the client broke TLS: bad_record_mac (20)"));
@@ -286,7 +286,7 @@ impl Drop for Files {
     }
 }
 
-/// What a program says, or `None` where it is not installed.
+/// The output of a program, or `None` where it is not installed.
 fn program(name: &str, arguments: &[&str], input: &[u8]) -> Option<String> {
     let mut command = Command::new(name);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -303,7 +303,7 @@ fn program(name: &str, arguments: &[&str], input: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// The demo makes its own certificate, which nobody has signed.
+/// The demo makes its own certificate, which is self-signed.
 #[test]
 fn a_demo_over_tls_needs_no_certificate() {
     let daemon = Daemon::start(&["demo", "--tls", "--shards", "1"]);
@@ -410,7 +410,7 @@ fn a_stop_says_goodbye_inside_and_outside() {
     drop(process);
 }
 
-/// What is said of both doors.
+/// The addresses printed for both listeners.
 #[test]
 fn both_doors_lead_to_the_same_channels() {
     let broker = support::broker(DriverKind::Auto, |config| {

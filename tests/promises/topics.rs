@@ -1,7 +1,6 @@
-//! What is published to a topic reaches the channels that are subscribed to it, each once, in order behind what was
-//! ordered before, and nobody else; the outcome counts exactly those, and shards without subscribers are not told. A
-//! channel that closes has left; who is a stranger, closing or over a limit is not subscribed, and whoever asks is told
-//! so.
+//! A message to a topic reaches the channels that are subscribed to it, each once, in order after earlier orders, and
+//! no others; the outcome counts exactly those, and shards without subscribers are not told. A channel that closes has
+//! left; a channel that is unknown, closing or over a limit is not subscribed, and the outcome says so.
 
 use crate::support;
 
@@ -73,7 +72,7 @@ fn each_topic_is_an_audience_of_its_own() {
         assert_eq!(publish(&rooms, "a", "but one", &[ids[1], ids[5]]), sent(3));
         assert_eq!(publish(&rooms, "b", "to b", &[]), sent(1));
         assert_eq!(publish(&rooms, "A", "another name", &[]), Outcome::default());
-        // What is ordered behind a subscription or its end knows of it, though nobody waited.
+        // Orders after a subscription or its end take it into account, even without waiting.
         rooms.subscribe(ids[5], "a").send().unwrap();
         rooms.broadcast(Message::text("with the sixth")).to(Audience::Topic("a".into())).send().unwrap();
         rooms.unsubscribe(ids[5], "a").send().unwrap();
@@ -89,7 +88,7 @@ fn each_topic_is_an_audience_of_its_own() {
         assert_eq!(got(4, &mut clients), [""; 0]);
         assert_eq!(got(5, &mut clients), ["with the sixth"]);
 
-        // Who closes has left, from the middle of the list too, and the last one takes the topic with it.
+        // A channel that closes has left, from the middle of the list too, and the last one takes the topic with it.
         drop(clients.remove(2));
         assert_eq!(inbound.closed(&rooms).channel, ids[2]);
         assert_eq!(publish(&rooms, "a", "two are left", &[]), sent(2));
@@ -139,7 +138,7 @@ fn who_may_not_be_subscribed_is_not_and_who_asks_is_told() {
         "closed" => Outcome { closed: 1, ..Outcome::default() },
         _ => Outcome { not_found: 1, ..Outcome::default() },
     };
-    // Silently, where nobody asks.
+    // Silently, if no outcome is asked for.
     ours.subscribe(foreign, "a").send().unwrap();
     assert_eq!(subscribe(&ours, foreign, "a"), one("not_owner"));
     assert_eq!(subscribe(&ours, ChannelId::new(channel.get().wrapping_add(1_000_000)), "a"), one("not_found"));
@@ -154,7 +153,7 @@ fn who_may_not_be_subscribed_is_not_and_who_asks_is_told() {
     unsubscribe(&ours, channel, "1");
     assert_eq!(subscribe(&ours, channel, "4"), sent(1));
     assert_eq!(subscribe(&ours, second_channel, "2"), sent(1));
-    // Of five in all the last is for who has less than half of them.
+    // Of five in all the last is for a process with less than half of them.
     assert_eq!(subscribe(&ours, second_channel, "3"), sent(1));
     assert_eq!(subscribe(&theirs, foreign, "x"), one("dropped"), "there are five");
     unsubscribe(&ours, second_channel, "3");

@@ -1,5 +1,5 @@
-//! Peers that vanish without a word (a phone in a tunnel, a cut line) are gone in time, thousands at once, in whatever
-//! state they were, and whoever is still there notices nothing.
+//! Peers that vanish without a close (a phone in a tunnel, a cut line) are gone in time, thousands at once, in whatever
+//! state they were, and others are not affected.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, ClosedBy, Config, Event};

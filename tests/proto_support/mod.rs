@@ -1,4 +1,4 @@
-//! What the property tests of the protocol share: streams of frames, lawful and hostile, and what they come to.
+//! Support for property tests of the protocol: streams of frames, valid and hostile, and their meaning.
 #![allow(dead_code)] // Each test file uses its own part.
 
 use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! The types of released nodes as far as an HTTP server meets them: names, fields, constructors and derives are theirs.
 #![allow(dead_code)]
 
-/// What Hyperdrive 1.9 and Kinode 0.8 to 1.0 have in common.
+/// The common types of Hyperdrive 1.9 and Kinode 0.8 to 1.0.
 macro_rules! core_types {
     ($server:literal) => {
         use std::sync::LazyLock;
@@ -140,7 +140,7 @@ pub mod kinode {
     }
 }
 
-/// What a node decrypts of its keyfile.
+/// The decrypted contents of a node's keyfile.
 pub struct Keyfile {
     pub username: String,
     pub routers: Vec<String>,

@@ -22,7 +22,7 @@ const UPGRADE: &[u8] =
     b"GET /fan:bench:sys/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-/// What the sockets took.
+/// The bytes that sockets took.
 #[derive(Debug, Default)]
 pub struct Taken {
     pub sends: AtomicUsize,
@@ -34,7 +34,7 @@ pub struct Taken {
     pub watched_sends: AtomicUsize,
     /// All sockets are full from now on.
     pub is_full: AtomicBool,
-    /// What is sent is kept in `record`.
+    /// Whether sent bytes are kept in `record`.
     is_recorded: AtomicBool,
     record: Mutex<Vec<u8>>,
 }

@@ -30,7 +30,7 @@ pub enum State {
     Gone,
 }
 
-/// What a client does not do as it should.
+/// A client's misbehaviour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manners {
     Good,
@@ -61,7 +61,7 @@ pub enum Ask {
     Half,
 }
 
-/// What a client wants of the world when it comes.
+/// A client's plan when it connects.
 pub struct ClientPlan {
     pub number: usize,
     pub socket: SocketId,

@@ -19,7 +19,7 @@ const CALM_MS: u64 = 16_000;
 /// Nothing takes longer than this to be read.
 const CALM_MS_MAX: u64 = 600_000;
 
-/// What a shard may hold over its lease: what one read adds, and one frame.
+/// The bytes that a shard may hold over its lease: those of one read, and one frame.
 const OVERDRAFT_BYTES: usize = 600 * 1024;
 
 /// How long clients get to answer when the broker stops at the end of a world.
@@ -29,11 +29,11 @@ const STOP_WITHIN_MS: u64 = 60_000;
 const REASON_BYTES_MAX: usize = 123;
 
 impl World {
-    /// At every moment: whoever has left is let go, whatever it waited for.
+    /// At every moment: a departed client's connection is released, whatever it waited for.
     pub fn check_descriptors(&self) -> Result<(), String> {
         let config = &self.settings.config;
         for client in self.clients.iter().filter(|client| matches!(client.left, Some(Left::Fin | Left::Reset))) {
-            // What is on its way to a client that may still read is sent to it, for as long as it takes any.
+            // Bytes for a client that may still read are sent to it, for as long as it takes any.
             let at_most_ms = match client.left {
                 Some(Left::Reset) => config.close_timeout_ms,
                 _ => 2 * (config.close_timeout_ms + config.http_idle_timeout_ms) + config.linger_ms,
@@ -85,7 +85,7 @@ impl World {
         Ok(())
     }
 
-    /// The faults stop: what was accepted arrives, and whoever is gone is gone.
+    /// The faults stop: accepted messages arrive, and departed clients are gone.
     pub fn calm_down(&mut self) -> Result<(), String> {
         self.network.borrow_mut().calm = true;
         for process in &mut self.processes {
@@ -94,7 +94,7 @@ impl World {
                 process.phase = Phase::Attached;
             }
         }
-        // What clients have sent is read at the pace of their processes, a few messages in each step.
+        // Clients' messages are read at the pace of their processes, a few in each step.
         let (mut heard, mut quiet_ms, until_ms) = (0, 0, self.now_ms + CALM_MS_MAX);
         while quiet_ms < CALM_MS {
             if self.now_ms > until_ms {
@@ -162,13 +162,13 @@ impl World {
                 return Err(format!("{:?} orders and bytes are left in an inbox", sender.held()));
             }
             let report = pump.shard().report();
-            // Who is subscribed stays so.
+            // Subscriptions last.
             let topic_bytes = if subscriptions > 0 { report.memory.topic_bytes } else { 0 };
             if report.memory.used_bytes() + report.memory.kept_bytes() + report.window_bytes > topic_bytes {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }
         }
-        // Who is subscribed stays so here too.
+        // Subscriptions last here too.
         let held = |process: &Process| {
             let held = process.owner.memory.tenant().held();
             held.total() - held.topics
@@ -184,7 +184,8 @@ impl World {
     /// The broker stops, and nothing is left.
     pub fn finish(mut self) -> Result<Report, String> {
         self.tell_to_stop(STOP_WITHIN_MS);
-        // Who has sent half a request may send the rest for half of that time, and who does not answer has all of it.
+        // A client with half a request may send the rest for half of that time, and one that does not answer has all of
+        // it.
         for _ in 0..STOP_WITHIN_MS / TICK_MS + 2 {
             self.one_step(TICK_MS, false)?;
         }
@@ -225,7 +226,7 @@ impl World {
         }
     }
 
-    /// What the shards tell an operator is what the processes were told.
+    /// The shards' reports to an operator match those to the processes.
     fn check_disconnects(&mut self) -> Result<(), String> {
         let mut told: HashMap<u32, Disconnect> = HashMap::new();
         let mut is_whole = true;

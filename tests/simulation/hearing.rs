@@ -1,4 +1,4 @@
-//! What clients and processes hear, and what is asked of it.
+//! Receipts of clients and processes, and their checks.
 
 use super::client::{Ask, Client, Left, Manners, State};
 use super::oracle::{Channel, Ended, Fate, Pushed};
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    /// What can be said of it whatever its channel, if it has one.
+    /// The checks that hold whatever its channel, if it has one.
     fn judge_client(&mut self, number: usize, at_ms: u64, heard: &Heard) -> Result<(), String> {
         match heard {
             Heard::Response { status: 100, .. } => Ok(()),
@@ -226,7 +226,7 @@ impl World {
                     }
                 }
                 Event::Http(request) => self.note_request(index, &request)?,
-                // Control and Outcome, and what nobody knows here yet.
+                // Control and Outcome, and events unknown here.
                 event => {
                     return Err(format!("process {index} did not ask for {event:?}"));
                 }
@@ -311,7 +311,7 @@ impl World {
         let closes = Policy::closes;
         match closed.by {
             ClosedBy::Client => client.sent_close == Some(code) && channel.messages == client.sent,
-            // Behind a close frame of ours, the end is of who closed it.
+            // After a close frame of ours, the end is the closing side's.
             ClosedBy::Connection => {
                 code == 1006 && matches!(client.left, Some(Left::Fin | Left::Reset)) && client.received_close.is_none()
             }
@@ -332,7 +332,7 @@ impl World {
                     // Both have closed at the same time.
                     || (was_closed && client.sent_close == Some(code))
             }
-            // Nobody is known to end a channel otherwise.
+            // No other end is known.
             _ => false,
         }
     }
@@ -371,7 +371,7 @@ impl World {
     /// Takes in the outcomes of pushes.
     pub fn settle(&mut self) -> Result<(), String> {
         while let Ok((id, outcome)) = self.outcomes.try_recv() {
-            // Made, and never handed over: nobody asked.
+            // Made, and never submitted: no outcome is expected.
             let Some(awaited) = self.awaited.get_mut(&id) else { continue };
             if awaited.outcome.replace(outcome).is_some() {
                 return Err(format!("push {id} was settled twice"));
@@ -381,7 +381,7 @@ impl World {
             self.trace.number(id << 16 | (sent as u64) << 8 | queued as u64);
             let total = sent + queued + conflated + dropped + closed + not_found + not_owner;
             let why = |what: &str| Err(format!("push {id}, {awaited:?}: {what}"));
-            // What is left in the inbox of a shard that has stopped is never counted.
+            // Orders left in the inbox of a stopped shard are never counted.
             let is_stopped = self.pumps.iter().any(super::pump::Pump::is_over);
             let is_whole = match awaited.audience {
                 Some(audience) if awaited.refused == 0 && !is_stopped => total == audience,
@@ -412,7 +412,7 @@ impl World {
     }
 }
 
-/// What a client was told of a drain that began so long ago, in milliseconds.
+/// The client's notice of a drain that began so long ago, in milliseconds.
 fn judge_drained(drained: Option<(Drain, u64)>, reason: &[u8]) -> Result<(), String> {
     let told: serde_json::Value = serde_json::from_slice(reason).map_err(|error| format!("{error}: {reason:?}"))?;
     let is_spread = told["retry_ms"].as_u64().is_some_and(|retry_ms| retry_ms < 1_000);

@@ -17,13 +17,13 @@ use pushring::internals::shard::process_queue::{EventBatch, QueueLimits};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-/// What the slowest event takes.
+/// The time of the slowest event.
 pub const SLOW_EVENT_NS: u64 = 400_000;
 
 /// The event that only says that there is something to do.
 const POKE: u64 = u64::MAX;
 
-/// What happened at a handler.
+/// An event of a handler.
 enum Happened {
     Heard(Event),
     Given(Note, Option<u64>),
@@ -41,7 +41,7 @@ struct Booth {
 pub struct Booths(Vec<Arc<Mutex<Booth>>>);
 
 impl Booths {
-    /// What has each shard run its handler.
+    /// The order that makes each shard run its handler.
     pub fn new(
         seed: u64,
         owner: &Arc<Owner>,
@@ -88,12 +88,12 @@ struct Hosted {
     rng: Rng,
     /// It orders what there is at once, so that what one client does has no part in when others are pushed to.
     is_eager: bool,
-    /// What it was given while it napped.
+    /// Events given to it while it was idle.
     overslept: Vec<Event>,
 }
 
 impl Hosted {
-    /// Hears what came as it fell asleep, before what has waited since.
+    /// Handles the events that came as it went idle, before those that have waited since.
     fn wake_up(&mut self, booth: &mut Booth) {
         booth.log.extend(self.overslept.drain(..).map(Happened::Heard));
     }
@@ -148,7 +148,7 @@ impl Handler<Command> for Hosted {
             self.overslept.push(message.into_event());
             return Ok(HandlerWait::Waits);
         }
-        // An eager one orders when it is called, in its part of the turn, whoever says something before.
+        // An eager one orders when it is called, in its part of the turn, whatever it is called for.
         self.hear(desk, &mut booth, message.into_event(), !self.is_eager);
         Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
@@ -192,7 +192,7 @@ impl World {
         Ok(())
     }
 
-    /// What a process wanted its handlers to order that they do not get to.
+    /// Orders that a process gave its handlers and that they no longer carry out.
     pub fn refuse_hosted(&mut self, index: usize, shard: usize) {
         let Some(booths) = &self.processes[index].hosted else { return };
         let orders = std::mem::take(&mut booths.0[shard].lock().unwrap().orders);

@@ -1,9 +1,9 @@
 //! Deterministic simulation: real shards, inboxes and process queues over a network in memory, with clients and
 //! processes that do everything they may and much that they should not, judged by a plain FIFO for each channel.
 //!
-//! A seed decides everything: who takes part, which faults there are and how often ([`settings`]), and what happens.
-//! [`world`] steps the parts by hand, [`hearing`] and [`oracle`] judge what clients and processes hear, [`ending`] what
-//! must hold at every moment and at the end. [`plant`] are bugs to prove the judges.
+//! A seed decides everything: the participants, the faults and their frequency ([`settings`]), and all events.
+//! [`world`] steps the parts by hand, [`hearing`] and [`oracle`] judge the receipts of clients and processes,
+//! [`ending`] the rules for every moment and for the end. [`plant`] has bugs that prove the judges.
 #![allow(dead_code, missing_docs)]
 
 mod client;
@@ -40,7 +40,7 @@ pub fn run(options: Options) -> Result<Report, String> {
     })
 }
 
-/// What came of many seeds.
+/// The results of many seeds.
 #[derive(Default)]
 pub struct Tally {
     pub sum: Report,

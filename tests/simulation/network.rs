@@ -17,10 +17,10 @@ use std::rc::Rc;
 const ECONNRESET: i32 = 104;
 const EPIPE: i32 = 32;
 
-/// What a client may have on its way to the shard.
+/// The bytes that a client may have in flight to the shard.
 const TO_SERVER_BYTES_MAX: usize = 64 * 1024;
 
-/// What every socket takes once the faults have stopped.
+/// The window of every socket once the faults have stopped.
 const CALM_WINDOW_BYTES: usize = 64 * 1024;
 
 /// Something whole on its way to a client.
@@ -44,7 +44,7 @@ pub struct Socket {
     read: u64,
     window: usize,
     rng: Rng,
-    /// What the client has sent and the shard not read.
+    /// Bytes that the client has sent and the shard not read.
     pub to_server: BytesMut,
     /// The shard was told that the socket is full.
     pub awaits_room: bool,
@@ -102,7 +102,7 @@ impl Socket {
         self.unread() == 0 && (self.write_shut || self.closed)
     }
 
-    /// What the client may send now.
+    /// The bytes that the client may send now.
     pub fn room_to_server(&self) -> usize {
         TO_SERVER_BYTES_MAX.saturating_sub(self.to_server.len())
     }
@@ -136,7 +136,7 @@ impl Socket {
         self.to_server.clear();
     }
 
-    /// The shard closes it. What the client has sent and nobody read becomes a reset, which eats what it did not read.
+    /// The shard closes it. Unread bytes of the client cause a reset, which destroys what the client did not read.
     fn close(&mut self) {
         self.closed = true;
         self.token = None;
@@ -178,7 +178,7 @@ impl Socket {
     }
 }
 
-/// What one shard's listener and its set of watched sockets know.
+/// The state of one shard's listener and its set of watched sockets.
 pub struct Port {
     rng: Rng,
     backlog: VecDeque<SocketId>,
@@ -196,7 +196,7 @@ impl Port {
     }
 }
 
-/// What became of a client that was accepted.
+/// The fate of an accepted client.
 #[derive(Debug, Clone, Copy)]
 pub struct Admitted {
     pub socket: SocketId,
@@ -218,13 +218,13 @@ pub struct Network {
     pub crowd: Option<Crowd>,
     /// The client that was accepted last, until it is watched or closed, and whether it was one too many.
     pub accepting: Option<(SocketId, bool)>,
-    /// Those that were accepted since somebody looked.
+    /// Clients accepted since this was last taken.
     pub admitted: Vec<Admitted>,
     /// In 10,000 sends so many meet a client that resets its connection at that moment.
     pub reset_in_batch: usize,
     /// Those that did.
     pub resets: Vec<SocketId>,
-    /// What the shards did that no socket allows, and no client understands.
+    /// Actions of the shards that no socket allows, or no client understands.
     pub complaints: Vec<String>,
     /// They took what was said to be their last bytes: the end of the stream must follow in the same turn.
     pub ends_due: Vec<SocketId>,
@@ -273,7 +273,7 @@ impl Network {
         !self.ports[port].news.is_empty() || self.ports[port].has_arrivals
     }
 
-    /// As epoll does: an edge says who has news, and what is told is how the socket is now.
+    /// As epoll does: an edge names the socket, and its report is its present state.
     pub fn poll(&mut self, port: usize, plant: Plant, news: &mut Vec<Readiness>) -> bool {
         let events_max = self.events_max;
         let Self { ports, sockets, .. } = self;
@@ -346,7 +346,7 @@ impl Network {
         self.notify(id);
     }
 
-    /// Only what is there: a short read has emptied the socket, and what comes then is news.
+    /// Only the bytes that are there: a short read has emptied the socket, and later bytes are a new edge.
     pub fn read(&mut self, id: SocketId, buffer: &mut [u8], plant: Plant) -> SocketRead {
         let polls = self.ports[self.sockets[id.0 as usize].port].polls;
         let socket = &mut self.sockets[id.0 as usize];
@@ -460,7 +460,7 @@ impl Network {
             None => Ok((bytes.to_vec(), 0)),
             Some(tls) => tls.open(bytes),
         };
-        // What stands in one record is there when all of it is.
+        // The bytes of a record are readable once it is complete.
         let mut unopened = 0;
         let taken = opened.and_then(|(plain, rest)| {
             unopened = rest;

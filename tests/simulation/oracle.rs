@@ -1,11 +1,11 @@
-//! What must be true of one channel: a plain list of what was pushed to it, and what its client and its process saw.
+//! The truth about one channel: a plain list of the pushes to it, and the receipts of its client and its process.
 
 use super::payload;
 use pushring::internals::shard::command::{Policy, WhenFull};
 use pushring::internals::shard::event::ClosedBy;
 use std::collections::{BTreeSet, HashMap};
 
-/// What is known of a push to a channel.
+/// The state of a push to a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Unknown,
@@ -23,7 +23,7 @@ pub struct Pushed {
     pub len: usize,
     pub policy: Policy,
     pub fate: Fate,
-    /// Nobody can say whether the channel was open already, or whether the guest was let in.
+    /// It cannot be known whether the channel was open already, or whether the guest was let in.
     pub is_unsure: bool,
     /// Another process pushed it: order holds for the pushes of one.
     pub is_guests: bool,
@@ -69,7 +69,7 @@ pub struct Channel {
     /// How many pushes stood before the process' close.
     pub closed_at: Option<usize>,
     pub has_guests: bool,
-    /// What it is subscribed to, in the order in which its shard was told.
+    /// Its subscriptions, in the order in which its shard was told.
     pub topics: BTreeSet<&'static str>,
     pub messages: u64,
     pub ended: Option<Ended>,
@@ -110,7 +110,7 @@ impl Channel {
         self.received.push(false);
     }
 
-    /// What became of push `id`, if it was for this channel.
+    /// The fate of push `id`, if it was for this channel.
     pub fn settle(&mut self, id: u64, fate: Fate) -> Result<(), String> {
         let Some(&place) = self.places.get(&id) else { return Ok(()) };
         self.pushed[place].fate = fate;

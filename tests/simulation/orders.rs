@@ -1,4 +1,4 @@
-//! What processes do: read, push, close, answer requests, let guests in, lose their link, end and come again.
+//! Actions of processes: read, push, close, answer requests, let guests in, lose their link, end and start again.
 
 use super::oracle::{Fate, Pushed};
 use super::payload;
@@ -152,7 +152,7 @@ impl World {
             if is_lie {
                 std::mem::swap(&mut outcome.sent, &mut outcome.queued);
             }
-            // Nobody listens any more when the world has ended early.
+            // The receiver is gone if the world has ended early.
             let _ = outcomes.send((id, outcome));
         });
         (id, parts)
@@ -394,7 +394,7 @@ impl World {
         }
         let Order { shard, command, note, awaits } = order;
         let is_lost = self.options.plant == Plant::LosesOrder && self.orders_handed.is_multiple_of(53);
-        // The loss is not known to whoever asked.
+        // The caller does not learn of the loss.
         let is_taken = if is_lost { true } else { self.send(index, shard, command) };
         self.note(index, shard, note, awaits, is_taken);
         is_taken
@@ -520,7 +520,7 @@ impl World {
             while let Some((of, command)) = posted.pop_front() {
                 let account = of.map_or(&self.accounts[shard], |index| &self.processes[index].accounts[shard]);
                 match self.senders[shard].try_send(command, 0, account) {
-                    // Nobody needs it any more.
+                    // No longer needed.
                     Ok(()) | Err(pushring::internals::inbox::SendRefused::Stopped(_)) => {}
                     Err(pushring::internals::inbox::SendRefused::Full(command)) => {
                         posted.push_front((of, command));

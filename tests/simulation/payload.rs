@@ -27,7 +27,7 @@ pub fn of_client(client: usize, sequence: u64, len: usize) -> Vec<u8> {
     [token(client, sequence).as_bytes(), filler(sequence, len)].concat()
 }
 
-/// What such a payload begins with.
+/// The beginning of such a payload.
 pub fn token(client: usize, sequence: u64) -> String {
     format!("{client:08}{sequence:08}")
 }

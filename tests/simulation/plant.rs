@@ -28,23 +28,23 @@ pub enum Plant {
     BlamesClient,
     /// Now and then a client's message is not told.
     LosesMessage,
-    /// What was sent is said to be queued, and the other way round.
+    /// A sent push is reported as queued, and the other way round.
     LiesAboutOutcome,
     /// A socket that the shard wants closed stays open.
     KeepsSocket,
     /// A connection that was ready and not read at once is never read again, until it has news.
     ForgetsRead,
-    /// Nobody is told that a client has left, unless it is read.
+    /// A client's departure is not reported, unless it is read.
     HidesHangups,
-    /// Nobody is told that a socket takes bytes again.
+    /// A socket that takes bytes again is not reported.
     ForgetsWritable,
     /// The shard's clock ticks at a tenth of its pace.
     SlowTicks,
     /// The queue of a process holds ten times what it may.
     WideQueue,
-    /// What waits for a channel may be ten times as much.
+    /// The bytes waiting for a channel may be ten times as many.
     WideBudget,
-    /// Nobody is pinged.
+    /// No client is pinged.
     NoPings,
     /// Clients that do not register may stay.
     NoRegistrationTimeout,
@@ -74,7 +74,7 @@ impl Plant {
         Self::NoRegistrationTimeout,
     ];
 
-    /// What the shards obey instead of what the oracle believes.
+    /// The shards' settings, which differ from those that the oracle believes.
     pub fn config(self, config: &ShardConfig) -> ShardConfig {
         let mut config = config.clone();
         match self {
@@ -93,7 +93,7 @@ impl Plant {
         }
     }
 
-    /// What a process hears instead of `events`; `told` counts them all.
+    /// The process' events instead of `events`; `told` counts them all.
     pub fn events(self, events: Vec<Event>, told: &mut u64) -> Vec<Event> {
         let mut heard = Vec::with_capacity(events.len());
         for mut event in events {

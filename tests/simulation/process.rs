@@ -1,4 +1,4 @@
-//! A process: whose it is, what it is at, and what it still has to do.
+//! A process: its owner, its state, and its remaining work.
 
 use super::hosted::Booths;
 use super::oracle::Pushed;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Where clients open channels.
 pub const PATHS: [&str; 2] = ["/a", "/b"];
 
-/// What `/s` answers.
+/// The answer of `/s`.
 pub const CONTENT: &[u8] = b"the same for everybody";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +46,13 @@ pub struct Process {
     pub broadcasts: Vec<Vec<(Option<&'static str>, Pushed)>>,
     /// Requests that it has not answered, with the client's token.
     pub requests: Vec<(RequestId, String)>,
-    /// What tampering counts.
+    /// Events counted by tampering.
     pub told: u64,
     /// If it runs on the shards.
     pub hosted: Option<Booths>,
 }
 
-/// What all processes have around them.
+/// The surroundings of all processes.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub seed: u64,

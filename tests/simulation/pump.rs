@@ -1,4 +1,4 @@
-//! What drives a shard in the simulation: the product's own turns over sockets in memory, and sleep between them.
+//! The driver of a shard in the simulation: the product's own turns over sockets in memory, and sleep between them.
 
 use super::hosted::SLOW_EVENT_NS;
 use super::network::Network;

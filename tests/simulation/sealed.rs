@@ -43,7 +43,7 @@ impl Sealed {
         out
     }
 
-    /// What became whole, and how many bytes behind it are part of a record.
+    /// The completed data, and the number of bytes of an incomplete record after it.
     pub fn open(&mut self, bytes: &[u8]) -> Result<(Vec<u8>, usize), String> {
         if self.has_ended && !bytes.is_empty() {
             return Err("bytes behind close_notify".into());

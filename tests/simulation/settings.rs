@@ -1,4 +1,4 @@
-//! What a seed draws before anything happens: how many take part, which faults there are, and how narrow everything is.
+//! A seed's parameters: the number of participants, the faults, and the limits.
 //!
 //! A fault that is rare in every seed meets few others; so each seed has some faults often and others not at all.
 
@@ -83,11 +83,11 @@ pub struct Settings {
     pub wants_control: bool,
     /// Of 100 times when a process acts, it hands several orders over at once.
     pub batch_percent: usize,
-    /// What the largest socket takes before its client has read.
+    /// The largest socket's window before its client has read.
     pub window_bytes_max: usize,
     /// Of 100 sends so many take less than fits.
     pub short_percent: usize,
-    /// What a client sends or reads in one step.
+    /// The bytes that a client sends or reads in one step.
     pub piece_bytes_max: usize,
     pub push_bytes_max: usize,
     pub message_bytes_max: usize,
@@ -175,7 +175,7 @@ impl Settings {
             drains_at: drain(&mut Rng::stream(seed, 1, 1), steps),
             hosted: hosted(&mut Rng::stream(seed, 1, 2)),
             is_lawful: lawful,
-            // Of a stream of its own: what is drawn above stays what it was.
+            // From a stream of its own, so that the draws above stay the same.
             tls_percent: Rng::stream(seed, 1, 3).pick(&[0, 50, 100]),
         };
         if rng.chance(30) && !lawful {
@@ -201,7 +201,7 @@ impl Settings {
     }
 
     fn be_lawful(&mut self) {
-        // A turn ends early when more than a MiB has been taken in: then who comes next waits for the next one.
+        // A turn ends early after a MiB of input: later orders then wait for the next one.
         self.push_bytes_max = self.push_bytes_max.min(5_000);
         self.http_percent = 0;
         self.sloppy_percent = 0;
@@ -223,12 +223,11 @@ impl Settings {
         };
         self.pace = TurnPace { limits: TurnLimits { work, ..TurnLimits::default() }, turns_max: usize::MAX };
         (self.events_max, self.no_room_percent, self.reset_in_batch) = (512, 0, 0);
-        // What a record that was cut short has left goes alone, so others' turns may be more or fewer in a step.
+        // The rest of a record that was cut short leaves alone, so others may have more or fewer turns in a step.
         self.tls_percent = 0;
         self.jumps = 0;
         (self.stops_at, self.drains_at) = (None, None);
-        // What a handler takes in a turn depends on what its clients have said, so a client that stalls moves others by
-        // a turn.
+        // A handler's input in a turn depends on its clients, so a client that stalls shifts others by a turn.
         self.hosted = [false; NAMES];
     }
 

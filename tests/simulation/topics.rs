@@ -11,7 +11,7 @@ use pushring::internals::shard::command::{
 };
 use std::sync::Arc;
 
-/// What is subscribed to.
+/// The topics.
 const TOPICS: [&str; 3] = ["a", "room/1", "room/2"];
 
 impl World {
@@ -44,7 +44,7 @@ impl World {
         let except: Arc<[ChannelId]> = self.draw_channel(index).into_iter().map(ChannelId::new).collect();
         let policy = self.draw_policy(index, opcode).filter(|_| self.processes[index].rng.chance(30));
         let owner = self.processes[index].owner.clone();
-        // Shards on which nobody is subscribed, or about to be, are not told.
+        // Shards without subscribers, present or about to be, are not told.
         let topic = owner.topics.find(name);
         let shards: Vec<usize> = topic.iter().flat_map(|topic| topic.shards()).collect();
         let Some(topic) = topic.filter(|_| !shards.is_empty()) else {

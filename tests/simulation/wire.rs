@@ -1,10 +1,10 @@
-//! What travels to one client, understood as it leaves the shard: responses, then frames, each whole and lawful.
+//! The bytes to one client, parsed as they leave the shard: responses, then frames, each complete and valid.
 //!
 //! Written without the product's own parsers, which it judges.
 
 use flate2::{Decompress, FlushDecompress};
 
-/// What a client receives.
+/// A receipt of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// A response other than 101.

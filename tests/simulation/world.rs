@@ -28,7 +28,7 @@ use std::sync::Arc;
 const NODE: &str = "sim.os";
 const SECRET: &[u8] = b"a secret that only the simulation knows";
 
-/// What to simulate.
+/// The parameters of a simulation.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub seed: u64,
@@ -40,7 +40,7 @@ pub struct Options {
     pub lawful: bool,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     pub hash: u64,
@@ -104,11 +104,11 @@ pub struct World {
     pub arrived: usize,
     /// The first push after each client came.
     pub first_push: Vec<u64>,
-    /// What clients heard before we knew their channel.
+    /// Receipts of clients before their channel was known.
     pub early: Vec<Vec<(u64, Heard)>>,
     /// All that ever were.
     pub processes: Vec<Process>,
-    /// Who has each name, and whether somebody who had it has ended.
+    /// The process of each name, and whether a former one has ended.
     pub current: [Option<usize>; NAMES],
     pub was_ended: [bool; NAMES],
     pub directory: Directory,

@@ -33,7 +33,7 @@ pub struct Inflated {
 pub struct DeflateClient {
     stream: TcpStream,
     received: Vec<u8>,
-    /// What `Sec-WebSocket-Extensions` of the answer said, if it was there.
+    /// `Sec-WebSocket-Extensions` of the answer, if it was there.
     pub answer: Option<String>,
     inflate: Decompress,
 }

@@ -57,7 +57,7 @@ pub fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.match_indices(&fence).map(|(at, _)| page[at + fence.len()..].split("\n```").next().unwrap()).collect()
 }
 
-/// What stands between two texts of a page.
+/// The text between two others of a page.
 pub fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
     let rest = &text[text.find(before).unwrap_or_else(|| panic!("no {before}")) + before.len()..];
     &rest[..rest.find(after).unwrap()]

@@ -1,4 +1,4 @@
-//! What the promise tests share: a broker with the demo processes, and blocking WebSocket clients.
+//! Support for promise tests: a broker with the demo processes, and blocking WebSocket clients.
 #![allow(dead_code, missing_docs)]
 
 pub mod daemon;
@@ -52,7 +52,7 @@ impl Patient {
         Ok(Self { stream, tls: Some(Box::new(connection)) })
     }
 
-    /// Says that nothing more is sent.
+    /// Ends the writing direction.
     pub fn say_goodbye(&mut self) -> std::io::Result<()> {
         let Some(connection) = &mut self.tls else { return Ok(()) };
         connection.send_close_notify();
@@ -123,7 +123,7 @@ pub fn is_over_tls() -> bool {
     OVER_TLS.get() || std::env::var_os("PUSHRING_TEST_TLS").is_some()
 }
 
-/// What drives the brokers of this test: the turn of [`on_each_driver`], else what `PUSHRING_TEST_DRIVER` names.
+/// The driver of this test's brokers: the turn of [`on_each_driver`], else the one that `PUSHRING_TEST_DRIVER` names.
 pub fn driver() -> DriverKind {
     DRIVER.get().or_else(forced).unwrap_or_default()
 }
@@ -237,7 +237,7 @@ pub fn process(broker: &Broker, name: &str, options: AttachOptions) -> Process {
     process
 }
 
-/// What a process has been told and has not looked at yet.
+/// Events that a process has received and not examined yet.
 #[derive(Default)]
 pub struct Inbound(VecDeque<Event>);
 
@@ -309,8 +309,8 @@ pub fn fill(process: &Process, channel: ChannelId, bytes: usize) -> usize {
     panic!("a socket that takes everything");
 }
 
-/// A port of loopback that nobody had a moment ago. The kernel gives none of these out by itself, so no other test gets
-/// it meanwhile but by this.
+/// A port of loopback that was free a moment ago. The kernel assigns none of these by itself, so no other test gets it
+/// meanwhile but by this.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);

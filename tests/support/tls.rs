@@ -32,7 +32,7 @@ pub fn certificate(pair: &Pair) -> Certificate {
     Certificate::from_pem(pair.chain.as_bytes(), pair.key.as_bytes()).unwrap()
 }
 
-/// What a broker of this run shakes hands with.
+/// The TLS settings of this run's brokers.
 pub fn server() -> TlsServer {
     TlsServer::new(vec![certificate(pair())], 0).unwrap()
 }
@@ -65,7 +65,7 @@ pub fn connect(mut stream: TcpStream, name: &str) -> io::Result<(TcpStream, Clie
     Ok((stream, connection))
 }
 
-/// What was said inside, from here on.
+/// The decrypted bytes, from here on.
 pub fn read(connection: &mut ClientConnection, stream: &mut impl Stream, buffer: &mut [u8]) -> io::Result<usize> {
     rustls::Stream::new(connection, stream).read(buffer)
 }

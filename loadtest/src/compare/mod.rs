@@ -112,7 +112,7 @@ pub(crate) struct Comparison {
     pub machine: Machine,
     /// Runs of each cell.
     pub runs: usize,
-    /// Whom the ratios are against.
+    /// The base of the ratios.
     pub subject: String,
     /// The servers, in order.
     pub servers: Vec<String>,
