@@ -16,7 +16,7 @@ use pushring::{Broker, Event, Message, ProcessHandle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What handlers share.
+/// State shared by handlers.
 #[derive(Clone)]
 struct App {
     news: ProcessHandle,

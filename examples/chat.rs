@@ -22,16 +22,16 @@ pub mod process {
     use serde::{Deserialize, Serialize};
     use std::collections::{HashMap, HashSet};
 
-    /// What clients send, as JSON.
+    /// A client's message, as JSON.
     #[derive(Debug, Serialize, Deserialize)]
     enum ChatRequest {
-        /// Say something to everybody.
+        /// Sends a message to the room.
         Send { author: String, content: String },
         /// Ask for what was said so far.
         History,
     }
 
-    /// What clients get, as JSON.
+    /// A message to clients, as JSON.
     #[derive(Debug, Clone, Serialize, Deserialize)]
     struct ChatMessage {
         author: String,
@@ -93,7 +93,7 @@ pub mod process {
                 channel_ids.remove(&channel_id);
             }
             HttpServerRequest::Http(IncomingHttpRequest { method, bound_path, .. }) => {
-                // The archive, for whoever may read the path that was bound
+                // The archive, for clients that may read the bound path
                 let status: u16 = if method == "GET" && bound_path.ends_with("/history") { 200 } else { 405 };
                 let headers = HashMap::from([("Content-Type".to_string(), "application/json".to_string())]);
                 http::send_response(status, Some(headers), serde_json::to_vec(message_archive)?)?;
@@ -149,7 +149,7 @@ pub struct Chat {
     pub broker: Broker,
     /// The chat's thread.
     pub process: JoinHandle<Exit>,
-    /// What clients register with; a node would set it as a cookie at login.
+    /// The token for registering; a node would set it as a cookie at login.
     pub token: String,
 }
 

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-/// What a node writes: its types on one side, ours on the other.
+/// The node's adapter: its types on one side, ours on the other.
 pub mod adapter {
     use pushring::node::{self, Host, KernelMessage};
 
@@ -91,7 +91,7 @@ pub mod kernel {
     pub struct Node {
         /// Where its server listens.
         pub address: SocketAddr,
-        /// What went between kernel and server, as nodes record it.
+        /// The messages between node kernel and server, as nodes record them.
         pub recorded: Receiver<(Direction, KernelMessage)>,
         stop: Option<tokio::sync::oneshot::Sender<()>>,
         thread: Option<thread::JoinHandle<anyhow::Result<()>>>,
@@ -229,7 +229,7 @@ pub mod kernel {
             };
             let from_server = is_http_server(&message.source.process);
             if from_server {
-                // Nobody may be listening.
+                // The receiver may be gone.
                 let _ = record.send((Direction::FromServer, message.clone()));
             }
             for address in [Some(&mut message.source), Some(&mut message.target), message.rsvp.as_mut()] {

@@ -1,17 +1,17 @@
-//! Rooms without a thread: a process whose handlers run on the shards, each beside the channels that it hears of.
+//! Rooms without a thread: a process whose handlers run on the shards, each beside its channels.
 //!
-//! Run it with `cargo run --example on_shards`, open `ws://127.0.0.1:8080/room/NAME` a few times, and talk. What a
-//! client says reaches everybody in its room, on whatever shard; `/who` is answered with how many of this shard are
-//! there.
+//! Run it with `cargo run --example on_shards`, open `ws://127.0.0.1:8080/room/NAME` a few times, and talk. A client's
+//! message reaches its whole room, on whatever shard; `/who` is answered with the number of clients in it on this
+//! shard.
 //!
-//! A handler must be quick and must not wait: all clients of its shard wait for it. What takes long belongs into a
-//! process of its own thread, as in `examples/chat.rs`.
+//! A handler must be quick and must not wait: all clients of its shard wait for it. Long work belongs into a process
+//! with a thread of its own, as in `examples/chat.rs`.
 
 use pushring::{Audience, Broker, ChannelId, Event, Here, Message, MessageKind};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What one shard's handler knows: the room of each channel that lives there. Nobody else sees it, so there is no lock.
+/// The state of one shard's handler: the room of each channel that lives there. It is not shared, so there is no lock.
 #[derive(Default)]
 pub struct Rooms(HashMap<ChannelId, Arc<str>>);
 

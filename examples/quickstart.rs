@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     serve(&broker.handle())
 }
 
-/// What one client says, all others hear, until the broker stops.
+/// Sends each client's message to all others, until the broker stops.
 pub fn serve(broker: &BrokerHandle) -> Result<(), Box<dyn std::error::Error>> {
     let mut room = broker.process("room", pushring::AttachOptions::default())?;
     room.bind_at("/room")?;

@@ -1,6 +1,6 @@
-//! The public name of a channel, and which shard it lives on.
+//! The public id of a channel, and the shard on which it lives.
 //!
-//! A channel lives on one shard for life and its id says which. This file holds the only modulo in the tree.
+//! A channel lives on one shard for life, and its id says which. This file holds the only modulo in the tree.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

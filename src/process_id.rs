@@ -1,6 +1,6 @@
 //! The name of a process: `process:package:publisher`.
 //!
-//! Knows nothing of what a process does; routes, tokens, the node contract and the embedding API all name processes
+//! It must not know what a process does; routes, tokens, the node contract and the embedding API all name processes
 //! with it.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

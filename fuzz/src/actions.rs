@@ -1,5 +1,5 @@
-//! What a node's kernel hands to the HTTP server: whatever a body says, it is acted on for those it comes from only,
-//! answered as the contract says, and every shape reads back what it writes.
+//! A node kernel's messages to the HTTP server: an action applies only to what its source may change, is answered as
+//! the contract says, and every shape reads back what it writes.
 
 use bytes::Bytes;
 use pushring::node::{
@@ -17,14 +17,14 @@ const HYPERDRIVE: u8 = 1;
 const FROM_AFAR: u8 = 2;
 /// A response is expected.
 const EXPECTS: u8 = 4;
-/// Somebody else gets the response.
+/// Another process gets the response.
 const RSVP: u8 = 8;
 /// The message is a response.
 const RESPONSE: u8 = 16;
 /// The source's process id is one that may not bind.
 const ODD_ID: u8 = 32;
 
-/// What separates body and blob: a byte that no JSON holds.
+/// The separator of body and blob: a byte that no JSON holds.
 const BLOB: u8 = 0xff;
 
 const OUR_NODE: &str = "alice.os";
@@ -43,7 +43,7 @@ pub fn holds(data: &[u8]) {
     extension(body, dialect);
 }
 
-/// What `T` writes of what it read is read as the same, whatever fields the body has beside.
+/// A value of `T` that was read is written and read back as the same, whatever other fields the body has.
 fn reads_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &[u8]) {
     let Ok(value) = serde_json::from_slice::<T>(body) else { return };
     let written = serde_json::to_vec(&value).expect("it is plain data");
@@ -126,7 +126,7 @@ fn close() -> CheckedAction {
     CheckedAction::Close { channel: ChannelId::new(0) }
 }
 
-/// A refusal names the request and goes to whoever sent it.
+/// A refusal names the request and goes to its sender.
 fn is_answer(answer: &KernelMessage, source: &Address) {
     assert_eq!((answer.id, &answer.target), (ID, source));
     let refused: Result<(), HttpServerError> =
@@ -134,7 +134,7 @@ fn is_answer(answer: &KernelMessage, source: &Address) {
     assert!(refused.is_err() && matches!(answer.message, Message::Response(_)));
 }
 
-/// Who is on another node changes no path here, and who has an odd id binds none.
+/// A process on another node changes no path here, and one with an odd id binds none.
 fn is_permitted(action: &CheckedAction, source: &Address) {
     match action {
         CheckedAction::BindHttp { .. } | CheckedAction::BindWebSocket { .. } => {

@@ -47,7 +47,7 @@ fn inflates_as_zlib(kind: MessageKind, compressed: &[u8], limit: usize) {
     }
     match by_zlib(compressed, limit) {
         Some(expected) if expected.len() > limit => {
-            // What else is wrong with it may be seen first.
+            // Another fault may be detected first.
             assert!(inflated.is_err(), "{} bytes are over the limit of {limit}", expected.len());
         }
         Some(expected) if kind == MessageKind::Text && std::str::from_utf8(&expected).is_err() => {
@@ -109,7 +109,7 @@ fn comes_out_in_context(bits: u8, messages: &[u8]) {
     }
 }
 
-/// What a client makes of a compressed message of which it expects `bytes`.
+/// A client's inflation of a compressed message that should yield `bytes`.
 fn client_inflates(client: &mut Decompress, compressed: &[u8], bytes: usize) -> Vec<u8> {
     let input = [compressed, &[0, 0, 0xff, 0xff]].concat();
     let mut out = Vec::with_capacity(bytes + 64);

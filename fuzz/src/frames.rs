@@ -1,5 +1,5 @@
-//! A client's frames: any split gives the same events, and they are the events that a second reader finds who follows
-//! RFC 6455 sentence by sentence.
+//! A client's frames: any split gives the same events, and they are those of a second reader that follows RFC 6455
+//! sentence by sentence.
 
 use super::received::{Seen, receive};
 use super::splits::splits;
@@ -41,7 +41,7 @@ pub fn holds(data: &[u8]) {
     let (expected, end) = Reader { limits, compression: deflate.is_some(), message: None }.read(&stream);
     assert_eq!(events, expected);
     match end {
-        // What is there of a frame may be wrong already.
+        // The incomplete part of a frame may be invalid already.
         End::Waits => {}
         End::Closed => assert_eq!(violation, None),
         End::Violated => assert!(violation.is_some(), "the second reader found a violation"),
@@ -71,7 +71,7 @@ enum End {
     Violated,
 }
 
-/// What a frame came to, beyond its event.
+/// The result of a frame, beyond its event.
 enum Step {
     Next,
     Closed,

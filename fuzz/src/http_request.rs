@@ -20,7 +20,7 @@ const TIGHT_LIMITS: HttpLimits = HttpLimits {
     pipelined_bytes_max: 512,
 };
 
-/// What a request was.
+/// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     method: String,
@@ -74,7 +74,7 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-/// What is wrong in two ways may be refused for either, whichever is seen first.
+/// A request with two faults may be refused for either, whichever is detected first.
 fn is_same_end(a: End, b: End) -> bool {
     a == b || matches!((a, b), (End::Rejected(_), End::Rejected(_)))
 }
@@ -132,7 +132,7 @@ fn respond(connection: &mut HttpConnection, response: PreparedResponse) {
     assert!(out.ends_with(b"\r\n\r\n"));
 }
 
-/// What is held follows what arrived: twice of it for growing vectors, and never more than the limits allow.
+/// Held memory follows the bytes that arrived: twice of it for growing vectors, and never more than the limits allow.
 fn held_is_bounded(connection: &HttpConnection, stream: &[u8], limits: &HttpLimits) {
     let held = connection.held_bytes();
     assert!(held <= 4 * stream.len() + 1024, "{held} bytes held for {} that arrived", stream.len());

@@ -1,5 +1,5 @@
-//! What a client of the hub says: an order of its own topics alone, as a second reader has it; no pattern reaches the
-//! broker's own names; and what is published comes in its envelope as it was, whatever it is.
+//! Orders of the hub's clients: they concern the client's own topics alone, as a second reader finds; no pattern
+//! matches the broker's own names; and a published payload is in its envelope unchanged, whatever it is.
 
 use bytes::Bytes;
 use pushring::internals::gateway::TopicPattern;

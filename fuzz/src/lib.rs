@@ -1,4 +1,4 @@
-//! What must hold of any bytes that a peer sends, as functions that panic where it does not.
+//! Properties of any bytes that a peer sends, as functions that panic where one does not hold.
 //!
 //! Each property has a fuzz target of its name, and `tests/promises/fuzz_corpus_replay.rs` feeds it every file below
 //! `seeds/` in an ordinary test run. A property is deterministic: all its choices come from the bytes. The first byte

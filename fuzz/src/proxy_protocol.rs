@@ -1,5 +1,5 @@
-//! What a balancer says of a connection: the same however it arrives, nothing behind it is read, and no header is
-//! longer than it may be. Whatever a client is said to be, a header that says it is read back.
+//! A balancer's header: its meaning does not depend on how it arrives, nothing after it is read, and its length is
+//! limited. A header for any client is read back as that client.
 
 use pushring::internals::gateway::proxy_protocol::{HEADER_BYTES_MAX, LINE_BYTES_MAX, ProxiedSource, ProxyHeader};
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ pub fn holds(data: &[u8]) {
         match ProxyHeader::parse(&data[..split]) {
             // With as much, it would be whole or no header.
             Ok(None) => assert!(split < HEADER_BYTES_MAX),
-            // What shows early is what shows of all.
+            // An early verdict is the verdict on all bytes.
             early => assert_eq!(early, whole),
         }
     }

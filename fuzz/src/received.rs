@@ -1,4 +1,4 @@
-//! What a stream of WebSocket bytes comes to, however it is cut into reads.
+//! The events of a stream of WebSocket bytes, however it is cut into reads.
 
 use pushring::internals::proto::deflate::Agreed;
 use pushring::internals::proto::{MessageKind, MessageLimits, Received, Scratch, Violation, WebSocketConnection};

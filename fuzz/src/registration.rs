@@ -1,5 +1,5 @@
-//! The first message of a client on `/`: a channel is given only to whoever shows a token that this node minted, for
-//! the process that the message names, whatever else the message says.
+//! The first message of a client on `/`: a channel is given only for a token that this node issued for the process that
+//! the message names, whatever else the message says.
 
 use pushring::internals::gateway::{Claims, RegistrationError, Secret, Snapshot, TokenError, mint, register};
 use pushring::internals::proto::close::{REASON_BYTES_MAX, code_may_travel};
@@ -11,7 +11,7 @@ const NODE: &str = "alice.os";
 const SUBDOMAIN: &str = "p:p:t.os";
 const NOW_UNIX_S: u64 = 1_000;
 
-/// What stands for a token in an input, and which it stands for.
+/// The bytes that stand for a token in an input, and the token.
 static TOKENS: LazyLock<[(u8, String); 4]> = LazyLock::new(|| {
     let token = |username: &str, subdomain: Option<&str>, expiration| {
         let claims = Claims { username: username.into(), subdomain: subdomain.map(Into::into), expiration };
@@ -61,7 +61,7 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-/// What a message says, read once more. What stands in other fields is not even looked at, so it need not be JSON text.
+/// A message's fields, parsed once more. Other fields are ignored, so they need not be JSON text.
 #[derive(Debug, Deserialize)]
 struct Said {
     auth_token: String,

@@ -1,6 +1,5 @@
-//! What a client says of a channel that outlives its connection: the subprotocol element with which it comes back, and
-//! control texts. Nothing that it makes up is a token, no secret stays in what others are shown, and nothing else is
-//! taken out.
+//! Texts of a client about a channel that outlives its connection: the subprotocol element with which it resumes, and
+//! control texts. Nothing that it invents is a token, no secret stays in a head passed on, and nothing else is removed.
 
 use pushring::internals::channel::ChannelId;
 use pushring::internals::resume::{Control, Keys, element, text};

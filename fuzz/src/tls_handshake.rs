@@ -1,11 +1,11 @@
-//! The bytes with which a client begins a TLS handshake: the same comes of them however they are cut, what is held of
-//! them meanwhile is bounded, and who fails is told why by an alert or, if HTTP was spoken, by HTTP.
+//! The first bytes of a client's TLS handshake: the result does not depend on how they are cut, the memory held for
+//! them is bounded, and a client that fails is told why by an alert or, if it spoke HTTP, by HTTP.
 
 use super::splits::{pieces, splits};
 use pushring::internals::tls::{Certificate, HandshakeStep, INCOMING_BYTES_MAX, TlsServer};
 use std::sync::OnceLock;
 
-/// What has come of a client's bytes. What is said to one that goes on is random.
+/// The result of a client's bytes. The reply to one that continues is random.
 #[derive(Debug, PartialEq)]
 enum Came {
     Goes { was_answered: bool },

@@ -50,7 +50,8 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-/// What our side hears of `wire`, how that ends, and whether it renews its own keys before what it says next.
+/// The data that our side receives from `wire`, its end, and whether our side renews its own keys before it sends
+/// again.
 fn open(suite: Suite, wire: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<ReceiveEnd>, bool) {
     let direction =
         |number| RecordDirection { secret: TrafficSecret::new(&secret(suite, number)).unwrap(), sequence: 0 };
@@ -75,7 +76,7 @@ fn open(suite: Suite, wire: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<ReceiveEn
     (heard, end, is_answer_due)
 }
 
-/// What we say next is opened, behind one KeyUpdate if that was asked for.
+/// Our next record is opened, after one KeyUpdate if that was requested.
 fn says(suite: Suite, records: &mut Records, is_answer_due: bool) {
     let said = b"what we say".as_slice();
     let mut out = Vec::new();
@@ -143,7 +144,7 @@ impl Reader {
             return Err(Alert::UNEXPECTED_MESSAGE);
         }
         self.message.extend_from_slice(bytes);
-        // What is wrong is said at the first byte that shows it.
+        // An invalid message is reported at the first byte that shows it.
         match self.message[..] {
             [kind, ..] if kind != 24 => Err(Alert::UNEXPECTED_MESSAGE),
             [_, 1..=255, ..] | [_, _, 1..=255, ..] | [_, _, _, 0 | 2..=255, ..] => Err(Alert::DECODE_ERROR),
@@ -221,7 +222,7 @@ impl Direction {
         wire.extend_from_slice(&body);
     }
 
-    /// What the first record of `wire` says, its type behind it, and what stands behind the record.
+    /// The data of the first record of `wire` with its type after it, and the bytes after the record.
     fn open<'a>(&mut self, wire: &'a [u8]) -> (Vec<u8>, &'a [u8]) {
         let header: [u8; 5] = wire[..5].try_into().unwrap();
         let (body, behind) = wire[5..].split_at(usize::from(u16::from_be_bytes([header[3], header[4]])));

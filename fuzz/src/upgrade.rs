@@ -95,7 +95,7 @@ fn is_answered(headers: &[Header<'_>], upgrade: &Upgrade<'_>, agreed: Option<Agr
     }
 }
 
-/// What the client is told of permessage-deflate.
+/// The server's answer about permessage-deflate.
 struct Answer {
     no_takeover: bool,
     window_bits: Option<u8>,

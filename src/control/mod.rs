@@ -1,8 +1,8 @@
-//! The operator's way to a running broker: a Unix socket that only its owner may open, where a line of JSON asks and a
-//! line of JSON answers.
+//! The operator's access to a running broker: a Unix socket that only its owner may open, with one line of JSON for the
+//! question and one for the answer.
 //!
 //! [`ControlServer`] opens it beside a broker, in a daemon or in a program that embeds one; [`ask`] is the other side,
-//! and `pushring stats` and `pushring disconnects` are it with tables. Never TCP: what is told here names clients.
+//! which `pushring stats` and `pushring disconnects` print as tables. Never TCP: the answers name clients.
 //!
 //! ```
 //! use pushring::{Broker, Config};
@@ -16,8 +16,8 @@
 //! # drop(server);
 //! ```
 //!
-//! Invariants: one question a connection, then it is closed; a question has 4 KiB and 5 s, its answer 5 s; so many at a
-//! time and no more; no secret is told.
+//! Invariants: one question for each connection, which is then closed; a question has 4 KiB and 5 s, its answer 5 s;
+//! the number of connections is limited; no answer holds a secret.
 
 mod client;
 mod metrics;

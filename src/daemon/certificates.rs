@@ -1,8 +1,7 @@
-//! The certificates of the listener for TLS, and those of the link: read at the start, on a reload, and when their
-//! files change.
+//! The certificates of the TLS listener and of the link: read at the start, on a reload, and when their files change.
 //!
-//! Invariants: what is obeyed was read whole and fits together; a pair that cannot be read, once one of its files was,
-//! is told and leaves the one that was read before in force; no part of a key is ever printed.
+//! Invariants: a pair in use was read whole and matches; a pair that cannot be read, once one of its files was, is
+//! logged, and the previous one stays in force; no part of a key is ever printed.
 
 use super::acme;
 use super::config::{DaemonConfig, WordList};

@@ -1,4 +1,4 @@
-//! Where the control socket of a daemon is: given, or found in the same way by the daemon and the commands that ask it.
+//! The path of a daemon's control socket: given, or found in the same way by the daemon and the commands that ask it.
 
 use anyhow::Context;
 use pushring::control::{ControlServer, Operator};

@@ -1,4 +1,4 @@
-//! How much time the control groups that this process is in leave it.
+//! The CPU time that this OS process' control groups leave it.
 
 use pushring::internals::driver::available::{GroupVersion, group_directories};
 use std::fs;

@@ -1,6 +1,6 @@
-//! `pushring init`: what a daemon needs to begin with, in one directory: commented settings, a secret, a unit.
+//! `pushring init`: a daemon's first files in one directory: commented settings, a secret, a unit.
 //!
-//! Invariants: a file that is there is left alone; a secret is made readable for its owner alone, and never printed.
+//! Invariants: existing files are left alone; a secret is readable for its owner alone, and never printed.
 
 use super::config::{self, DaemonConfig, Listen};
 use super::program::Secrets;

@@ -1,6 +1,6 @@
-//! How much memory there is for the broker: a size, or a part of what the system has left.
+//! The broker's memory budget: a size, or a part of what the system has left.
 //!
-//! Read once, at the start; nothing is measured again, so a limit that is moved later is not seen.
+//! Read once, at the start: a limit that changes later has no effect.
 
 use super::units::{Size, UnitError};
 use anyhow::Context;

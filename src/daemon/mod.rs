@@ -1,6 +1,6 @@
 //! The daemon around the broker: command line, settings, log, signals.
 //!
-//! Invariants: stdout carries only what was asked for, the log goes to stderr; no secret is in either.
+//! Invariants: stdout carries only the requested output, the log goes to stderr; no secret is in either.
 
 pub(crate) mod acme;
 pub(crate) mod admin;

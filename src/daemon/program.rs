@@ -1,7 +1,7 @@
-//! The daemon as its operators have it: settings that are read again while it runs, drains, what its log has lost.
+//! The running daemon as its operators see it: reloads of the settings, drains, lost log lines.
 //!
-//! Invariants: a reload is checked as a whole first, and a fault in it changes nothing; what needs a restart stays as
-//! it was until then, and is told each time; no socket is dropped for any of it.
+//! Invariants: a reload is checked as a whole first, and an error in it changes nothing; settings that need a restart
+//! keep their values until then, which is reported each time; no reload closes a socket.
 
 use super::certificates::Certificates;
 use super::config::{DaemonConfig, TakesEffect, takes_effect};

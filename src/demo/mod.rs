@@ -11,7 +11,7 @@
 //! shards' inboxes, which drain at CPU speed. They run on the shards; `threaded-echo`, `threaded-relay` and
 //! `threaded-unicast` do the same on threads of their own, until the broker stops.
 //!
-//! [`page`] is a page for browsers that uses them, [`stage`] and [`tokens`] the processes behind what it shows.
+//! [`page`] is a page for browsers that uses them; [`stage`] and [`tokens`] are the processes behind its pictures.
 
 pub mod page;
 pub mod stage;

@@ -1,9 +1,9 @@
 //! `tokens:pushring:sys`: writes a text to each client, a word at a time, as a language model would. Its channels
-//! outlive their connections, so a page whose connection is cut goes on where it was, without a word missing.
+//! outlive their connections, so a page whose connection is cut continues without a missing word.
 //!
-//! - At `/tokens:pushring:sys/` each client is sent the words of [`TEXT`] in order, twenty a second, and from the
-//!   beginning after the last one. A client that has the text knows at each place what must come.
-//! - A client that says `cut` has its connection cut at once and without a close frame, as by a network that fails.
+//! - At `/tokens:pushring:sys/` each client is sent the words of [`TEXT`] in order, twenty a second, again and again. A
+//!   client that has the text knows at each place which word must come.
+//! - A client that sends `cut` has its connection cut at once and without a close frame, as by a failing network.
 
 use crate::broker::{AttachOptions, BrokerHandle, Event, Message, Process, PushError, ServiceError};
 use crate::channel::ChannelId;

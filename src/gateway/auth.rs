@@ -1,8 +1,7 @@
 //! Tokens: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256, made and checked.
 //!
-//! Of a node's tokens only HS256 is accepted, whatever a token's header says of itself, and the header is never asked
-//! which key or algorithm to use. Claims are looked at only when the signature holds. Signatures are compared in
-//! constant time.
+//! Of a node's tokens only HS256 is accepted: the header never chooses the key or the algorithm. Claims are read only
+//! after the signature is verified, in constant time.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};

@@ -1,7 +1,7 @@
-//! One request head, checked: which binding it leads to, and whether it may go there.
+//! The checks of one request head: the binding it leads to, and whether it may go there.
 //!
-//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. What is refused
-//! gets its answer here, ready to send; what is let in comes with everything that its owner is told.
+//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. A refusal is
+//! returned as a response ready to send; an admitted request comes with all that its owner is told.
 
 use super::{
     HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,

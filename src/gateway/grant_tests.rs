@@ -1,4 +1,4 @@
-//! Attempts at the hub's access, each with what becomes of it.
+//! Attempts to enter the hub, each with its result.
 
 use super::*;
 use crate::gateway::{Claims as LoginClaims, mint};

@@ -1,9 +1,9 @@
-//! Login: the page, what it posts, and the cookie it gets (node contract, sections 5 and 9.6). Whether a password is
-//! right is the node's to say, and it may take its time; nothing here waits.
+//! Login: the page, the request that it posts, and the cookie it gets (node contract, sections 5 and 9.6). The node
+//! checks the password, and may take its time; nothing here waits.
 //!
 //! The page sends a hash, never the password: `0x` and the 32 bytes, in hexadecimal, of Argon2id version 19 with 2
-//! passes, 19,456 KiB, 1 lane, and as salt the node's name, repeated until it has 8 characters: what the keyfiles of
-//! nodes are encrypted with.
+//! passes, 19,456 KiB, 1 lane, and as salt the node's name, repeated until it has 8 characters: the key with which
+//! nodes encrypt their keyfiles.
 
 use super::{Settings, Snapshot, SubdomainTokens, proxy};
 use crate::admission::HeapBytes;

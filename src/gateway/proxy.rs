@@ -1,4 +1,4 @@
-//! Reverse proxies: where a request really came from, as far as that can be known.
+//! Reverse proxies: the origin of a request, as far as it can be known.
 
 use crate::http::{Head, head::list};
 use serde::{Deserialize, Serialize};

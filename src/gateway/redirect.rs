@@ -1,5 +1,4 @@
-//! Requests that came without TLS and belong to it: they are sent on, all but those by which a certificate authority
-//! sees that a name is ours.
+//! Redirecting requests without TLS to it, all but those with which a certificate authority validates a name.
 //!
 //! Invariants: a client is redirected to the host that it named, and only if that is one of ours; a challenge is
 //! answered while it is outstanding and for no other token, on any host (RFC 8555 8.3).

@@ -1,7 +1,7 @@
 //! Cookies (RFC 6265): finding one in a request, setting one in a response.
 //!
-//! A name matches whole or not at all, in its exact case. Two cookies of one name are an error, not a choice: a page of
-//! a sibling domain can plant a second one, and which of them a server picks is what such an attack is about.
+//! A name matches exactly, in its case. Two cookies of one name are an error, not a choice: a page of a sibling domain
+//! can plant a second one, and that attack depends on which of them a server picks.
 
 use super::{Head, body::is_token};
 

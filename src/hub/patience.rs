@@ -1,8 +1,8 @@
-//! How often the hub obeys orders of one client that hold up its thread: it waits a turn of the client's shard for each
+//! A limit on orders of one client that hold up the hub's thread: it waits a turn of the client's shard for each
 //! subscription, and checks a signature for each renewal, while all others wait for it.
 //!
-//! Invariant: a client causes no more of such work than [`FULL`] at once and [`PER_S`] in each second behind that;
-//! what is refused costs nothing of it.
+//! Invariant: a client causes no more of such work than [`FULL`] at once and [`PER_S`] in each later second; refused
+//! orders cost nothing of it.
 
 use super::grammar::HubOrder;
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
-//! The public keys of an authority that signs tokens: a JSON Web Key Set (RFC 7517), and what is signed by a key of it
-//! (RFC 7515, RFC 7518, RFC 8037).
+//! The public keys of an authority that signs tokens: a JSON Web Key Set (RFC 7517), and signatures by its keys (RFC
+//! 7515, RFC 7518, RFC 8037).
 //!
-//! Invariants: a key says with which one algorithm it signs (RS256, ES256 or EdDSA), and a token that names another is
-//! refused, so no public key is ever taken for the secret of HS256; a token's header chooses among the keys of the set
-//! and brings none of its own (`jwk`, `jku` and `x5u` are not read); the number of keys, and what checking a signature
-//! may cost, are bounded. Must not know where the set comes from.
+//! Invariants: a key has exactly one algorithm (RS256, ES256 or EdDSA), and a token that names another is refused, so
+//! no public key is ever taken for the secret of HS256; a token's header chooses among the keys of the set and brings
+//! none of its own (`jwk`, `jku` and `x5u` are not read); the number of keys, and the cost of checking a signature, are
+//! bounded. It must not know where the set comes from.
 
 mod wanted;
 

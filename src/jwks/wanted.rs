@@ -1,7 +1,7 @@
-//! How shards, which never wait, ask the key fetcher for a key that they miss; it obeys at most once in a while.
+//! Requests of shards, which never wait, for a key that they miss: the key fetcher serves them at most once in a while.
 //!
-//! Invariant: between two fetches that tokens have asked for, [`KeysWanted::rest`] and [`KeysWanted::end_rest`] were
-//! called: so the fetcher, not the clients that show tokens, decides how often that is.
+//! Invariant: [`KeysWanted::rest`] and [`KeysWanted::end_rest`] are called between two fetches that tokens have asked
+//! for: so the fetcher, not the clients that show tokens, decides on their rate.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};

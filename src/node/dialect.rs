@@ -1,5 +1,5 @@
-//! The two node systems, which are the same system, renamed (node contract, section 1), and what a broker has to know
-//! of them: the rules of entry of a node, as data.
+//! The two node systems, which are the same system, renamed (node contract, section 1), and the rules of entry of a
+//! node, as data for a broker.
 
 use crate::gateway::{Settings, SubdomainTokens};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
-//! A message of a node to the HTTP server → what to do, and what to answer (node contract, section 3).
+//! A message of a node to the HTTP server → an action, and its answer (node contract, section 3).
 //!
-//! Everything that can be checked without a running broker is checked here: does the body parse, is there a blob, may
-//! the source bind, does the payload fit its frame. The result is one [`CheckedAction`] and a [`Reply`]: a refusal is
-//! answered at once even if no response was expected, success only when one was. Blobs are moved, never copied, and
-//! text is checked once, when its message is made. Holds no state and does not depend on channels, routes or clocks.
+//! Everything that can be checked without a running broker is checked here: whether the body parses, whether there is a
+//! blob, whether the source may bind, whether the payload fits its frame. The result is one [`CheckedAction`] and a
+//! [`Reply`]: a refusal is answered at once even if no response was expected, success only when one was. Blobs are
+//! moved, never copied, and text is checked once, when its message is made. Holds no state and does not depend on
+//! channels, routes or clocks.
 
 use super::action::{HttpServerAction, WsMessageType};
 use super::dialect::Dialect;

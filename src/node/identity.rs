@@ -1,7 +1,6 @@
 //! Identities in a node: addresses, packages, and the names of the HTTP server itself.
 //!
-//! Invariant: an [`Address`] that was parsed has a non-empty node and a well-formed process id. Does not depend on
-//! messages.
+//! Invariant: a parsed [`Address`] has a non-empty node and a well-formed process id. Does not depend on messages.
 
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,9 +1,8 @@
 //! The contract of a Kinode or Hyperdrive node's HTTP server, `http-server:distro:sys`.
 //!
-//! Types with the serde shapes that nodes speak, and the rules between them as pure functions: [`dispatch()`] judges
-//! what a process asks, [`EventMessages`] words what a process is told, [`rpc_request`] turns an RPC call into a
-//! Request. What is asked is done by `perform`, through the broker. Must not know how channels are kept or frames are
-//! sent.
+//! Types with the serde shapes of nodes, and the rules between them as pure functions: [`dispatch()`] checks a process'
+//! request, [`EventMessages`] makes the messages to a process, [`rpc_request`] turns an RPC call into a Request.
+//! `perform` carries requests out through the broker. It must not know how channels are kept or frames are sent.
 //!
 //! ```
 //! use pushring::node::{HttpServerRequest, WsMessageType};

@@ -1,7 +1,8 @@
-//! The drop-in: what a node spawns in place of its own HTTP server.
+//! The drop-in: a node spawns it in place of its own HTTP server.
 //!
-//! Messages of the kernel go in on the node's own runtime, in the future that [`http_server`] is (`intake`). Threads
-//! beside the shards: one starts the broker and waits for its end, one brings events to the kernel, one changes paths,
+//! Messages of the node kernel go in on the node's own runtime, in the future that [`http_server`] returns (`intake`).
+//! Threads beside the shards: one starts the broker and waits for its end, one passes events to the node kernel, one
+//! changes paths, one checks passwords.
 //! one checks passwords.
 //!
 //! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a

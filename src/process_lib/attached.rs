@@ -1,8 +1,9 @@
-//! The backend of a process at a broker, in the same program or over a link: pushes and messages without JSON or kernel
-//! between them.
+//! The backend of a process at a broker, in the same program or over a link: pushes and messages without JSON or a node
+//! kernel in between.
 //!
-//! Requests to the HTTP server of our node are carried out here; there is no kernel, so other processes and nodes are
-//! offline. Events become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
+//! Requests to the HTTP server of our node are carried out here; there is no node kernel, so other processes and nodes
+//! are offline. Events become messages whose JSON is written only when it is read. It must not know contexts or
+//! timeouts.
 
 use super::backend::{
     Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, Exit, SendErrorKind,

@@ -1,5 +1,5 @@
-//! The body of a received message. One that came from the server's own broker is written as JSON only when the
-//! process reads it: writing and parsing a body costs more than handing on a message.
+//! The body of a received message. One from the broker in this program is written as JSON only when the process reads
+//! it: writing and parsing a body costs more than passing a message on.
 
 use crate::node::{HttpServerRequest, WsMessageType};
 use std::{fmt, ops::Deref, sync::OnceLock};

@@ -1,4 +1,4 @@
-//! A process whose broker is another program's: the same process, over a link.
+//! A process whose broker is in another program: the same process, over a link.
 
 use super::attached::{AttachedProcess, Attachment};
 use super::backend::Exit;

@@ -1,4 +1,4 @@
-//! A message as its receiver sees it, and a request that came to nothing.
+//! A message as its receiver sees it, and a request that failed.
 
 use super::backend::SendErrorKind;
 use super::body::Body;

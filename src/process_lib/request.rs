@@ -1,4 +1,4 @@
-//! Builders of what a process sends.
+//! Builders of a process' requests and responses.
 
 use super::message::{Message, SendError};
 use super::runtime;

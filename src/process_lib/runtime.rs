@@ -1,4 +1,4 @@
-//! The thread of a process: where its state lives, how it starts and how it ends.
+//! The thread of a process: its state, its start and its end.
 //!
 //! Invariant: a thread runs one process at most. A stopped process is ended by unwinding its thread out of the call in
 //! which it waits, as a kernel would end it; its destructors run. Its own panics are caught here and go no further.

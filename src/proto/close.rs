@@ -1,7 +1,7 @@
 //! Close frames (RFC 6455 5.5.1 and 7.4): codes, and the payload both ways.
 //!
-//! Invariants: what is built here fits a control frame, carries a code that may be on the wire and a reason that is
-//! whole UTF-8; what is parsed here did so too.
+//! Invariants: a payload built here fits a control frame and has a code allowed on the wire and a reason of whole
+//! UTF-8; so has a payload parsed here.
 
 use super::violation::Violation;
 

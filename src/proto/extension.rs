@@ -1,7 +1,7 @@
 //! The grammar of `Sec-WebSocket-Extensions` (RFC 6455 9.1): a list of offers, each a name and parameters.
 //!
-//! Invariant: [`Offers`] gives only what follows the grammar, in the client's order, without allocating on the heap
-//! for any real client. What an extension or a parameter means is not known here.
+//! Invariant: [`Offers`] yields only offers that follow the grammar, in the client's order, without allocating on the
+//! heap for any real client. It must not know the meaning of extensions or parameters.
 
 use httparse::Header;
 use smallvec::SmallVec;

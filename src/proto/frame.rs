@@ -1,8 +1,8 @@
 //! Frame headers (RFC 6455 5.2): clients' decoded, ours encoded.
 //!
-//! Invariants: decoding is all or nothing, and a header is refused as soon as the bytes that condemn it are there;
-//! checks run in the order of the bytes, so how the header was cut does not change what it is refused for. What is
-//! encoded is always a whole frame of its own (FIN set, shortest length form, not masked, 5.1).
+//! Invariants: decoding is all or nothing, and a header is refused at the first byte that makes it invalid; checks run
+//! in the order of the bytes, so how the header was cut does not change the reason. An encoded frame is always a whole
+//! message (FIN set, shortest length form, not masked, 5.1).
 
 use super::mask::MaskingKey;
 use super::violation::Violation;

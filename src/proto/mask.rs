@@ -1,7 +1,7 @@
 //! Masking (RFC 6455 5.3): the payload XORed with a four-byte key, over and over.
 //!
-//! Invariant: [`unmask`] in pieces, each with the key [`rotated`] by what went before, equals [`unmask`] at once. The
-//! naive twin in the tests says what it means; this one works on words so that the compiler can use vectors.
+//! Invariant: [`unmask`] in pieces, each with the key [`rotated`] by the pieces before it, equals [`unmask`] at once.
+//! The naive twin in the tests is the definition; this one works on words so that the compiler can use vectors.
 
 /// The four bytes that a client drew for one frame, or a rotation of them.
 pub type MaskingKey = [u8; 4];

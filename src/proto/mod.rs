@@ -1,9 +1,9 @@
 //! RFC 6455, the WebSocket protocol, by hand and sans-IO: bytes in, events and bytes out.
 //!
-//! The way in: [`upgrade::negotiate`] judges the request head, [`upgrade::append_response`] writes the 101, and from
-//! then on [`WebSocketConnection::receive`] eats what the client sends, unmasks it in place and gives one [`Received`]
-//! at a time. The way out: [`frame::server_header`], [`close::ClosePayload`], and
-//! [`deflate::Deflater`] where permessage-deflate (RFC 7692) was agreed.
+//! Inbound: [`upgrade::negotiate`] checks the request head, [`upgrade::append_response`] writes the 101, and from then
+//! on [`WebSocketConnection::receive`] consumes the client's bytes, unmasks them in place and returns one [`Received`]
+//! at a time. Outbound: [`frame::server_header`], [`close::ClosePayload`], and [`deflate::Deflater`] where
+//! permessage-deflate (RFC 7692) was agreed.
 //!
 //! Invariants:
 //! - Any split of the same bytes gives the same events: [`WebSocketConnection`] keeps a frame or message that is not
@@ -12,7 +12,7 @@
 //! - Every fault of the peer is a [`Violation`], and every violation has a close code and a reason.
 //! - No input panics.
 //!
-//! It knows no socket, clock, randomness, thread or channel, and does not know what a message means.
+//! It must not know sockets, clocks, randomness, threads, channels, or the meaning of messages.
 
 mod assembler;
 pub mod client;

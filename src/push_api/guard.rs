@@ -1,6 +1,6 @@
-//! Access to the API: requests that show its token, and none from a page of another site, even with the token.
+//! Access to the API: only requests with its token, and none from a page of another site, even with the token.
 //!
-//! Invariants: a token is compared in the same time wherever it differs, and is never told.
+//! Invariants: the token is compared in constant time, and is never shown.
 
 use super::ApiAnswer;
 use sha2::{Digest, Sha256};

@@ -1,7 +1,7 @@
 //! A batch: an order in JSON on each line, answered line by line.
 //!
-//! Invariants: a part of it is bounded, so that other requests are answered between two parts, and while it waits for
-//! other nodes; what waits of it, answers included, is charged.
+//! Invariants: each part of it is bounded, so that other requests are answered between two parts, and while it waits
+//! for other nodes; its waiting data, answers included, is charged.
 
 use super::body;
 use super::idempotency::KeyDigest;

@@ -1,13 +1,13 @@
-//! Publishing over HTTP: `POST /api/push` and what is asked and closed beside it, for backends that have no link.
+//! Publishing over HTTP: `POST /api/push`, queries and closes, for backends that have no link.
 //!
 //! The shards' own HTTP side takes requests in and sends answers, with all its limits. What a request says is read and
 //! done on the shard that it came to ([`on_shard`]), if it is short and its answer waits for nothing, and otherwise on a
 //! thread of the API's own ([`on_thread`]), in the name of the process that it names. The protocol stands in
 //! `docs/PUBLISHING.md` and `docs/openapi.json`.
 //!
-//! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: an
-//! inbox that is full is told (429). A batch of lines is worked off a part at a time, so that no client waits for
-//! another's. What is kept of answers for [`Idempotency-Key`](idempotency) is bounded and charged.
+//! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: a
+//! full inbox is reported (429). A batch of lines is processed a part at a time, so that no client waits for another's.
+//! The answers kept for [`Idempotency-Key`](idempotency) are bounded and charged.
 
 mod body;
 mod guard;

@@ -1,10 +1,12 @@
-//! Handshakes, by rustls; nothing else of the crate knows it but the certificates that it chooses from, and `duplex`.
+//! Handshakes, by rustls; no other file of the crate knows it but the certificates that it chooses from, and `duplex`.
 //!
-//! A handshake ends in the [`TlsState`] of its connection: the two traffic secrets, which rustls tells its key log as
-//! it derives them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives it.
+//! A handshake ends in the [`TlsState`] of its connection: the two traffic secrets, which rustls passes to its key log
+//! as it derives them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives
+//! it.
 //!
-//! Invariants: rustls is given no record behind the client's Finished, so it never holds data; what a handshake holds
-//! of its client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`TlsServer::set_unix_s`] was told last.
+//! Invariants: rustls is given no record after the client's Finished, so it never holds data; the memory held for a
+//! client's handshake is bounded by [`INCOMING_BYTES_MAX`]; the time is the last one given to
+//! [`TlsServer::set_unix_s`].
 
 pub(super) mod certificate;
 mod preference;

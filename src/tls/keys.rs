@@ -4,8 +4,8 @@
 //! cache between two records, and setting one up costs 130 ns. So a direction is 110 bytes.
 //!
 //! Invariants: a sequence number is used once: sealing and opening raise it, nothing lowers it, and new keys start at
-//! 0; a secret is overwritten when it is replaced or dropped. Nothing here branches on a secret; that the ciphers do
-//! not either is aws-lc's business.
+//! 0; a secret is overwritten when it is replaced or dropped. Nothing here branches on a secret; for the ciphers,
+//! aws-lc ensures that.
 
 use super::alert::Alert;
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};

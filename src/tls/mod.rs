@@ -1,14 +1,14 @@
 //! TLS 1.3 without a proxy in front (RFC 8446), sans-IO: bytes in, bytes out.
 //!
-//! A client's handshake is rustls' ([`handshake`]; beside it only `duplex` knows that); it ends in a [`TlsState`] of
-//! 112 bytes, from which the records of the connection are sealed and opened here ([`Records`]). A connection object of
-//! a library costs 3.5 to 15 KiB and seals one message at a time; this one costs 280 bytes at most, and what waits for
-//! a client stays plain until the moment it is sent. Between programs of which there are few ([`Duplex`]) the library's
-//! object does.
+//! A client's handshake is rustls' ([`handshake`]; beside it only `duplex` uses that); it ends in a [`TlsState`] of 112
+//! bytes, from which the records of the connection are sealed and opened here ([`Records`]). A connection object of a
+//! library costs 3.5 to 15 KiB and seals one message at a time; this one costs 280 bytes at most, and data for a client
+//! stays plaintext until it is sent. For links between programs, which are few, the library's object is used
+//! ([`Duplex`]).
 //!
-//! Invariants: TLS 1.3 alone, no early data, no renegotiation; secrets are overwritten when they are let go, and never
-//! printed; nothing here panics at what a peer sends. It must not know sockets, clocks (the time of day is told to
-//! [`TlsServer::set_unix_s`]), files, or what is said inside. Randomness is the cryptographic library's own.
+//! Invariants: TLS 1.3 alone, no early data, no renegotiation; secrets are overwritten when they are dropped, and never
+//! printed; no peer's bytes cause a panic. It must not know sockets, clocks (the time of day is given to
+//! [`TlsServer::set_unix_s`]), files, or the decrypted contents. Randomness is the cryptographic library's own.
 
 mod alert;
 #[cfg(feature = "tls")]

@@ -1,6 +1,6 @@
-//! The words that clients, processes and operators share: one type each, with the form in which it is written down.
+//! Domain types that clients, processes and operators share: one type each, with its written form.
 //!
-//! Knows nothing but them: what a word does is told where it is obeyed.
+//! It must not know the rest of the crate: their effects are implemented elsewhere.
 
 pub(crate) mod audience;
 pub(crate) mod close_reason;

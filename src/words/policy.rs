@@ -1,4 +1,4 @@
-//! What happens to a frame for a client that does not keep up.
+//! Policies: the fate of frames for a client that does not keep up.
 
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;

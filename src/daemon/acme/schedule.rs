@@ -1,4 +1,4 @@
-//! When an authority is asked: pure.
+//! The times at which an authority is asked: pure functions.
 
 use std::time::Duration;
 

@@ -1,9 +1,8 @@
 //! Access to the admin listener: any web page can have its visitor's browser send to loopback, and any local user can
 //! connect there.
 //!
-//! Invariants: what a page of another site sends is refused whatever it carries; but for probes and metrics on
-//! loopback, nothing is answered without the token; a token is compared in the same time wherever it differs, and is
-//! never told.
+//! Invariants: requests of other sites' pages are refused whatever they carry; but for probes and metrics on loopback,
+//! nothing is answered without the token; the token is compared in constant time, and never shown.
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};

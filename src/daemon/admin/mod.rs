@@ -1,8 +1,8 @@
-//! The admin listener: probes, metrics, and a page for operators, beside the clients' listeners and never in their way.
+//! The admin listener: probes, metrics, and a page for operators, beside the clients' listeners.
 //!
 //! It has a thread, a runtime and a small number of connections of its own, and asks the broker as the control socket
-//! does ([`Operator`]). Invariants: a full or busy admin listener delays no client and stops no daemon; [`guard`] is
-//! asked before anything is answered; what changes something is a POST of JSON.
+//! does ([`Operator`]). Invariants: a full or busy admin listener delays no client and stops no daemon; each request is
+//! checked by [`guard`] first; a request that changes something is a POST of JSON.
 
 mod answers;
 mod guard;

@@ -1,6 +1,6 @@
 //! The environment variables of settings: `PUSHRING_` and the key.
 //!
-//! Invariant: a variable that was meant to set something and sets nothing is never passed over in silence.
+//! Invariant: a variable with the prefix that sets nothing is reported.
 
 use super::file::{is_key, keys};
 use super::renamed::{current, renamed};

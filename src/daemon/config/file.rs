@@ -1,4 +1,5 @@
-//! The file of settings: read with errors that say where, what and how instead; written with what each key means.
+//! The settings file: parsed with errors that name the place, the fault and the fix; written with each key's
+//! description.
 
 use super::renamed::{current, renamed};
 use super::{DaemonConfig, SETTINGS, SettingsFlags, TakesEffect};

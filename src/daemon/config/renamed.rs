@@ -1,6 +1,6 @@
-//! Settings that had another name before. The old key, flag and variable are obeyed, and a warning says the new name.
+//! Settings with former names. The old key, flag and variable still work, with a warning that names the new one.
 //!
-//! Invariant: a setting that is given under both names is an error, for one of them would be passed over in silence.
+//! Invariant: a setting given under both names is an error, since one of them would be ignored.
 
 use super::variable;
 use std::fmt;

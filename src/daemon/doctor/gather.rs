@@ -1,4 +1,4 @@
-//! Looks at this machine. Everything that it tries out it undoes: rings, sockets, and a bind without a listen.
+//! Gathers facts about this machine. Each probe is undone: rings, sockets, and a bind without a listen.
 
 use super::facts::{
     Chain, Cores, Facts, Files, ListenResult, Network, PathState, SecretFile, SendingFault, Shown, SocketDirectory,

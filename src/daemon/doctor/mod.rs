@@ -1,6 +1,6 @@
-//! `pushring doctor`: looks at the machine, says what stands in the daemon's way, and how to mend it.
+//! `pushring doctor`: examines the machine for a daemon, and reports what is wrong and how to fix it.
 //!
-//! `facts` is what is to be known, `gather` looks, `checks` makes findings of it: only `gather` does any I/O.
+//! `facts` are the data, `gather` collects them, `checks` turns them into findings: only `gather` does any I/O.
 
 mod checks;
 mod facts;

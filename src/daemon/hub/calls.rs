@@ -1,13 +1,12 @@
-//! Webhooks: what the hub's clients do is told to a backend by HTTP, in order, signed as Standard Webhooks
-//! (standardwebhooks.com) has it.
+//! Webhooks: events of the hub's clients, sent to a backend by HTTP, in order, signed according to Standard Webhooks
+//! (standardwebhooks.com).
 //!
-//! One request at a time carries the events that have gathered; it is sent again, ever more seldom and with jitter,
-//! until it is answered 2xx or given up, and then its events are counted as lost and the backend hears how many those
-//! were.
+//! One request at a time carries the events that have gathered; it is repeated, at growing intervals with jitter, until
+//! it is answered 2xx or given up; then its events are counted as lost, and the backend is told their number.
 //!
-//! Invariants: the daemon's end is not held up by a backend for longer than [`AT_END_MAX`], however much waits and
-//! whatever the backend does; what waits is bounded and charged ([`hub::WebhookQueue`]); a request is signed anew each
-//! time, with the time; the secret is in nothing that is logged, nor is more of the URL than its host.
+//! Invariants: a backend delays the daemon's end by at most [`AT_END_MAX`], however many events wait and whatever it
+//! does; the queue is bounded and charged ([`hub::WebhookQueue`]); each attempt is signed anew, with the time; the log
+//! holds neither the secret nor more of the URL than its host.
 
 use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};

@@ -1,8 +1,8 @@
-//! The hub as its operator has it: the keys of its tokens' authority, and the backend that is told what its clients do.
+//! The hub's operation: the keys of its tokens' authority, and the backend that receives events of its clients.
 //!
-//! Both talk to other people's servers, on threads of their own; results are counted here.
+//! Both talk to servers elsewhere, on threads of their own; results are counted here.
 //!
-//! Invariants: no shard and no client waits for any of it; what is asked and answered is bounded in size and time.
+//! Invariants: no shard and no client waits for any of it; requests and answers are bounded in size and time.
 
 mod calls;
 mod client;

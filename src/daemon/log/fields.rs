@@ -1,4 +1,4 @@
-//! The fields of a line for people, all of them plain: `NAME=VALUE`, behind the message.
+//! The fields of a log line for people, all of them plain: `NAME=VALUE`, after the message.
 
 use crate::daemon::plain::Plain;
 use std::error::Error;

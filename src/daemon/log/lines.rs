@@ -1,7 +1,7 @@
-//! Lines on their way to where the log goes. A thread that logs queues its line and goes on; another thread writes.
+//! The queue of log lines. A thread that logs queues its line and goes on; another thread writes.
 //!
-//! Invariants: putting a line down neither waits nor fails; what waits is bounded in lines and bytes; a line that found
-//! no room, or could not be written, is counted, and the log says how many were lost as soon as it is written again.
+//! Invariants: queueing a line neither waits nor fails; the queue is bounded in lines and bytes; a line that found no
+//! room, or could not be written, is counted, and the log says how many were lost as soon as it is written again.
 
 use crate::daemon::plain::steers;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};

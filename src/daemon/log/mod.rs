@@ -1,8 +1,8 @@
 //! The log, on stderr.
 //!
 //! Invariants: a thread that logs never waits for the log's reader, and no fault of the log (no reader, full disk) ends
-//! or stops anything: such lines are counted (`lines`). What comes from outside steers no terminal and starts no
-//! line of its own (`fields`, `lines`). How the daemon ends is said in the format of the log.
+//! or stops anything: such lines are counted (`lines`). Text from outside controls no terminal and starts no line of
+//! its own (`fields`, `lines`). The reason for the daemon's end is in the format of the log.
 
 mod fields;
 mod filter;

@@ -1,8 +1,8 @@
 //! The simulated receivers: real sockets to the broker's own listener, read by one thread.
 //!
-//! Invariants: a receiver that is stalled reads nothing, as a client whose page hangs; what it measures is the time
-//! from the push to the end of the read, of receivers that are not stalled and have caught up; one that is closed comes
-//! back after a pause; without orders it sleeps; it ends with its [`Crowd`].
+//! Invariants: a stalled receiver reads nothing, as a client whose page hangs; the measured time is from the push to
+//! the end of the read, of receivers that are not stalled and have caught up; a closed one returns after a pause;
+//! without orders it sleeps; it ends with its [`Crowd`].
 
 use super::receiver::{self, Heard, Receiver};
 use crate::driver::epoll::{EpollEvents, ReadySet};

@@ -1,7 +1,6 @@
-//! A certificate chain and its key, from PEM: which names it is for, until when, and what signing with it costs.
+//! A certificate chain and its key, from PEM: its names, its validity, and the cost of signing with it.
 //!
-//! Invariant: what is here fits together: the key is the certificate's. That a client trusts it is not looked at. Must
-//! not know files.
+//! Invariant: the key is the certificate's. Whether clients trust it is not checked. It must not know files.
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;

@@ -1,10 +1,10 @@
-//! Which cipher a client would rather have: a look at its ClientHello before rustls sees it.
+//! A client's preferred cipher, from its ClientHello before rustls reads it.
 //!
-//! A client that puts ChaCha20 first has no instructions for AES and gets what it asks for. To any other the order says
-//! little, and AES-128 is the cheapest here: SHA-384, the hash of AES-256's suite, is a fifth of a handshake's cost.
+//! A client that puts ChaCha20 first has no instructions for AES and gets that. For any other the order means little,
+//! and AES-128 is the cheapest here: SHA-384, the hash of AES-256's suite, is a fifth of a handshake's cost.
 //!
-//! Invariant: the same is said of the same bytes however they come. Judges nothing: what is no ClientHello is rustls'
-//! to refuse.
+//! Invariant: the result does not depend on how the bytes are cut. It checks nothing: rustls refuses an invalid
+//! ClientHello.
 
 use crate::tls::keys::{HEADER_BYTES, SEALED_BYTES_MAX};
 

@@ -1,10 +1,10 @@
-//! Tickets with which clients take up where they were (RFC 8446 4.6.1): what they hold is sealed by keys of ours, so
-//! shards share the keys and nothing else.
+//! Tickets for resuming sessions (RFC 8446 4.6.1): their contents are sealed by keys of ours, so shards share the keys
+//! and nothing else.
 //!
-//! A key seals for [`ROTATED_EVERY_S`] and opens for as long again, then it is overwritten: so long a stolen key
-//! opens tickets. It opens no connection: a client that resumes exchanges keys anew.
+//! A key seals for [`ROTATED_EVERY_S`] and opens for as long again, then it is overwritten: a stolen key opens tickets
+//! of that time. It opens no connection: a client that resumes exchanges keys anew.
 //!
-//! Invariant: there is one key that seals. Must not know clocks: the time is an argument.
+//! Invariant: one key seals at a time. It must not know clocks: the time is an argument.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::rand;

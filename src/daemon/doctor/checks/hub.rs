@@ -1,4 +1,4 @@
-//! The hub: the keys of its tokens' authority as they can be had from here, and the files of its secrets.
+//! The hub: whether the keys of its tokens' authority can be fetched from here, and the files of its secrets.
 
 use super::paths::secret_file;
 use super::{Finding, Level};
