@@ -296,27 +296,27 @@ impl Stopwatch {
     }
 
     /// An event was taken.
-    fn note(&mut self, desk: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
+    fn note(&mut self, context: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
         self.events += 1;
         if self.events >= self.stride {
-            self.read(desk, large_ns);
+            self.read(context, large_ns);
         }
     }
 
     /// No more follow for now.
-    fn stop(&mut self, desk: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
+    fn stop(&mut self, context: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
         if self.events > 0 {
-            self.read(desk, large_ns);
+            self.read(context, large_ns);
         }
         self.since_ns = None;
     }
 
     /// `large_ns`: what the shard itself took meanwhile.
-    fn read(&mut self, desk: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
+    fn read(&mut self, context: &mut dyn HandlerContext<Command>, large_ns: &mut u64) {
         let now_ns = monotonic_ns();
         let took_ns = now_ns - self.since_ns.replace(now_ns).unwrap_or(now_ns);
         let took_ns = took_ns.saturating_sub(std::mem::take(large_ns));
-        desk.took(took_ns);
+        context.took(took_ns);
         let is_short = took_ns <= u64::from(self.events) * Self::SHORT_NS;
         self.stride = if is_short { (2 * self.stride).min(Self::STRIDE_MAX) } else { 1 };
         self.events = 0;
@@ -341,32 +341,33 @@ struct WaitingOrders {
 }
 
 impl<H: ShardHandler> Runner<H> {
-    fn take_events(&mut self, desk: &mut dyn HandlerContext<Command>) {
+    fn take_events(&mut self, context: &mut dyn HandlerContext<Command>) {
         self.stopwatch.start();
-        while (desk.is_last() || self.others.then() == HandlerWait::GoesOn)
-            && let Some(event) = desk.next_event()
+        while (context.is_last() || self.others.then() == HandlerWait::GoesOn)
+            && let Some(event) = context.next_event()
         {
             match event {
                 Event::Message { channel, kind, payload } => {
-                    self.take_message(desk, ClientMessage::of_event(channel, kind, payload));
+                    self.take_message(context, ClientMessage::of_event(channel, kind, payload));
                 }
                 event => {
                     if let Some(handler) = &mut self.handler {
-                        handler.on_event(&mut Here::at(&self.pusher, desk, &mut self.others, &self.handle.id), event);
+                        handler
+                            .on_event(&mut Here::at(&self.pusher, context, &mut self.others, &self.handle.id), event);
                     }
-                    self.stopwatch.note(desk, &mut self.others.large_ns);
+                    self.stopwatch.note(context, &mut self.others.large_ns);
                 }
             }
         }
-        self.stopwatch.stop(desk, &mut self.others.large_ns);
+        self.stopwatch.stop(context, &mut self.others.large_ns);
     }
 
-    fn take_message(&mut self, desk: &mut dyn HandlerContext<Command>, message: ClientMessage<'_>) {
+    fn take_message(&mut self, context: &mut dyn HandlerContext<Command>, message: ClientMessage<'_>) {
         self.stopwatch.start();
         if let Some(handler) = &mut self.handler {
-            handler.on_message(&mut Here::at(&self.pusher, desk, &mut self.others, &self.handle.id), message);
+            handler.on_message(&mut Here::at(&self.pusher, context, &mut self.others, &self.handle.id), message);
         }
-        self.stopwatch.note(desk, &mut self.others.large_ns);
+        self.stopwatch.note(context, &mut self.others.large_ns);
     }
 
     /// Has the handler do something. If it panics, its process ends.
@@ -383,25 +384,25 @@ impl<H: ShardHandler> Runner<H> {
 }
 
 impl<H: ShardHandler> Handler<Command> for Runner<H> {
-    fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
-        self.guarded(|runner| runner.take_events(desk))
+    fn run(&mut self, context: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
+        self.guarded(|runner| runner.take_events(context))
     }
 
     fn message(
         &mut self,
-        desk: &mut dyn HandlerContext<Command>,
+        context: &mut dyn HandlerContext<Command>,
         message: ClientMessage<'_>,
     ) -> Result<HandlerWait, Failed> {
-        self.guarded(|runner| runner.take_message(desk, message))
+        self.guarded(|runner| runner.take_message(context, message))
     }
 
-    fn settle(&mut self, desk: &mut dyn HandlerContext<Command>) {
-        self.stopwatch.stop(desk, &mut self.others.large_ns);
+    fn settle(&mut self, context: &mut dyn HandlerContext<Command>) {
+        self.stopwatch.stop(context, &mut self.others.large_ns);
     }
 
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
-        let mut context = Context::from_waker(&self.others.waker);
-        while let Poll::Ready(Ok(batch)) = self.receiver.poll_recv(&mut context) {
+        let mut task = Context::from_waker(&self.others.waker);
+        while let Poll::Ready(Ok(batch)) = self.receiver.poll_recv(&mut task) {
             events.extend(batch.events);
         }
         self.others.go_on(&self.pusher)
@@ -426,12 +427,12 @@ impl OtherShards {
 
     /// Hands on what waits for room, as far as there is some.
     fn go_on(&mut self, pusher: &Pusher) -> HandlerWait {
-        let mut context = Context::from_waker(&self.waker);
+        let mut task = Context::from_waker(&self.waker);
         for (shard, kept) in self.kept.iter_mut().enumerate() {
             while let Some((command, bytes, _)) = kept.orders.front_mut() {
                 let bytes = *bytes;
                 // A shard that has stopped wants no orders.
-                if pusher.poll_send(shard, command, bytes, &mut context).is_pending() {
+                if pusher.poll_send(shard, command, bytes, &mut task).is_pending() {
                     break;
                 }
                 kept.bytes -= bytes;
@@ -446,8 +447,8 @@ impl OtherShards {
         let (bytes, kept) = (command.payload_bytes(), &mut self.kept[shard]);
         let mut command = Some(command);
         if kept.orders.is_empty() {
-            let mut context = Context::from_waker(&self.waker);
-            match pusher.poll_send(shard, &mut command, bytes, &mut context) {
+            let mut task = Context::from_waker(&self.waker);
+            match pusher.poll_send(shard, &mut command, bytes, &mut task) {
                 Poll::Ready(sent) => return sent,
                 Poll::Pending if full == Full::Refuse => return Err(PushError::InboxFull),
                 Poll::Pending => {}
@@ -494,11 +495,11 @@ pub struct Here<'a> {
 impl<'a> Here<'a> {
     fn at(
         pusher: &'a Pusher,
-        desk: &'a mut dyn HandlerContext<Command>,
+        context: &'a mut dyn HandlerContext<Command>,
         others: &'a mut OtherShards,
         id: &'a ProcessId,
     ) -> Self {
-        Self { pusher, outlet: ShardOutlet { desk, pusher, others }, id }
+        Self { pusher, outlet: ShardOutlet { context, pusher, others }, id }
     }
 
     /// The number of this shard. A channel lives here if its `id % shards` says so; all that this handler hears of do.
@@ -554,8 +555,8 @@ impl<'a> Here<'a> {
 
     /// `bytes` are valid for `kind`.
     fn push_bytes(&mut self, channel: ChannelId, kind: MessageKind, bytes: &[u8]) -> Result<(), PushError> {
-        let ShardOutlet { desk, pusher, others } = &mut self.outlet;
-        if pusher.shard_of(channel) == others.shard && desk.push_at_once(channel, kind, bytes) {
+        let ShardOutlet { context, pusher, others } = &mut self.outlet;
+        if pusher.shard_of(channel) == others.shard && context.push_at_once(channel, kind, bytes) {
             return Ok(());
         }
         self.push(channel, Message::valid(kind, Bytes::copy_from_slice(bytes))).send()
@@ -603,7 +604,7 @@ impl<'a> Here<'a> {
 
 /// Where orders go: this shard's own outbound path, and the other shards.
 struct ShardOutlet<'a> {
-    desk: &'a mut dyn HandlerContext<Command>,
+    context: &'a mut dyn HandlerContext<Command>,
     pusher: &'a Pusher,
     others: &'a mut OtherShards,
 }
@@ -619,7 +620,7 @@ impl ShardOutlet<'_> {
         }
         // The time of a broadcast is the shard's own, and it is cut into slices.
         let since_ns = matches!(command, Command::PushMany(_)).then(monotonic_ns);
-        let given = self.desk.give(command).map_err(|_| PushError::InboxFull);
+        let given = self.context.give(command).map_err(|_| PushError::InboxFull);
         if let Some(since_ns) = since_ns {
             self.others.large_ns += monotonic_ns() - since_ns;
         }

@@ -135,7 +135,7 @@ fn obey(session: &Session, mut reader: MessageReader) {
     let (mut messages, mut answers) = (Vec::new(), VecDeque::new());
     loop {
         let mut has_more = false;
-        if !reader.desks.is_full() {
+        if !reader.queues.is_full() {
             match actor.inbox.poll_take(&mut context, &mut messages, TAKEN_AT_ONCE_MAX) {
                 Poll::Ready(true) => has_more = true,
                 Poll::Ready(false) => return,

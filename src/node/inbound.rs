@@ -1,14 +1,15 @@
-//! From the node's kernel to the shards: one message after the other, each to the desk of its sender.
+//! From the node's kernel to the shards: one message after the other, each into the queue of its sender.
 //!
 //! The orders of one process are carried out in the order in which the kernel sent them, and a change of paths has
-//! taken effect everywhere before the orders behind it are carried out ([`desks`](super::desks)). Nothing here waits.
+//! taken effect everywhere before the orders behind it are carried out ([`super::request_queues`]). Nothing here
+//! waits.
 
 use super::calls::{AddressedName, Calls};
-use super::desks::{DeskJob, Desks};
 use super::dialect::Dialect;
 use super::dispatch::{Inbound, dispatch};
 use super::identity::{Address, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Response};
+use super::request_queues::{QueuedJob, RequestQueues};
 use super::rpc::rpc_response_body;
 use crate::admission::HeapBytes;
 use crate::broker::PushError;
@@ -22,7 +23,7 @@ pub(crate) struct MessageReader {
     pub dialect: Dialect,
     pub calls: Arc<Calls>,
     pub name: Arc<AddressedName>,
-    pub desks: Desks,
+    pub queues: RequestQueues,
 }
 
 impl MessageReader {
@@ -38,17 +39,17 @@ impl MessageReader {
         let bytes = message.heap_bytes();
         let job = match dispatch(message, &self.our_node, self.dialect) {
             Inbound::Refused(answer) => return Ok(Some(answer)),
-            Inbound::Action(request) if request.requester().is_on(&self.our_node) => DeskJob::Act(request),
-            Inbound::Action(request) => DeskJob::ActOfGuest(request),
+            Inbound::Action(request) if request.requester().is_on(&self.our_node) => QueuedJob::Act(request),
+            Inbound::Action(request) => QueuedJob::ActOfGuest(request),
             Inbound::Response { id, source, response, blob } => match self.response(id, source, response, blob) {
                 Some(job) => job,
                 None => return Ok(None),
             },
         };
-        self.desks.put(job, bytes)
+        self.queues.put(job, bytes)
     }
 
-    /// As [`Desks::poll`].
+    /// As [`RequestQueues::poll`].
     ///
     /// # Errors
     /// The broker has stopped.
@@ -57,18 +58,18 @@ impl MessageReader {
         context: &mut Context<'_>,
         answers: &mut VecDeque<KernelMessage>,
     ) -> Poll<Result<(), PushError>> {
-        self.desks.poll(context, answers)
+        self.queues.poll(context, answers)
     }
 
     /// The job for a response; none if it comes from another node and answers no call.
-    fn response(&self, id: u64, source: Address, response: Response, blob: Option<LazyLoadBlob>) -> Option<DeskJob> {
+    fn response(&self, id: u64, source: Address, response: Response, blob: Option<LazyLoadBlob>) -> Option<QueuedJob> {
         if let Some(request) = self.calls.answered(id) {
             let body = rpc_response_body(response, blob);
             let json = http::PreparedResponse::new(200).with("content-type", "application/json").with_body(body.into());
             let (status, headers, body) = json.into_parts();
-            return Some(DeskJob::Answer { request, status, headers, body });
+            return Some(QueuedJob::Answer { request, status, headers, body });
         }
         let process = source.is_on(&self.our_node).then_some(source.process)?;
-        Some(DeskJob::Respond { id, process, response, blob })
+        Some(QueuedJob::Respond { id, process, response, blob })
     }
 }

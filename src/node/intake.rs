@@ -5,7 +5,7 @@
 //! more than the messages. A message that comes alone is passed on at once.
 //!
 //! Invariants: the node's runtime never waits here, and no process waits for another's room in an inbox or change of
-//! paths ([`desks`](super::desks)); messages are left in the queue only while a desk is at its limit. Never waits for
+//! paths ([`super::request_queues`]); messages are left in the queue only while a queue is at its limit. Never waits for
 //! the kernel while the kernel may be waiting for the server: an answer that its queue has no room for is kept here.
 //! They are few: each belongs to a message that the kernel has taken out of that very queue.
 
@@ -57,7 +57,8 @@ impl<H: Host> NodeIntake<H> {
     pub(super) async fn run(mut self, ending: &mut ServerEnd) -> Option<Result<(), ServerError>> {
         loop {
             let Self { reader, host, from_kernel, to_kernel, messages, answers, .. } = &mut self;
-            let (takes, is_busy, has_answers) = (!reader.desks.is_full(), reader.desks.is_busy(), !answers.is_empty());
+            let (takes, is_busy, has_answers) =
+                (!reader.queues.is_full(), reader.queues.is_busy(), !answers.is_empty());
             tokio::select! {
                 ended = &mut *ending => return Some(ended.unwrap_or(Err(ServerError::Panicked))),
                 taken = from_kernel.recv_many(messages, TAKEN_AT_ONCE_MAX), if takes => if taken == 0 {
@@ -85,7 +86,7 @@ impl<H: Host> NodeIntake<H> {
             taken += self.messages.len();
             is_burst |= self.messages.len() > 1;
             self.take_in()?;
-            if taken >= TAKEN_IN_A_TURN_MAX || self.reader.desks.is_full() {
+            if taken >= TAKEN_IN_A_TURN_MAX || self.reader.queues.is_full() {
                 break;
             }
             if is_burst && self.from_kernel.is_empty() {

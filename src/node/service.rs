@@ -1,17 +1,17 @@
 //! The contract between a broker and a node's kernel, wherever the kernel is: in this program (`server`) or at the
 //! other end of a link.
 //!
-//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`desks`), events come
-//! out (`outbound`), passwords are checked (`login`). Starts no threads itself.
+//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`request_queues`), events
+//! come out (`outbound`), passwords are checked (`login`). Starts no threads itself.
 
 use super::calls::{AddressedName, Calls};
-use super::desks::{Desks, PathChanges};
 use super::dialect::Dialect;
 use super::events::EventMessages;
 use super::inbound::MessageReader;
 use super::login::{LoginAttempts, LoginQueue, PasswordCheck, PasswordWorker};
 use super::outbound::{MessageIds, MessageWriter, ToKernel};
 use super::perform::{Pending, Unasked};
+use super::request_queues::{PathChanges, RequestQueues};
 use crate::broker::KernelHandle;
 use crate::gateway::Settings;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
             ids: MessageIds::new(),
         };
         let logins = PasswordWorker { password, kernel: kernel.clone(), settings };
-        let (desks, changes) = Desks::new(kernel, pending);
-        let reader = MessageReader { our_node, dialect, calls, name, desks };
+        let (queues, changes) = RequestQueues::new(kernel, pending);
+        let reader = MessageReader { our_node, dialect, calls, name, queues };
         Self { reader, changes, writer, logins, attempts }
     }
 }

@@ -10,11 +10,11 @@ use crate::proto::MessageKind;
 
 /// One process' handler on one shard.
 pub trait Handler<C> {
-    /// Takes events from `desk` until it gives none, and orders what they come to.
+    /// Takes events from `context` until it gives none, and orders what they come to.
     ///
     /// # Errors
     /// It has failed: it is dropped, and its process is on its way out.
-    fn run(&mut self, desk: &mut dyn HandlerContext<C>) -> Result<HandlerWait, Failed>;
+    fn run(&mut self, context: &mut dyn HandlerContext<C>) -> Result<HandlerWait, Failed>;
 
     /// Takes a message where it lies, since no event waits before it, and orders what it comes to. It may leave the
     /// time that this took to be told with that of the messages that follow in the same read; then it is
@@ -22,10 +22,14 @@ pub trait Handler<C> {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    fn message(&mut self, desk: &mut dyn HandlerContext<C>, message: ClientMessage<'_>) -> Result<HandlerWait, Failed>;
+    fn message(
+        &mut self,
+        context: &mut dyn HandlerContext<C>,
+        message: ClientMessage<'_>,
+    ) -> Result<HandlerWait, Failed>;
 
     /// No more messages follow in this read: tells the time that was not told.
-    fn settle(&mut self, desk: &mut dyn HandlerContext<C>);
+    fn settle(&mut self, context: &mut dyn HandlerContext<C>);
 
     /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there
     /// to `events`, and returns what [`run`](Self::run) would.

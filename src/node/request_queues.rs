@@ -1,15 +1,15 @@
-//! A desk for each process of a node: the queue of its requests that were not passed to the shards yet.
+//! The requests of each process of a node that were not passed to the shards yet: one queue for each process.
 //!
-//! A kernel has one queue to the server for all its processes, in which a process with many requests delays the others.
-//! So messages are put at the desk of their sender as they come, and desks are served side by side: each has its own
-//! part of the shards' inboxes (a producer's account), and its own changes of paths, which are made one at a time.
+//! A node kernel has one queue to the server for all its processes, in which a process with many requests delays the
+//! others. So messages are moved to a queue of their sender as they come, and these queues are served side by side: each
+//! has its own part of the shards' inboxes (a producer's account), and its own changes of paths, made one at a time.
 //!
 //! Invariants: the requests of one process are carried out in the order in which the kernel sent them, each change of
-//! paths before what comes behind it; everything that concerns a guest (a process of another node) is in the order of
-//! the guest's desk, so that a push behind a grant finds it. Nothing here waits: work that cannot proceed now is left,
-//! and the polling task is woken when it can. Queued work is charged to its process. A desk that is at its limit, or
-//! for which there is no memory, [is reported](Desks::is_full): the reader of the kernel's queue stops then, since
-//! nothing but that queue can make a kernel wait. Desks without work are forgotten when there are many.
+//! paths before the requests after it; everything that concerns a guest (a process of another node) is in the order of
+//! the guest's queue, so that a push after a grant finds it. Nothing here waits: work that cannot proceed now is left,
+//! and the polling task is woken when it can. Queued work is charged to its process. A queue that is at its limit, or
+//! for which there is no memory, [is reported](RequestQueues::is_full): the reader of the kernel's queue stops then,
+//! since nothing but that queue can make a kernel wait. Queues without work are forgotten when there are many.
 
 use super::acting::Collecting;
 use super::dispatch::{ActionRequest, CheckedAction};
@@ -29,25 +29,24 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
-/// Messages that may wait at one desk: four times what one process may have in an inbox.
+/// The most messages in one queue: four times as many as one process may have in an inbox.
 const MESSAGES_MAX: usize = 16 * 1024;
 
-/// What they may take of the heap: a quarter of what one process may have in an inbox.
+/// The most heap bytes of one queue: a quarter of those that one process may have in an inbox.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// With so many desks, those that have nothing to do are forgotten: as many as a node has of processes that ask for
-/// something now and then.
+/// With so many queues, idle ones are forgotten: as many as a node has processes with requests now and then.
 const KEPT_MAX: usize = 1024;
 
-/// How often a desk hands over, or makes a change, before others are served.
+/// How often a queue passes requests on, or makes a change, before others are served.
 const ROUNDS_MAX: usize = 4;
 
-/// Places for waiting jobs that a desk keeps when nothing waits.
+/// Places for waiting jobs that an empty queue keeps.
 const PLACES_KEPT: usize = 16;
 
-/// Whose desk.
+/// The owner of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum DeskOf {
+enum QueueOwner {
     /// The node's HTTP server itself: answers to calls of the RPC path.
     System,
     Process(ProcessId),
@@ -55,8 +54,8 @@ enum DeskOf {
     Guest(Arc<str>),
 }
 
-/// What is done at a desk.
-pub(crate) enum DeskJob {
+/// A request in a queue.
+pub(crate) enum QueuedJob {
     /// An action of a process of the node.
     Act(ActionRequest),
     /// One of a process on another node.
@@ -67,20 +66,20 @@ pub(crate) enum DeskJob {
     Answer { request: RequestId, status: u16, headers: HeaderFields, body: Bytes },
 }
 
-impl DeskJob {
-    fn who(&self) -> DeskOf {
+impl QueuedJob {
+    fn owner(&self) -> QueueOwner {
         match self {
             Self::Act(ActionRequest { action: CheckedAction::Grant { guest, .. }, .. }) => {
-                DeskOf::Guest(address(guest))
+                QueueOwner::Guest(address(guest))
             }
-            Self::Act(request) => DeskOf::Process(request.requester().process.clone()),
-            Self::ActOfGuest(request) => DeskOf::Guest(address(request.requester())),
-            Self::Respond { process, .. } => DeskOf::Process(process.clone()),
-            Self::Answer { .. } => DeskOf::System,
+            Self::Act(request) => QueueOwner::Process(request.requester().process.clone()),
+            Self::ActOfGuest(request) => QueueOwner::Guest(address(request.requester())),
+            Self::Respond { process, .. } => QueueOwner::Process(process.clone()),
+            Self::Answer { .. } => QueueOwner::System,
         }
     }
 
-    /// The process at whose desk it is done, if it is one of this node.
+    /// The process whose queue it belongs to, if it is one of this node.
     fn process(&self) -> Option<&ProcessId> {
         match self {
             Self::Act(ActionRequest { action: CheckedAction::Grant { .. }, .. }) => None,
@@ -95,30 +94,30 @@ fn address(address: &Address) -> Arc<str> {
     address.to_string().into()
 }
 
-/// In whose name orders are given.
-enum DeskActor {
+/// The handle with which a queue's orders are given.
+enum QueueHandle {
     Process(ProcessHandle),
     Kernel(KernelHandle),
 }
 
-struct Desk {
-    actor: DeskActor,
+struct RequestQueue {
+    actor: QueueHandle,
     /// Collected, and not handed over yet.
     batch: Batch,
     /// In order, with what each takes of the heap.
-    waiting: VecDeque<(DeskJob, usize)>,
+    waiting: VecDeque<(QueuedJob, usize)>,
     waiting_bytes: usize,
     charge: Charge,
     /// No memory was left for what was put here last.
     is_short: bool,
-    /// What waits waits for it.
+    /// The waiting requests wait for it.
     change: Option<ChangeStage>,
     is_listed: bool,
 }
 
 /// How far a change of paths is.
 enum ChangeStage {
-    /// What was asked for before is handed over first.
+    /// Earlier requests are passed on first.
     Asked(Box<PathChange>),
     /// It is being made.
     Begun(oneshot::Receiver<ChangeResult>),
@@ -129,15 +128,15 @@ type ChangeResult = Result<Option<KernelMessage>, PushError>;
 type AskedChange = (PathChange, oneshot::Sender<ChangeResult>);
 
 /// See the module.
-pub(crate) struct Desks {
+pub(crate) struct RequestQueues {
     kernel: KernelHandle,
     pending: Arc<Pending>,
-    places: HashMap<DeskOf, usize>,
-    /// The process that was at its desk last, which is where the next job most often belongs.
+    places: HashMap<QueueOwner, usize>,
+    /// The process of the last request, which is most often that of the next one.
     last: Option<(ProcessId, usize)>,
-    desks: Vec<Desk>,
+    queues: Vec<RequestQueue>,
     forget_at: usize,
-    /// Those that have something to do.
+    /// Those with something to do.
     busy: Vec<usize>,
     full: usize,
     changes: mpsc::Sender<Option<AskedChange>>,
@@ -149,7 +148,7 @@ pub(crate) struct PathChanges {
     stop: StopChanges,
 }
 
-/// Ends that thread, though there may still be desks.
+/// Ends that thread, though there may still be queues.
 #[derive(Clone)]
 pub(crate) struct StopChanges(mpsc::Sender<Option<AskedChange>>);
 
@@ -162,12 +161,12 @@ impl StopChanges {
 }
 
 impl PathChanges {
-    /// What ends it before the desks are gone.
+    /// Ends it before the queues are gone.
     pub(crate) fn stopper(&self) -> StopChanges {
         self.stop.clone()
     }
 
-    /// Until the desks are gone. `said` is told of each.
+    /// Runs until the queues are gone. Each change is passed to `said` first.
     pub(crate) fn run(self, said: impl Fn(&PathChange)) {
         let Self { asked, stop } = self;
         drop(stop);
@@ -179,62 +178,62 @@ impl PathChanges {
     }
 }
 
-impl Desks {
+impl RequestQueues {
     pub(crate) fn new(kernel: KernelHandle, pending: Arc<Pending>) -> (Self, PathChanges) {
         let (changes, asked) = mpsc::channel();
         let stop = StopChanges(changes.clone());
         let (places, forget_at) = (HashMap::new(), KEPT_MAX);
-        let (desks, busy) = (Vec::new(), Vec::new());
-        let desks = Self { kernel, pending, places, last: None, desks, forget_at, busy, full: 0, changes };
-        (desks, PathChanges { asked, stop })
+        let (queues, busy) = (Vec::new(), Vec::new());
+        let queues = Self { kernel, pending, places, last: None, queues, forget_at, busy, full: 0, changes };
+        (queues, PathChanges { asked, stop })
     }
 
-    /// Puts a job that takes so many bytes at its desk, or does it at once. Gives the answer, if there is one already.
+    /// Queues a job that takes so many bytes, or does it at once. Returns the answer, if there is one already.
     ///
     /// # Errors
     /// The broker has stopped.
-    pub(crate) fn put(&mut self, job: DeskJob, bytes: usize) -> Result<Option<KernelMessage>, PushError> {
+    pub(crate) fn put(&mut self, job: QueuedJob, bytes: usize) -> Result<Option<KernelMessage>, PushError> {
         let Some(place) = self.place(&job)? else {
             return Ok(match job {
-                DeskJob::Act(request) => Some(request.reply.refused(HttpServerError::InvalidSourceProcess)),
+                QueuedJob::Act(request) => Some(request.reply.refused(HttpServerError::InvalidSourceProcess)),
                 _ => None,
             });
         };
-        let desk = &mut self.desks[place];
-        if !std::mem::replace(&mut desk.is_listed, true) {
+        let queue = &mut self.queues[place];
+        if !std::mem::replace(&mut queue.is_listed, true) {
             self.busy.push(place);
         }
-        if desk.takes_at_once() {
-            return match (job, &desk.actor) {
+        if queue.takes_at_once() {
+            return match (job, &queue.actor) {
                 // Nearly every job.
                 (
-                    DeskJob::Act(ActionRequest { action: CheckedAction::Push { channel, message }, reply }),
-                    DeskActor::Process(_),
+                    QueuedJob::Act(ActionRequest { action: CheckedAction::Push { channel, message }, reply }),
+                    QueueHandle::Process(_),
                 ) => {
-                    desk.batch.push(channel, message, self.pending.delivery_of_push(reply));
+                    queue.batch.push(channel, message, self.pending.delivery_of_push(reply));
                     Ok(None)
                 }
-                (job, _) => desk.begin(job, &self.kernel, &self.pending),
+                (job, _) => queue.begin(job, &self.kernel, &self.pending),
             };
         }
-        let was_full = desk.is_full();
-        desk.push(job, bytes);
-        self.full += usize::from(desk.is_full() && !was_full);
+        let was_full = queue.is_full();
+        queue.push(job, bytes);
+        self.full += usize::from(queue.is_full() && !was_full);
         Ok(None)
     }
 
-    /// Returns whether no more should be put at desks for now.
+    /// Returns whether no more should be queued for now.
     pub(crate) fn is_full(&self) -> bool {
         self.full > 0
     }
 
-    /// Returns whether anything was not handed over.
+    /// Returns whether any request was not passed on.
     pub(crate) fn is_busy(&self) -> bool {
         !self.busy.is_empty()
     }
 
-    /// Goes on with all that can go on; answers go to `answers`. Ready: everything was handed over. Else the task is
-    /// woken when more can be.
+    /// Continues all queues that can proceed; answers go to `answers`. Ready: everything was passed on. Otherwise the
+    /// task is woken when more can be.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -243,12 +242,12 @@ impl Desks {
         context: &mut Context<'_>,
         answers: &mut VecDeque<KernelMessage>,
     ) -> Poll<Result<(), PushError>> {
-        let Self { kernel, pending, desks, busy, full, changes, .. } = self;
+        let Self { kernel, pending, queues, busy, full, changes, .. } = self;
         let mut over = None;
         busy.retain(|&place| {
-            let desk = &mut desks[place];
-            let was_full = desk.is_full();
-            let is_done = match desk.poll(context, (kernel, pending, changes), answers) {
+            let queue = &mut queues[place];
+            let was_full = queue.is_full();
+            let is_done = match queue.poll(context, (kernel, pending, changes), answers) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => {
                     over = Some(error);
@@ -256,8 +255,8 @@ impl Desks {
                 }
                 Poll::Pending => false,
             };
-            *full -= usize::from(was_full && !desk.is_full());
-            desk.is_listed = !is_done;
+            *full -= usize::from(was_full && !queue.is_full());
+            queue.is_listed = !is_done;
             !is_done
         });
         match over {
@@ -267,62 +266,62 @@ impl Desks {
         }
     }
 
-    /// The desk where a job is done, made if there is none. None: there are too many processes.
-    fn place(&mut self, job: &DeskJob) -> Result<Option<usize>, PushError> {
-        let Some(process) = job.process() else { return self.desk(job.who()) };
+    /// The queue of a job, made if there is none. None: there are too many processes.
+    fn place(&mut self, job: &QueuedJob) -> Result<Option<usize>, PushError> {
+        let Some(process) = job.process() else { return self.queue(job.owner()) };
         if let Some((last, place)) = &self.last
             && last == process
         {
             return Ok(Some(*place));
         }
         let process = process.clone();
-        let place = self.desk(DeskOf::Process(process.clone()))?;
+        let place = self.queue(QueueOwner::Process(process.clone()))?;
         self.last = place.map(|place| (process, place));
         Ok(place)
     }
 
-    /// The desk of a process, made if it has none. None: there are too many processes.
-    fn desk(&mut self, who: DeskOf) -> Result<Option<usize>, PushError> {
+    /// The queue of a process, made if it has none. None: there are too many processes.
+    fn queue(&mut self, who: QueueOwner) -> Result<Option<usize>, PushError> {
         if let Some(&place) = self.places.get(&who) {
             return Ok(Some(place));
         }
         let actor = match &who {
-            DeskOf::System => DeskActor::Process(self.kernel.system().ok_or(PushError::Stopped)?.apart()),
-            DeskOf::Guest(_) => DeskActor::Kernel(self.kernel.apart()),
-            DeskOf::Process(process) => match self.kernel.owner(process) {
-                Some(owner) => DeskActor::Process(owner.apart()),
+            QueueOwner::System => QueueHandle::Process(self.kernel.system().ok_or(PushError::Stopped)?.apart()),
+            QueueOwner::Guest(_) => QueueHandle::Kernel(self.kernel.apart()),
+            QueueOwner::Process(process) => match self.kernel.owner(process) {
+                Some(owner) => QueueHandle::Process(owner.apart()),
                 // Too many processes, or no broker: which one, the system's own owner tells.
                 None => return self.kernel.system().map(|_| None).ok_or(PushError::Stopped),
             },
         };
-        if self.desks.len() >= self.forget_at {
+        if self.queues.len() >= self.forget_at {
             self.forget_idle();
         }
         let (batch, charge) = match &actor {
-            DeskActor::Process(process) => (process.batch(), process.waiting()),
-            DeskActor::Kernel(kernel) => (kernel.batch(), kernel.waiting()),
+            QueueHandle::Process(process) => (process.batch(), process.waiting()),
+            QueueHandle::Kernel(kernel) => (kernel.batch(), kernel.waiting()),
         };
         let waiting = VecDeque::new();
         let (waiting_bytes, is_short, change, is_listed) = (0, false, None, false);
-        self.desks.push(Desk { actor, batch, waiting, waiting_bytes, charge, is_short, change, is_listed });
-        self.places.insert(who, self.desks.len() - 1);
-        Ok(Some(self.desks.len() - 1))
+        self.queues.push(RequestQueue { actor, batch, waiting, waiting_bytes, charge, is_short, change, is_listed });
+        self.places.insert(who, self.queues.len() - 1);
+        Ok(Some(self.queues.len() - 1))
     }
 
-    /// Forgets desks of which nothing waits anywhere. One with orders in an inbox stays: those of a new one would be
-    /// another producer's, and might overtake them.
+    /// Forgets idle queues. One with orders in an inbox stays: those of a new one would be another producer's, and
+    /// might overtake them.
     fn forget_idle(&mut self) {
         self.last = None;
         let mut left = Vec::new();
-        let mut moved: Vec<Option<usize>> = Vec::with_capacity(self.desks.len());
-        for desk in self.desks.drain(..) {
-            let stays = desk.is_listed || !desk.batch.is_done();
+        let mut moved: Vec<Option<usize>> = Vec::with_capacity(self.queues.len());
+        for queue in self.queues.drain(..) {
+            let stays = queue.is_listed || !queue.batch.is_done();
             moved.push(stays.then_some(left.len()));
             if stays {
-                left.push(desk);
+                left.push(queue);
             }
         }
-        self.desks = left;
+        self.queues = left;
         self.places.retain(|_, place| match moved[*place] {
             Some(now) => {
                 *place = now;
@@ -331,13 +330,13 @@ impl Desks {
             None => false,
         });
         for place in &mut self.busy {
-            *place = moved[*place].expect("a desk with something to do stays");
+            *place = moved[*place].expect("a queue with something to do stays");
         }
-        self.forget_at = (2 * self.desks.len()).max(KEPT_MAX);
+        self.forget_at = (2 * self.queues.len()).max(KEPT_MAX);
     }
 }
 
-impl Desk {
+impl RequestQueue {
     /// Returns whether a job can be done now, for nothing stands before it.
     fn takes_at_once(&self) -> bool {
         self.waiting.is_empty() && self.is_free()
@@ -397,7 +396,7 @@ impl Desk {
         self.waiting.len() >= MESSAGES_MAX || self.waiting_bytes >= BYTES_MAX || self.is_short
     }
 
-    fn push(&mut self, job: DeskJob, bytes: usize) {
+    fn push(&mut self, job: QueuedJob, bytes: usize) {
         self.waiting.push_back((job, bytes));
         self.waiting_bytes += bytes;
         let more = self.held_bytes().saturating_sub(self.charge.bytes());
@@ -416,37 +415,37 @@ impl Desk {
     }
 
     fn held_bytes(&self) -> usize {
-        self.waiting.capacity() * size_of::<(DeskJob, usize)>() + self.waiting_bytes + self.batch.payload_bytes()
+        self.waiting.capacity() * size_of::<(QueuedJob, usize)>() + self.waiting_bytes + self.batch.payload_bytes()
     }
 
     /// Does a job: collects its orders, or has its change begun.
     fn begin(
         &mut self,
-        job: DeskJob,
+        job: QueuedJob,
         kernel: &KernelHandle,
         pending: &Pending,
     ) -> Result<Option<KernelMessage>, PushError> {
         let change = match (job, &self.actor) {
-            (DeskJob::Act(request), DeskActor::Process(owner)) => pending.collect(owner, &mut self.batch, request),
-            (DeskJob::Act(request), DeskActor::Kernel(_)) => {
-                // A grant, at the desk of the guest.
+            (QueuedJob::Act(request), QueueHandle::Process(owner)) => pending.collect(owner, &mut self.batch, request),
+            (QueuedJob::Act(request), QueueHandle::Kernel(_)) => {
+                // A grant, in the queue of the guest.
                 let Some(owner) = kernel.owner(&request.requester().process) else {
                     return Ok(Some(request.reply.refused(HttpServerError::InvalidSourceProcess)));
                 };
                 pending.collect(&owner.among(&self.batch), &mut self.batch, request)
             }
-            (DeskJob::ActOfGuest(request), DeskActor::Kernel(guests)) => {
+            (QueuedJob::ActOfGuest(request), QueueHandle::Kernel(guests)) => {
                 return Ok(pending.collect_of_guest(guests, &mut self.batch, request));
             }
-            (DeskJob::Respond { id, response, blob, .. }, DeskActor::Process(owner)) => {
+            (QueuedJob::Respond { id, response, blob, .. }, QueueHandle::Process(owner)) => {
                 perform::respond(&Collecting::new(owner, &mut self.batch), id, &response, blob)?;
                 None
             }
-            (DeskJob::Answer { request, status, headers, body }, DeskActor::Process(system)) => {
+            (QueuedJob::Answer { request, status, headers, body }, QueueHandle::Process(system)) => {
                 self.batch.add(system.respond(request, status).headers(headers).body(body));
                 None
             }
-            _ => unreachable!("a job is done at its own desk"),
+            _ => unreachable!("a job is done at its own queue"),
         };
         self.change = change.map(|change| ChangeStage::Asked(Box::new(change)));
         Ok(None)
@@ -454,5 +453,5 @@ impl Desk {
 }
 
 #[cfg(test)]
-#[path = "desks_tests.rs"]
+#[path = "request_queues_tests.rs"]
 mod tests;

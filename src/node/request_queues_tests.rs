@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Scene {
     broker: Broker,
     kernel: Kernel,
-    desks: Desks,
+    queues: RequestQueues,
     changes: Option<PathChanges>,
     answers: VecDeque<KernelMessage>,
 }
@@ -34,8 +34,8 @@ fn scene() -> Scene {
         settings: Settings::default(),
     };
     let (kernel, handle) = broker.handle().kernel(options).unwrap();
-    let (desks, changes) = Desks::new(handle, Arc::new(Pending::new(Unasked::Failures)));
-    Scene { broker, kernel, desks, changes: Some(changes), answers: VecDeque::new() }
+    let (queues, changes) = RequestQueues::new(handle, Arc::new(Pending::new(Unasked::Failures)));
+    Scene { broker, kernel, queues, changes: Some(changes), answers: VecDeque::new() }
 }
 
 fn request(process: &str, id: u64, action: CheckedAction) -> ActionRequest {
@@ -58,12 +58,12 @@ fn grant(guest: &Address) -> CheckedAction {
 
 impl Scene {
     fn put(&mut self, process: &str, id: u64, action: CheckedAction) {
-        let answer = self.desks.put(DeskJob::Act(request(process, id, action)), 100).unwrap();
+        let answer = self.queues.put(QueuedJob::Act(request(process, id, action)), 100).unwrap();
         assert!(answer.is_none(), "{answer:?}");
     }
 
     fn poll(&mut self) -> Poll<()> {
-        self.desks.poll(&mut Context::from_waker(Waker::noop()), &mut self.answers).map(Result::unwrap)
+        self.queues.poll(&mut Context::from_waker(Waker::noop()), &mut self.answers).map(Result::unwrap)
     }
 
     /// The senders of the requests that failed, with the ids of the requests, once `count` have.
@@ -95,14 +95,14 @@ fn a_change_of_paths_holds_up_its_own_process_alone() {
     // No thread makes changes yet.
     assert!(scene.poll().is_pending());
     assert_eq!(scene.failed(1), [("other:test:sys".to_owned(), 3)]);
-    let binds = &scene.desks.desks[scene.desks.places[&DeskOf::Process("binds:test:sys".parse().unwrap())]];
+    let binds = &scene.queues.queues[scene.queues.places[&QueueOwner::Process("binds:test:sys".parse().unwrap())]];
     assert_eq!(binds.waiting.len(), 1000, "what stands behind the first change");
-    assert!(scene.desks.is_busy() && !scene.desks.is_full());
+    assert!(scene.queues.is_busy() && !scene.queues.is_full());
     // They are made, in order, and what stood behind them is done.
     let changes = scene.changes.take().unwrap();
     let maker = thread::spawn(move || changes.run(|_| {}));
     assert_eq!(scene.failed(1), [("binds:test:sys".to_owned(), 2)]);
-    assert!(!scene.desks.is_busy());
+    assert!(!scene.queues.is_busy());
     assert!(scene.answers.is_empty(), "nobody asked");
     drop(scene);
     maker.join().unwrap();
@@ -129,14 +129,14 @@ fn room_in_an_inbox_is_each_process_own() {
         _ = scene.poll();
     }
     assert!(scene.poll().is_pending());
-    let flooding = scene.desks.places[&DeskOf::Process("floods:test:sys".parse().unwrap())];
-    assert!(scene.desks.desks[flooding].waiting.len() > 1000);
+    let flooding = scene.queues.places[&QueueOwner::Process("floods:test:sys".parse().unwrap())];
+    assert!(scene.queues.queues[flooding].waiting.len() > 1000);
     // Others are not behind it, and their orders are in the inbox already.
     for other in 0..3 {
         scene.put(&format!("other-{other}"), 9, push());
     }
     assert!(scene.poll().is_pending());
-    assert_eq!(scene.desks.busy, [flooding]);
+    assert_eq!(scene.queues.busy, [flooding]);
     go_on.send(()).unwrap();
     stuck.join().unwrap();
     let mut failed = scene.failed(5003);
@@ -145,20 +145,20 @@ fn room_in_an_inbox_is_each_process_own() {
 }
 
 #[test]
-fn a_full_desk_is_told_of_until_it_has_room() {
+fn a_full_queue_is_reported_until_it_has_room() {
     let mut scene = scene();
     for path in 0..=MESSAGES_MAX {
-        assert!(!scene.desks.is_full(), "{path}");
+        assert!(!scene.queues.is_full(), "{path}");
         scene.put("binds", 1, bind(path % 10));
     }
-    assert!(scene.desks.is_full());
+    assert!(scene.queues.is_full());
     let held = scene.broker.handle().held_by_process();
     let of_binds =
         held.iter().find(|held| held.process.as_ref().is_some_and(|p| p.as_str() == "binds:test:sys")).unwrap();
     assert!(of_binds.held.link > MESSAGES_MAX * 100, "{of_binds:?}");
     let changes = scene.changes.take().unwrap();
     thread::spawn(move || changes.run(|_| {}));
-    while scene.desks.is_full() {
+    while scene.queues.is_full() {
         _ = scene.poll();
         thread::yield_now();
     }
@@ -167,34 +167,37 @@ fn a_full_desk_is_told_of_until_it_has_room() {
 #[test]
 fn what_concerns_a_guest_is_in_one_order() {
     let guest: Address = "bob.os@guest:test:sys".parse().unwrap();
-    let act = DeskJob::Act(request("owner", 1, grant(&guest)));
+    let act = QueuedJob::Act(request("owner", 1, grant(&guest)));
     let of_guest = ActionRequest { reply: Reply::unasked(1, guest, ServerName::default()), action: push() };
-    assert_eq!(act.who(), DeskJob::ActOfGuest(of_guest).who());
-    assert_eq!(DeskJob::Act(request("owner", 1, push())).who(), DeskOf::Process("owner:test:sys".parse().unwrap()));
+    assert_eq!(act.who(), QueuedJob::ActOfGuest(of_guest).who());
+    assert_eq!(
+        QueuedJob::Act(request("owner", 1, push())).who(),
+        QueueOwner::Process("owner:test:sys".parse().unwrap())
+    );
 }
 
 #[test]
-fn desks_that_have_nothing_to_do_are_forgotten() {
+fn idle_queues_are_forgotten() {
     let mut scene = scene();
     scene.put("binds", 1, bind(1));
     for process in 0..3 * KEPT_MAX {
         scene.put(&format!("p{process}"), 1, push());
-        while scene.poll().is_ready() && scene.desks.is_busy() {}
+        while scene.poll().is_ready() && scene.queues.is_busy() {}
         if process % 100 == 0 {
-            while scene.desks.desks.iter().filter(|desk| !desk.batch.is_done()).count() > 0 {
+            while scene.queues.queues.iter().filter(|queue| !queue.batch.is_done()).count() > 0 {
                 _ = scene.poll();
                 thread::yield_now();
             }
         }
     }
-    assert!(scene.desks.desks.len() <= KEPT_MAX, "{}", scene.desks.desks.len());
-    let binds = scene.desks.places[&DeskOf::Process("binds:test:sys".parse().unwrap())];
-    assert!(scene.desks.desks[binds].change.is_some(), "one that has something to do stays");
+    assert!(scene.queues.queues.len() <= KEPT_MAX, "{}", scene.queues.queues.len());
+    let binds = scene.queues.places[&QueueOwner::Process("binds:test:sys".parse().unwrap())];
+    assert!(scene.queues.queues[binds].change.is_some(), "one that has something to do stays");
     // The last of the others may still wait for room in the inbox.
     let since = Instant::now();
-    while scene.desks.busy.len() > 1 && since.elapsed() < PATIENCE {
+    while scene.queues.busy.len() > 1 && since.elapsed() < PATIENCE {
         _ = scene.poll();
         thread::yield_now();
     }
-    assert_eq!(scene.desks.busy, [binds]);
+    assert_eq!(scene.queues.busy, [binds]);
 }
