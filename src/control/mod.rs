@@ -18,6 +18,18 @@
 //!
 //! Invariants: one question for each connection, which is then closed; a question has 4 KiB and 5 s, its answer 5 s;
 //! the number of connections is limited; no answer holds a secret.
+//!
+//! # Calls that may wait
+//!
+//! These block the thread that calls them, and no others do:
+//!
+//! | call | waits for |
+//! |---|---|
+//! | [`ask`] | the daemon's answer, 10 s at most once the question is sent |
+//! | [`Operator::overview`], [`Operator::answer`] | an answer of shards |
+//! | [`Operator::drain`] | every shard to have the order |
+//!
+//! Dropping a [`ControlServer`] waits for its thread.
 
 mod client;
 mod metrics;

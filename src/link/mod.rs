@@ -11,6 +11,20 @@
 //! of session; at the peer `peer` outlives connections, under `client` and `kernel_client`. Invariants: no thread of a
 //! shard runs here; nothing grows without a bound, whatever the other side does; a frame that was sent within a session
 //! arrives once, in order, over however many connections.
+//!
+//! # Calls that may wait
+//!
+//! These block the thread that calls them, and no others do:
+//!
+//! | call | waits for |
+//! |---|---|
+//! | [`Client::connect`] | the broker's welcome, 10 s at most once it is connected |
+//! | [`Client::recv_batch`] | an event |
+//! | [`Client::push`], [`Client::push_at`], [`Client::push_as_guest`], [`Client::push_many`], [`Client::push_everywhere`], [`Client::grant`], [`Client::subscribe`], [`Client::unsubscribe`], [`Client::close`], [`Client::respond`] | room in the link, which drains as the broker acknowledges |
+//! | [`Client::push_at_asking_node`], [`Client::push_everywhere_asking_nodes`], [`Client::grant_all`], [`Client::topics`], [`Client::bind`], [`Client::unbind`], [`Client::bind_http`], [`Client::unbind_http`] | likewise, and the broker's answer |
+//! | [`Client::fail`] | the broker to take the end, 5 s at most; so does dropping a [`Client`] |
+//!
+//! Dropping a [`LinkServer`] waits for its threads.
 
 mod bindings;
 mod client;

@@ -171,7 +171,6 @@ pub fn unbind_http_path(path: impl Into<String>) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// There is no request to answer, or the process was stopped.
-/// When there is no request to answer or the process was stopped.
 pub fn send_response(
     status: impl Into<u16>,
     headers: Option<HashMap<String, String>>,

@@ -38,6 +38,21 @@
 //! assert_eq!(process.join().unwrap(), process_lib::Exit::Stopped);
 //! # Ok::<(), anyhow::Error>(())
 //! ```
+//!
+//! # Calls that may wait
+//!
+//! These block the process' thread, and no others do. None waits for a client.
+//!
+//! | call | waits for |
+//! |---|---|
+//! | [`await_message`], [`await_message_timeout`] | a message |
+//! | [`Request::send_and_await_response`] | the response |
+//! | [`Request::send`], [`Response::send`], [`send_ws_push`], [`http::ws_publish`], [`http::send_response`], [`http::server::send_response`], [`http::server::send_ws_push`], [`http::server::ws_push_all_channels`], [`HttpServer::handle_request`](http::server::HttpServer), [`HttpServer::ws_push_all_channels`](http::server::HttpServer) | room in the shards' inboxes, in the link, or in the node kernel's queue |
+//! | `ws_subscribe`, `ws_unsubscribe`, `close_ws`, `bind_ws_path`, `secure_bind_ws_path`, `bind_ext_path`, `unbind_ws_path`, `bind_http_path`, `bind_http_static_path`, `secure_bind_http_path`, `secure_bind_http_static_path`, `unbind_http_path` of [`http`] | the server's answer, 5 s at most |
+//! | `HttpServer::bind_http_path`, `HttpServer::bind_http_static_path`, `HttpServer::secure_bind_http_path`, `HttpServer::bind_multiple_http_paths`, `HttpServer::bind_ws_path`, `HttpServer::secure_bind_ws_path`, `HttpServer::modify_http_path`, `HttpServer::modify_ws_path`, `HttpServer::unbind_http_path`, `HttpServer::unbind_ws_path` | likewise, for the server's own timeout |
+//! | [`spawn_on`], [`AttachedProcess::new`] | every shard to know of the process |
+//! | [`connect`] | the broker's welcome, 10 s at most once it is connected |
+//! | [`run`], [`Linked::run`] | the end of the process |
 
 mod attached;
 mod backend;

@@ -1,5 +1,5 @@
-//! The calls that may block a thread are those in the table of `src/lib.rs`, and no others. On a shard's thread they
-//! panic instead of hanging.
+//! The calls that may block a thread are those in the table of `src/lib.rs` and, for `link`, `control`, `process_lib`
+//! and `node`, in those of these modules, and no others. On a shard's thread the broker's panic instead of hanging.
 
 use crate::support;
 
@@ -132,6 +132,167 @@ fn the_table_has_all_calls_that_may_wait_and_no_others() {
     let (unlisted, idle): (Vec<_>, Vec<_>) = (unlisted.collect(), idle.collect());
     assert!(unlisted.is_empty(), "these may wait, and the table in src/lib.rs does not say so: {unlisted:?}");
     assert!(idle.is_empty(), "the table in src/lib.rs has these, and they do not wait: {idle:?}");
+}
+
+/// The other rooms with public calls, each with code that waits there.
+const ROOMS: &[(&str, &[&str])] = &[
+    (
+        "link",
+        &[
+            ".frames.send(",
+            "wait_finished(",
+            "shared.wait(",
+            "shared.recv(",
+            "PeerStream::unix(",
+            "AttachedPeer::connect(",
+            ".join()",
+            // Dropping it waits.
+            "self.0.failed = true",
+        ],
+    ),
+    (
+        "control",
+        &[
+            "PeerStream::unix(",
+            ".join()",
+            ".send()",
+            "broker.reports()",
+            "broker.disconnects()",
+            "broker.processes()",
+            "broker.channels(",
+            "broker.fullest_channels(",
+            "broker.drain(",
+        ],
+    ),
+    (
+        "process_lib",
+        &[
+            "broker.process(",
+            "self.backend.send(",
+            "self.backend.push(",
+            "self.backend.receive(",
+            "Client::connect(",
+            ".send()",
+            ".send_and_await_response(",
+            // The process runs within the call.
+            ".ended(&exit)",
+        ],
+    ),
+    ("node", &[".join()", "Broker::start(", "stop_and_tell(", ".recv()", ".recv_timeout(", "wait_timeout_while("]),
+];
+
+/// A function of one of the other rooms: public or not, of a type or free.
+struct RoomFunction {
+    is_public: bool,
+    of: String,
+    name: String,
+    body: String,
+}
+
+impl RoomFunction {
+    fn full_name(&self) -> String {
+        if self.of.is_empty() { self.name.clone() } else { format!("{}::{}", self.of, self.name) }
+    }
+
+    /// Returns whether it waits by itself, or calls one of `waiting`.
+    fn waits(&self, waits: &[&str], waiting: &BTreeSet<String>) -> bool {
+        let calls = |call: &String| match call.split_once("::") {
+            Some(("ProcessState", name)) => self.body.contains(&format!("state.{name}(")),
+            Some((of, name)) => {
+                (of == self.of && self.body.contains(&format!("self.{name}(")))
+                    || self.body.contains(&format!("{call}("))
+            }
+            None => has_call(&self.body, call),
+        };
+        waits.iter().any(|what| self.body.contains(what)) || waiting.iter().any(calls)
+    }
+}
+
+/// Returns whether `body` calls the free function `name`.
+fn has_call(body: &str, name: &str) -> bool {
+    let calls = body.match_indices(&format!("{name}(")).map(|(at, _)| body[..at].chars().next_back());
+    calls.flatten().any(|before| !before.is_alphanumeric() && !matches!(before, '_' | '.'))
+}
+
+/// `body` without closures that run on threads of their own.
+fn without_spawned(body: &str) -> String {
+    let Some((before, rest)) = body.split_once(".spawn(") else { return body.to_owned() };
+    let mut depth = 1;
+    let end = rest.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    before.to_owned() + &without_spawned(&rest[end.unwrap_or(rest.len())..])
+}
+
+/// All functions of a file that can block: an `async` one leaves that to its awaits.
+fn room_functions(file: &Path) -> Vec<RoomFunction> {
+    let text = fs::read_to_string(file).unwrap();
+    let lines: Vec<&str> = text.split("#[cfg(test)]\nmod tests").next().unwrap().lines().collect();
+    let (mut of, mut functions) = (String::new(), Vec::new());
+    for (at, line) in lines.iter().enumerate() {
+        if line.starts_with("impl") || line.starts_with("trait ") || line.starts_with("pub") && line.contains("trait ")
+        {
+            let named = line.rsplit(" for ").next().unwrap().trim_start_matches("impl");
+            let named = match named.starts_with('<') {
+                true => named.split_once("> ").map_or(named, |(_, rest)| rest),
+                false => named,
+            };
+            of = named.trim().chars().take_while(|c| c.is_alphanumeric()).collect();
+        } else if line.starts_with('}') {
+            of.clear();
+        }
+        let code = line.trim_start();
+        let Some((before, named)) = code.split_once("fn ") else { continue };
+        if !matches!(before.trim(), "" | "pub" | "const" | "pub const") && !before.starts_with("pub(") {
+            continue;
+        }
+        let indent = &line[..line.len() - code.len()];
+        let end = lines[at..].iter().position(|line| **line == format!("{indent}}}")).unwrap_or(0);
+        functions.push(RoomFunction {
+            is_public: before == "pub ",
+            of: of.clone(),
+            name: named.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect(),
+            body: without_spawned(&lines[at + 1..=at + end].join("\n")),
+        });
+    }
+    functions
+}
+
+fn files_below(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let (directories, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let files = files.into_iter().filter(|file| !file.to_str().unwrap().ends_with("tests.rs"));
+    files.chain(directories.iter().flat_map(|directory| files_below(directory))).collect()
+}
+
+/// `Type::function`, or the name of a free function, of all rows of a room's table.
+fn room_table(room: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(room.join("mod.rs")).unwrap();
+    let Some(section) = text.split("# Calls that may wait").nth(1) else { return BTreeSet::new() };
+    let rows = section.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next()).skip(1);
+    let words = rows.flat_map(|row| row.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
+    words.filter(|word| word != "http").map(|word| word.replace("http::server::", "").replace("http::", "")).collect()
+}
+
+#[test]
+fn the_other_rooms_name_theirs_too() {
+    for (room, waits) in ROOMS {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room);
+        let functions: Vec<_> = files_below(&directory).iter().flat_map(|file| room_functions(file)).collect();
+        assert!(functions.iter().any(|function| function.is_public), "{room} has no public calls any more");
+        let mut waiting = BTreeSet::new();
+        loop {
+            let waits = functions.iter().filter(|function| function.waits(waits, &waiting));
+            let found = waits.map(RoomFunction::full_name).collect();
+            if found == waiting {
+                break;
+            }
+            waiting = found;
+        }
+        waiting.retain(|call| functions.iter().any(|one| one.is_public && one.full_name() == *call));
+        assert_eq!(waiting, room_table(&directory), "the calls of {room} that wait, and the table in its mod.rs");
+    }
 }
 
 /// Returns whether there is such a function. A row may speak of `Process` where only its handle has one of them.
