@@ -16,6 +16,7 @@ mod heap;
 pub mod ledger;
 mod memory;
 mod notices;
+mod places;
 mod prefix;
 mod waiting;
 
@@ -27,5 +28,6 @@ pub use ledger::{
 };
 pub use memory::{Budget, Lease, LeaseReach, STEP_BYTES};
 pub use notices::{Notice, Notices};
+pub use places::Places;
 pub use prefix::Prefix;
 pub use waiting::{LetGo, LetGoOf};

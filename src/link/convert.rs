@@ -2,8 +2,8 @@
 
 use super::frame::LinkFrame;
 use super::wire::{
-    BlobHead, FrameKind, FromPeer, GrantedCapability, HttpHead, KernelBody, KernelHead, LiveChannel, NodeOutcomeHead,
-    OrderFailure, OutcomeHead, ToPeer,
+    BlobHead, FrameKind, FromPeer, GrantedCapability, HttpHead, KernelBody, KernelHead, LiveChannel, OrderFailure,
+    OutcomeHead, ToPeer,
 };
 use crate::broker::{
     BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, OnNodes, Opened, Outcome,
@@ -11,7 +11,7 @@ use crate::broker::{
 };
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, ContractRequest, PatternError};
-use crate::node::{self, Capability, KernelMessage, LazyLoadBlob};
+use crate::node::{self, Capability, KernelMessage, LazyLoadBlob, PushCounts};
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};
 use bytes::Bytes;
@@ -156,8 +156,7 @@ fn http_in(head: HttpHead, body: Bytes) -> HttpRequest {
 }
 
 pub(super) fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
-    let NodeOutcomeHead { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } =
-        counts_out(outcome);
+    let PushCounts { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } = outcome.into();
     OutcomeHead {
         ask,
         sent,
@@ -178,22 +177,9 @@ pub(super) fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
 
 /// The same with what other nodes say.
 pub(super) fn nodes_out(ask: u64, here: &Outcome, nodes: &OnNodes) -> OutcomeHead {
-    let said = nodes.said.iter().map(|(node, outcome)| (node.to_string(), Some(counts_out(outcome))));
+    let said = nodes.said.iter().map(|(node, outcome)| (node.to_string(), Some(outcome.into())));
     let silent = nodes.silent.iter().map(|node| (node.to_string(), None));
     OutcomeHead { nodes: Some(said.chain(silent).collect()), partial: nodes.is_partial, ..outcome_out(ask, here) }
-}
-
-fn counts_out(outcome: &Outcome) -> NodeOutcomeHead {
-    NodeOutcomeHead {
-        sent: outcome.sent as u64,
-        queued: outcome.queued as u64,
-        queued_bytes: outcome.queued_bytes as u64,
-        conflated: outcome.conflated as u64,
-        dropped: outcome.dropped as u64,
-        closed: outcome.closed as u64,
-        not_found: outcome.not_found as u64,
-        not_owner: outcome.not_owner as u64,
-    }
 }
 
 /// The outcomes of other nodes.
@@ -201,25 +187,11 @@ pub(super) fn nodes_in(head: &OutcomeHead) -> OnNodes {
     let mut nodes = OnNodes { is_partial: head.partial, ..OnNodes::default() };
     for (node, counts) in head.nodes.iter().flatten() {
         match counts {
-            Some(counts) => drop(nodes.said.insert(node.as_str().into(), counts_in(counts))),
+            Some(counts) => drop(nodes.said.insert(node.as_str().into(), (*counts).into())),
             None => drop(nodes.silent.insert(node.as_str().into())),
         }
     }
     nodes
-}
-
-fn counts_in(counts: &NodeOutcomeHead) -> Outcome {
-    Outcome {
-        sent: counts.sent as usize,
-        queued: counts.queued as usize,
-        queued_bytes: counts.queued_bytes as usize,
-        conflated: counts.conflated as usize,
-        dropped: counts.dropped as usize,
-        closed: counts.closed as usize,
-        not_found: counts.not_found as usize,
-        not_owner: counts.not_owner as usize,
-        ..Outcome::default()
-    }
 }
 
 pub(super) fn outcome_in(head: &OutcomeHead) -> Outcome {

@@ -7,9 +7,8 @@
 //! Invariants: never more connections at a time than places, including dropped ones until their threads are gone. Does
 //! not depend on what is sent on a connection.
 
-use crate::admission::Prefix;
+use crate::admission::{Places, Prefix};
 use crate::driver::peer_socket::PeerStream;
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Places of a listener, each of which costs a thread.
@@ -25,17 +24,9 @@ pub(super) struct WaitingRoom {
     left: Condvar,
 }
 
-#[derive(Default)]
-struct WaitingPlaces {
-    /// The oldest first.
-    taken: VecDeque<WaitingConnection>,
-    /// Counts arrivals.
-    count: u64,
-}
+type WaitingPlaces = Places<Option<Prefix>, WaitingConnection>;
 
 struct WaitingConnection {
-    number: u64,
-    from: Option<Prefix>,
     stream: Arc<PeerStream>,
     /// It has been told to go.
     goes: bool,
@@ -52,44 +43,35 @@ impl WaitingRoom {
     pub(super) fn enter(self: &Arc<Self>, stream: &Arc<PeerStream>) -> WaitingPlace {
         let from = stream.peer_ip().map(Prefix::from);
         let mut places = self.lock();
-        while let Some(oldest) = places.in_the_way_of(from) {
+        while let Some((_, oldest)) = must_go(&places, from).and_then(|from| places.oldest_of(from)) {
             if !std::mem::replace(&mut oldest.goes, true) {
                 tracing::debug!("a link's connection was closed: it said no hello, and another came");
                 oldest.stream.shutdown();
             }
             places = self.left.wait(places).unwrap_or_else(PoisonError::into_inner);
         }
-        places.count += 1;
-        let number = places.count;
-        places.taken.push_back(WaitingConnection { number, from, stream: stream.clone(), goes: false });
+        let number = places.take(from, WaitingConnection { stream: stream.clone(), goes: false });
         WaitingPlace { room: self.clone(), number }
     }
 
     fn lock(&self) -> MutexGuard<'_, WaitingPlaces> {
-        // Every change is one call on the queue, or one assignment.
+        // Every change is one call on the places, or one assignment.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl WaitingPlaces {
-    /// The connection that has to go before one from that address may come in.
-    fn in_the_way_of(&mut self, from: Option<Prefix>) -> Option<&mut WaitingConnection> {
-        let places_of = |from: Option<Prefix>| self.taken.iter().filter(|waiting| waiting.from == from).count();
-        let from = match () {
-            () if from.is_some() && places_of(from) >= PLACES_PER_ADDRESS_MAX => from,
-            () if self.taken.len() >= PLACES_MAX => {
-                // Of equals the one that was here first.
-                self.taken.iter().rev().map(|waiting| waiting.from).max_by_key(|&from| places_of(from))?
-            }
-            () => return None,
-        };
-        self.taken.iter_mut().find(|waiting| waiting.from == from)
+/// The address whose oldest connection has to go before one from `from` may come in.
+fn must_go(places: &WaitingPlaces, from: Option<Prefix>) -> Option<Option<Prefix>> {
+    match () {
+        () if from.is_some() && places.of(from) >= PLACES_PER_ADDRESS_MAX => Some(from),
+        () if places.len() >= PLACES_MAX => places.fullest(),
+        () => None,
     }
 }
 
 impl Drop for WaitingPlace {
     fn drop(&mut self) {
-        self.room.lock().taken.retain(|waiting| waiting.number != self.number);
+        self.room.lock().leave(self.number);
         self.room.left.notify_all();
     }
 }
@@ -101,39 +83,39 @@ mod tests {
     use std::net::IpAddr;
     use std::os::unix::net::UnixStream;
 
-    impl WaitingPlaces {
-        fn take(&mut self, from: u8) {
-            let from = Some(Prefix::from(IpAddr::from([127, 0, 0, from])));
-            let stream = Arc::new(PeerStream::Unix(UnixStream::pair().unwrap().0));
-            self.count += 1;
-            self.taken.push_back(WaitingConnection { number: self.count, from, stream, goes: false });
-        }
+    fn prefix(from: u8) -> Option<Prefix> {
+        Some(IpAddr::from([127, 0, 0, from]).into())
+    }
 
-        fn in_the_way(&mut self, from: u8) -> Option<u64> {
-            self.in_the_way_of(Some(IpAddr::from([127, 0, 0, from]).into())).map(|waiting| waiting.number)
-        }
+    fn take(places: &mut WaitingPlaces, from: u8) {
+        let stream = Arc::new(PeerStream::Unix(UnixStream::pair().unwrap().0));
+        places.take(prefix(from), WaitingConnection { stream, goes: false });
+    }
+
+    fn in_the_way(places: &mut WaitingPlaces, from: u8) -> Option<u64> {
+        must_go(places, prefix(from)).and_then(|from| places.oldest_of(from)).map(|(number, _)| number)
     }
 
     #[test]
-    fn the_oldest_goes_of_whoever_has_most() {
-        let mut places = WaitingPlaces::default();
+    fn the_oldest_goes_of_the_address_that_has_most() {
+        let places = &mut WaitingPlaces::default();
         for from in [1, 2, 1, 1] {
-            places.take(from);
-            assert_eq!(places.in_the_way(1), None);
+            take(places, from);
+            assert_eq!(in_the_way(places, 1), None);
         }
-        places.take(1);
-        assert_eq!((places.in_the_way(1), places.in_the_way(2), places.in_the_way(9)), (Some(1), None, None));
+        take(places, 1);
+        assert_eq!([1, 2, 9].map(|from| in_the_way(places, from)), [Some(1), None, None]);
         for from in 3..3 + (PLACES_MAX - 5) as u8 {
-            places.take(from);
+            take(places, from);
         }
-        assert_eq!((places.in_the_way(1), places.in_the_way(2), places.in_the_way(200)), (Some(1), Some(1), Some(1)));
-        places.taken.retain(|waiting| ![1, 3, 4].contains(&waiting.number));
-        (201..204).for_each(|from| places.take(from));
-        assert_eq!(places.in_the_way(250), Some(2), "all have one: the one that was here first");
+        assert_eq!([1, 2, 200].map(|from| in_the_way(places, from)), [Some(1); 3]);
+        [1, 3, 4].into_iter().for_each(|number| places.leave(number));
+        (201..204).for_each(|from| take(places, from));
+        assert_eq!(in_the_way(places, 250), Some(2), "all have one: the one that was here first");
     }
 
     #[test]
-    fn whoever_comes_has_a_place_as_soon_as_the_oldest_is_gone() {
+    fn a_newcomer_has_a_place_as_soon_as_the_oldest_is_gone() {
         let room = Arc::<WaitingRoom>::default();
         let mut there = Vec::new();
         std::thread::scope(|scope| {
@@ -142,7 +124,7 @@ mod tests {
                 there.push(other);
                 let stream = Arc::new(PeerStream::Unix(here));
                 let place = room.enter(&stream);
-                assert!(room.lock().taken.len() <= PLACES_MAX);
+                assert!(room.lock().len() <= PLACES_MAX);
                 scope.spawn(move || {
                     // Silent until it is shut down.
                     assert_eq!((&*stream).read(&mut [0]).unwrap(), 0);
@@ -151,6 +133,6 @@ mod tests {
             }
             there.clear();
         });
-        assert!(room.lock().taken.is_empty());
+        assert!(room.lock().is_empty());
     }
 }

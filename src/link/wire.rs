@@ -543,24 +543,10 @@ pub(super) struct OutcomeHead {
     pub fleet_too_large: u64,
     /// With `ask_nodes`: what each other node has said; none of one that has not said it in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nodes: Option<BTreeMap<String, Option<NodeOutcomeHead>>>,
+    pub nodes: Option<BTreeMap<String, Option<node::PushCounts>>>,
     /// The counts are not those of all nodes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
-}
-
-/// The outcome of a push on another node, in channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct NodeOutcomeHead {
-    pub sent: u64,
-    pub queued: u64,
-    pub queued_bytes: u64,
-    pub conflated: u64,
-    pub dropped: u64,
-    pub closed: u64,
-    pub not_found: u64,
-    pub not_owner: u64,
 }
 
 /// Frames stay as they were where there is no fleet.

@@ -262,7 +262,7 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Resumed { channel: 1, lost: 1 },
         ToPeer::Http(http),
         ToPeer::Outcome(OutcomeHead {
-            nodes: Some([("partial".to_owned(), Some(NodeOutcomeHead::default()))].into()),
+            nodes: Some([("partial".to_owned(), Some(node::PushCounts::default()))].into()),
             partial: true,
             ..OutcomeHead::default()
         }),

@@ -3,7 +3,7 @@
 //!
 //! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.
 
-use crate::broker::{AttachError, ShardDied, StartError};
+use crate::broker::{AttachError, Outcome, ShardDied, StartError};
 use serde::{Deserialize, Serialize};
 
 /// Why the server ended, other than by the node's will.
@@ -60,6 +60,7 @@ pub enum HttpServerError {
 /// The outcome of a push to many channels, in channels. The body of the answers to `WebSocketPushMany` and
 /// `WebSocketBroadcast`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PushCounts {
     /// Given to the socket at once.
     pub sent: u64,
@@ -77,4 +78,35 @@ pub struct PushCounts {
     pub not_found: u64,
     /// The channel belongs to another process.
     pub not_owner: u64,
+}
+
+impl From<&Outcome> for PushCounts {
+    fn from(outcome: &Outcome) -> Self {
+        Self {
+            sent: outcome.sent as u64,
+            queued: outcome.queued as u64,
+            queued_bytes: outcome.queued_bytes as u64,
+            conflated: outcome.conflated as u64,
+            dropped: outcome.dropped as u64,
+            closed: outcome.closed as u64,
+            not_found: outcome.not_found as u64,
+            not_owner: outcome.not_owner as u64,
+        }
+    }
+}
+
+impl From<PushCounts> for Outcome {
+    fn from(counts: PushCounts) -> Self {
+        Self {
+            sent: counts.sent as usize,
+            queued: counts.queued as usize,
+            queued_bytes: counts.queued_bytes as usize,
+            conflated: counts.conflated as usize,
+            dropped: counts.dropped as usize,
+            closed: counts.closed as usize,
+            not_found: counts.not_found as usize,
+            not_owner: counts.not_owner as usize,
+            ..Self::default()
+        }
+    }
 }

@@ -215,7 +215,7 @@ impl Pending {
     pub(crate) fn settle(&self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
         let (asked, reply) = self.waiting().by_ticket.remove(&ticket)?;
         let gone = match asked {
-            AskedOrder::PushMany => return reply.counted(counts(outcome)),
+            AskedOrder::PushMany => return reply.counted(outcome.into()),
             // A channel that is closing takes no more frames: for the process it is gone.
             AskedOrder::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
             AskedOrder::Subscribe if outcome.dropped > 0 => {
@@ -326,19 +326,6 @@ fn push_many(
 pub(crate) fn as_bound(path: &str) -> Arc<str> {
     let path = path.strip_suffix('/').unwrap_or(path);
     if path.starts_with('/') { path.into() } else { format!("/{path}").into() }
-}
-
-fn counts(outcome: &Outcome) -> PushCounts {
-    PushCounts {
-        sent: outcome.sent as u64,
-        queued: outcome.queued as u64,
-        queued_bytes: outcome.queued_bytes as u64,
-        conflated: outcome.conflated as u64,
-        dropped: outcome.dropped as u64,
-        closed: outcome.closed as u64,
-        not_found: outcome.not_found as u64,
-        not_owner: outcome.not_owner as u64,
-    }
 }
 
 fn bind(owner: &dyn Acting, action: CheckedAction, reply: Reply) -> Result<Option<KernelMessage>, PushError> {

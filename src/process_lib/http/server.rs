@@ -12,33 +12,33 @@ use std::collections::{HashMap, HashSet};
 
 pub use crate::node::{HttpResponse, HttpServerRequest, IncomingHttpRequest, LazyLoadBlob, MessageType, WsMessageType};
 
-/// Why the server refused an action, or that nothing was heard of it.
+/// Why the server refused an action, or that it did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpServerError {
     /// It is no action that the server performs.
-    #[error("the request is not an action that the http server performs")]
+    #[error("{}", node::HttpServerError::MalformedRequest)]
     MalformedRequest,
     /// It needs a blob.
-    #[error("the action needs a blob")]
+    #[error("{}", node::HttpServerError::NoBlob)]
     NoBlob,
     /// This process may not bind.
-    #[error("this process may not bind paths")]
+    #[error("{}", node::HttpServerError::InvalidSourceProcess)]
     InvalidSourceProcess,
     /// A Ping or Pong is over 125 bytes.
-    #[error("a ping or pong carries 125 bytes at most")]
+    #[error("{}", node::HttpServerError::WsPingPongTooLong)]
     WsPingPongTooLong,
     /// No channel of that id belongs to the process.
-    #[error("no channel of this id belongs to the process")]
+    #[error("{}", node::HttpServerError::WsChannelNotFound)]
     WsChannelNotFound,
     /// A channel has as many topics as it may have, or all channels together have.
-    #[error("subscription limit reached (128 topics for a channel; subscriptions_max for all), or no memory")]
+    #[error("{}", node::HttpServerError::TooManySubscriptions)]
     TooManySubscriptions,
     /// The server did not answer in time.
     #[error("the http server did not answer in time")]
     Timeout,
     /// The server answered with something else.
-    #[error("the http server's answer is none")]
+    #[error("the http server sent something other than an answer")]
     UnexpectedResponse,
 }
 
