@@ -36,7 +36,7 @@ pub(super) fn away_from_shards(what: &'static str, work: impl FnOnce() + Send + 
         return work();
     }
     if let Err(error) = std::thread::Builder::new().name(what.to_owned()).spawn(work) {
-        tracing::error!(%error, "no thread could be started for the {what}: it did not happen");
+        tracing::error!(%error, "no thread could be started for the {what}: it was not carried out");
     }
 }
 

@@ -43,10 +43,10 @@ pub enum PushError {
     TooLarge,
     /// It goes everywhere, and channels are on one node: push to a channel of another node with
     /// [`push_at`](crate::ProcessHandle::push_at).
-    #[error("a list of channels is of this node: push to channels of others one by one, as NODE/ID")]
+    #[error("a list reaches channels of this node: push to channels of others one by one, as NODE/ID")]
     ChannelsAreHere,
     /// It is for one other node, and its audience is no list.
-    #[error("on one other node channels are reached by a list of their ids; other audiences are everywhere")]
+    #[error("channels of one other node are addressed by a list of ids; other audiences reach all nodes")]
     OnlyChannels,
     /// A topic's name is empty or too long.
     #[error(transparent)]

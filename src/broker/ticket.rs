@@ -16,7 +16,7 @@ pub struct Ticket<T = Outcome>(Arc<TicketShared<T>>);
 
 /// The outcome was not known in time. The ticket stays good: wait again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the outcome of the push was not known in time; the ticket stays good")]
+#[error("the outcome of the push was not known in time; the ticket stays valid")]
 pub struct NotYetKnown;
 
 #[derive(Debug)]

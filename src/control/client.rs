@@ -18,7 +18,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 #[non_exhaustive]
 pub enum AskError {
     /// There is no socket, or the daemon behind it has gone.
-    #[error("no daemon listens at {0}: start it, or say where its control socket is (--control)")]
+    #[error("no daemon listens at {0}: start it, or give its control socket (--control)")]
     Nobody(PathBuf),
     /// It is another user's.
     #[error("{0} is the control socket of another user: ask as the user that runs the daemon")]
@@ -32,7 +32,7 @@ pub enum AskError {
         error: io::Error,
     },
     /// It is no daemon of ours, or one of a version that speaks otherwise.
-    #[error("the answer from {path} is not understood ({error}): is the daemon of another version?")]
+    #[error("the answer from {path} does not parse ({error}): is the daemon of another version?")]
     Garbled {
         /// The socket.
         path: PathBuf,

@@ -49,7 +49,7 @@ pub(crate) fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String>
 }
 
 /// The error for an answer to another question.
-pub(super) const ANOTHER: &str = "the daemon answers another question: is it of another version?";
+pub(super) const ANOTHER: &str = "the daemon sent another kind of answer: is it of another version?";
 
 /// Asks the daemon that `options` name.
 pub(super) fn ask(options: &AskOptions, request: &ControlRequest) -> anyhow::Result<ControlAnswer> {

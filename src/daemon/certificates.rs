@@ -149,7 +149,7 @@ impl Certificates {
             Err(error) => {
                 let Some(before) = self.loaded.iter().find(|loaded| loaded.pair == pair) else { return Err(error) };
                 let error = format!("{error:#}");
-                tracing::error!(error, "a certificate was not read again: the one before stays in force");
+                tracing::error!(error, "a certificate could not be read again: the previous one stays in force");
                 Ok(Loaded { pair, stamp, certificate: before.certificate.clone() })
             }
         }
@@ -212,7 +212,7 @@ impl Daemon {
             Ok(false) => {}
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(error, "certificates were not read again: those before stay in force");
+                tracing::error!(error, "the certificates could not be read again: the previous ones stay in force");
             }
         }
     }

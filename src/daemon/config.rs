@@ -584,7 +584,7 @@ impl DaemonConfig {
             "api_on_listen: publishers need a token: set api_token_file"
         );
         for need in &self.ready_needs.0 {
-            ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
+            ensure!(need == "link", "ready_needs: {need:?} is no condition; link is the only one");
         }
         super::acme::check(self)?;
         super::certificates::link_pairs(self)?;
@@ -598,7 +598,7 @@ impl DaemonConfig {
             self.tls_listen.0.is_none() || has_certificates,
             "tls_listen: TLS needs a certificate and its key (tls_certs)"
         );
-        ensure!(self.listen.0.is_some() || self.tls_listen.0.is_some(), "listen: it is off, and so is tls_listen");
+        ensure!(self.listen.0.is_some() || self.tls_listen.0.is_some(), "listen: it is off, and so is tls_listen: set one of them");
         super::log::parse_filter(&self.log)?;
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {

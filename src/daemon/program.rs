@@ -247,12 +247,12 @@ impl Program for Daemon {
             failed: reloaded.as_ref().err().cloned(),
         });
         let changes = reloaded.inspect_err(|why| {
-            tracing::error!(why, "the settings were not read again: nothing has changed");
+            tracing::error!(why, "the reload failed: the settings are unchanged");
         })?;
         let Changes { now, new_connections, restart } = &changes;
         tracing::info!(?now, ?new_connections, ?restart, "settings read again");
         if !restart.is_empty() {
-            tracing::warn!(?restart, "these settings have changed and are obeyed after a restart only");
+            tracing::warn!(?restart, "these settings have changed and take effect only after a restart");
         }
         Ok(changes)
     }

@@ -114,7 +114,7 @@ fn demo_certificate(config: &DaemonConfig) -> anyhow::Result<Certificates> {
     let made = rcgen::generate_simple_self_signed(names).context("no certificate could be made")?;
     let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     tracing::warn!(
-        "the certificate was made for this run and nobody has signed it: browsers will warn of it (NET::ERR_CERT_AUTHORITY_INVALID, \
+        "the certificate is self-signed, made for this run: browsers will warn about it (NET::ERR_CERT_AUTHORITY_INVALID, \
          SEC_ERROR_UNKNOWN_ISSUER) and go on when you say so; for curl, -k"
     );
     Certificates::made(Certificate::from_pem(chain.as_bytes(), key.as_bytes())?)

@@ -63,7 +63,7 @@ pub(crate) fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>
                     stop(name, &operator, &daemon);
                 }
                 Some(SignalOrder::Reload) => reload(&operator, name),
-                Some(SignalOrder::Ignore) => tracing::info!(name, "a signal that means nothing here"),
+                Some(SignalOrder::Ignore) => tracing::info!(name, "a signal without a meaning here was ignored"),
                 Some(SignalOrder::FileTooLarge) | None => {}
             }
         }

@@ -26,7 +26,7 @@ pub(crate) fn listener() -> anyhow::Result<Option<TcpListener>> {
     }
     inherited
         .take_tcp_listener(0)
-        .context("systemd hands over no listener of TCP: see ListenStream= in pushring.socket")
+        .context("systemd hands over no TCP listener: see ListenStream= in pushring.socket")
 }
 
 /// Serving has begun, or goes on after the settings have been read again.
@@ -49,7 +49,7 @@ pub(crate) fn stopping() {
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "the service manager was not told");
+        tracing::debug!(%error, "the service manager could not be notified");
     }
 }
 

@@ -98,7 +98,7 @@ fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= SECRET_BYTES_MAX, "larger than {SECRET_BYTES_MAX} bytes: that is no secret");
+    ensure!(bytes.len() as u64 <= SECRET_BYTES_MAX, "larger than {SECRET_BYTES_MAX} bytes: is this the right file?");
     Ok(bytes)
 }
 

@@ -110,7 +110,7 @@ impl UringFlush {
 
     /// At most once: without a ring nothing can break.
     fn give_up(&mut self, why: String) {
-        tracing::warn!(why, "an io_uring for sending is given up: from now on send(2), which costs more");
+        tracing::warn!(why, "a sending io_uring is given up: from now on send(2), at a higher cost");
         self.ring = None;
         self.gave_up = Some(why);
     }

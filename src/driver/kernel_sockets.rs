@@ -156,7 +156,7 @@ impl Sockets for KernelSockets {
         match self.ready.add(descriptor, token.to_u64()) {
             Ok(()) => true,
             Err(error) => {
-                tracing::warn!(%error, "a client was let go: its socket cannot be watched");
+                tracing::warn!(%error, "a client was disconnected: its socket cannot be watched");
                 false
             }
         }

@@ -30,7 +30,7 @@ pub enum ListenError {
     #[error("{} is no address of this machine: use one of its own, or 0.0.0.0 or [::] for all", .0.ip())]
     NotHere(SocketAddr),
     /// The socket that was handed over does not listen, or not to TCP.
-    #[error("the socket that was handed over is no listener of TCP: {0}")]
+    #[error("the socket handed over is no TCP listener: {0}")]
     NoListener(#[source] io::Error),
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]

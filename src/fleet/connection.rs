@@ -95,7 +95,7 @@ pub(super) fn note_connected(state: &State, is_connected: bool) {
     }
     match is_connected {
         true => tracing::info!("fleet: connected with NATS"),
-        false => tracing::warn!("fleet: NATS is not reached; other nodes are not until it is"),
+        false => tracing::warn!("fleet: NATS is unreachable, and with it the other nodes"),
     }
 }
 
@@ -115,7 +115,7 @@ fn hear_event(state: &State, event: &Event) {
             let count = &mut state.report().counts.server_errors;
             *count += 1;
             if (*count - 1).is_multiple_of(REFUSALS_PER_LINE) {
-                tracing::error!(%error, count = *count, "fleet: NATS refuses something: look at this node's permissions (docs/FLEET.md)");
+                tracing::error!(%error, count = *count, "fleet: NATS refused a request: check this node's permissions (docs/FLEET.md)");
             }
         }
         Event::LameDuckMode => {
@@ -123,7 +123,7 @@ fn hear_event(state: &State, event: &Event) {
             state.changed.notify_one();
             tracing::warn!("fleet: the NATS server is about to stop; another one is taken");
         }
-        Event::SlowConsumer(_) => tracing::warn!("fleet: messages came faster than they are handed on; some are lost"),
+        Event::SlowConsumer(_) => tracing::warn!("fleet: messages came faster than the shards take them; some are lost"),
         Event::ClientError(error) => tracing::debug!(%error, "fleet: NATS"),
         Event::Draining => {}
     }

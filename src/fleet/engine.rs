@@ -76,7 +76,7 @@ pub enum FleetStartError {
     #[error("a fleet needs a NATS server")]
     NoServer,
     /// The broker is in one.
-    #[error("the broker is in a fleet already, or was: it takes part in one in its life")]
+    #[error("the broker is in a fleet already, or was: a broker joins one fleet in its life")]
     Taken,
     /// The thread.
     #[error("cannot start the thread of the fleet: {0}")]
@@ -417,7 +417,7 @@ impl Engine {
         match wanted {
             super::interest::Wanted::Already => Some(line),
             super::interest::Wanted::Full => {
-                self.log(1, |more| tracing::warn!(more, "fleet: as many audiences as may be (fleet_subjects_max)"));
+                self.log(1, |more| tracing::warn!(more, "fleet: audience limit reached (fleet_subjects_max)"));
                 self.has_refused.set(true);
                 None
             }
@@ -604,9 +604,9 @@ impl Engine {
                 self.log(2, |more| tracing::warn!(node = source, %why, more, "fleet: a message was refused"));
             }
             FleetNews::Node { node, change } => match change {
-                Change::New => tracing::info!(%node, "fleet: a node is there"),
+                Change::New => tracing::info!(%node, "fleet: a node has joined"),
                 Change::Back { away_ms } => tracing::warn!(%node, away_ms, "fleet: a node is back"),
-                Change::Restarted { .. } => tracing::info!(%node, "fleet: a node has begun anew"),
+                Change::Restarted { .. } => tracing::info!(%node, "fleet: a node has restarted"),
                 Change::None | Change::Ignored => {}
             },
             FleetNews::Gone { node } => tracing::warn!(%node, "fleet: a node is silent"),

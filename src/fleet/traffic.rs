@@ -144,7 +144,7 @@ pub(super) enum FleetNews {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// See there.
-    #[error("it is of version {0}, which is not spoken here: bring both nodes to one version")]
+    #[error("it is of version {0}, which this node does not speak: bring both nodes to one version")]
     Version(u8),
     /// The header and the subject name different sources.
     #[error("its subject names another node than its header: a node may publish for itself only")]
@@ -153,7 +153,7 @@ pub(super) enum Refusal {
     #[error("its subject names another audience than its header")]
     Subject,
     /// It is none, or a part of it is not what it should be.
-    #[error("it is no message of a fleet, or is not whole")]
+    #[error("it is no message of a fleet, or is incomplete")]
     Malformed,
     /// Another node has this one's name.
     #[error("another node of the fleet has this node's name: give each a name of its own (fleet_node)")]

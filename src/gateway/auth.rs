@@ -91,7 +91,7 @@ pub enum TokenError {
     #[error("the token is not signed with RS256, ES256 or EdDSA")]
     NoPublicKeyAlgorithm,
     /// The key that it names is not, or no longer, among those of the authority.
-    #[error("the token's key is not one that is known here")]
+    #[error("the token's key is unknown")]
     KeyUnknown,
     /// The key that it names is not known yet: keys are being fetched.
     #[error("the keys of the tokens' authority are being fetched: try again in a second")]
@@ -103,7 +103,7 @@ pub enum TokenError {
     #[error("the token has no end (exp)")]
     Endless,
     /// Not signed with this node's key.
-    #[error("the token's signature does not hold")]
+    #[error("the token's signature is not valid")]
     Signature,
     /// For another node.
     #[error("the token is for another node")]

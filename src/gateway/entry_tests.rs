@@ -168,8 +168,8 @@ fn forged_cookies_are_refused() {
         (format!("hyperware-auth_fake.os={good}; hyperware-auth_fake.os={good}"), "there is more than one token"),
         (format!("hyperware-auth_fake.os=x; a=b; hyperware-auth_fake.os={good}"), "there is more than one token"),
         (format!("hyperware-auth_fake.os={}", token(Some(APP))), "the token is for another subdomain"),
-        (format!("hyperware-auth_fake.os={foreign_key}"), "the token's signature does not hold"),
-        (format!("hyperware-auth_fake.os=\"{good}\""), "the token's signature does not hold"),
+        (format!("hyperware-auth_fake.os={foreign_key}"), "the token's signature is not valid"),
+        (format!("hyperware-auth_fake.os=\"{good}\""), "the token's signature is not valid"),
     ] {
         let refused = ws("/wsecho:wsecho:sys/authed", &format!("Cookie: {cookie}\r\n"));
         assert!(refused.starts_with("401 "), "{cookie}: {refused}");

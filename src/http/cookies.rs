@@ -51,7 +51,7 @@ pub struct SetCookie<'a> {
 
 /// A name, value or domain that no cookie can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the cookie's name, value or domain holds a character that none may hold")]
+#[error("the cookie's name, value or domain holds a forbidden character")]
 pub struct BadCookie;
 
 impl SetCookie<'_> {

@@ -96,7 +96,7 @@ impl From<ReadError> for ConnectError {
 #[non_exhaustive]
 pub enum LinkSendError {
     /// Larger than the broker takes over a link.
-    #[error("larger than the link takes: the session says how much (blob_bytes_max)")]
+    #[error("larger than the link takes (the session's blob_bytes_max)")]
     TooLarge,
     /// The session is over.
     #[error("the broker has stopped or is lost")]

@@ -200,14 +200,14 @@ impl LinkConnection {
         let admitted = match reader.next() {
             Ok((FromPeer::Hello(hello), _)) => {
                 let admitted = self.admit(&hello, place, deadline);
-                admitted.inspect_err(|refused| tracing::warn!(?hello, reason = refused.reason, "a peer was not let in"))
+                admitted.inspect_err(|refused| tracing::warn!(?hello, reason = refused.reason, "a peer was refused"))
             }
             Ok((other, _)) => {
                 let words = format!("the first frame is hello, not {}", orders::name(&other));
                 Err(refused(RefusedCode::Malformed, &words))
             }
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                return tracing::warn!(%error, "a peer speaks no TLS that is understood here");
+                return tracing::warn!(%error, "a peer's TLS handshake failed");
             }
             Err(ReadError::Io(error)) => return tracing::debug!(%error, "a link's connection said no hello"),
             Err(error) => Err(refused(RefusedCode::Malformed, &error.to_string())),

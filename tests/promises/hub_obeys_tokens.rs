@@ -243,7 +243,7 @@ fn the_door_is_open_to_the_hubs_own_tokens_alone() {
     for (protocols, expected) in [
         ("pushring.1", (4401, "there is no token")),
         (&bearer(&token(json!({"exp": unix_s() - 1}))), (4401, "the token has expired")),
-        (&bearer(&login), (4401, "the token's signature does not hold")),
+        (&bearer(&login), (4401, "the token's signature is not valid")),
         (&bearer(&token(json!({"aud": "x"}))), (4403, "the token is for another audience")),
     ] {
         let mut page = connected(&broker, "/hub", &[(field, protocols), ("origin", &own)]).unwrap();

@@ -80,7 +80,7 @@ impl CertificateAuthority {
     /// The stored account, or a new one: an operator that names a host in the settings has agreed to the terms.
     async fn account(&self, state: &AcmeState) -> anyhow::Result<Account> {
         if let Some(kept) = state.read(ACCOUNT)? {
-            let kept: KeptAccount = serde_json::from_slice(&kept).context("what is kept of it cannot be read")?;
+            let kept: KeptAccount = serde_json::from_slice(&kept).context("the stored account cannot be read")?;
             // Another authority knows another account.
             if kept.url == self.url {
                 return Ok(self.client()?.from_credentials(kept.credentials).await?);

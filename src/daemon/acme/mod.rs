@@ -91,7 +91,7 @@ pub(crate) fn prepare(config: &DaemonConfig) -> anyhow::Result<()> {
         let made = rcgen::generate_simple_self_signed(names).context("no certificate could be made")?;
         let pem = made.cert.pem() + &made.signing_key.serialize_pem();
         state.write(PLACEHOLDER, pem.as_bytes())?;
-        tracing::warn!("no certificate yet: until the authority has given one, browsers refuse the one that is shown");
+        tracing::warn!("no certificate yet: until the authority issues one, browsers refuse the self-signed one");
     }
     Ok(())
 }
@@ -198,7 +198,7 @@ mod keeper {
             self.broker.set_challenges(Default::default())?;
             let pem = issued?;
             let certificate = Certificate::from_pem(pem.as_bytes(), pem.as_bytes())
-                .context("what the authority has given is no certificate of our key")?;
+                .context("the authority's certificate is not for our key")?;
             self.state.write(CERTIFICATE, pem.as_bytes())?;
             if let Some(daemon) = self.daemon.upgrade() {
                 daemon.reload_certificates()?;

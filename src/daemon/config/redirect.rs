@@ -10,9 +10,9 @@ impl DaemonConfig {
             return Ok(());
         }
         let is_both = self.listen.0.is_some() && self.tls_listen.0.is_some();
-        ensure!(is_both, "tls_redirect: from listen to tls_listen: set both");
+        ensure!(is_both, "tls_redirect: needs listen and tls_listen: set both");
         let has_port = self.redirect_port() != Some(0);
-        ensure!(has_port, "tls_redirect: tls_listen has no fixed port: say which clients come by");
+        ensure!(has_port, "tls_redirect: tls_listen has no fixed port: give the port that clients use");
         Ok(())
     }
 

@@ -85,7 +85,7 @@ pub(crate) fn limits(config: &DaemonConfig) -> Option<CallLimits> {
 fn key_of(secret: &[u8]) -> anyhow::Result<Vec<u8>> {
     let encoded = std::str::from_utf8(secret).ok().and_then(|text| text.trim().strip_prefix("whsec_"));
     let key = match encoded {
-        Some(encoded) => BASE64.decode(encoded).ok().context("what stands behind whsec_ is no base64")?,
+        Some(encoded) => BASE64.decode(encoded).ok().context("the part after whsec_ is not base64")?,
         None => secret.to_vec(),
     };
     ensure!(
@@ -180,7 +180,7 @@ impl Caller {
                 return false;
             }
             if failures == 1 {
-                tracing::warn!(host = self.host, why, "a webhook was not taken: it is sent again");
+                tracing::warn!(host = self.host, why, "a webhook failed: it will be sent again");
             }
             self.calls.wait_closed(pause);
         }

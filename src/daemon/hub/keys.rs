@@ -54,8 +54,8 @@ pub(super) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
         config.hub_secret_file.as_os_str().is_empty(),
         "hub_secret_file: with an authority ({key}) no token is signed with a secret: leave it out"
     );
-    ensure!(!config.auth_issuer.is_empty(), "auth_issuer: say which issuer (iss) {key} is of");
-    ensure!(!config.auth_audience.is_empty(), "auth_audience: say what aud of its tokens must name");
+    ensure!(!config.auth_issuer.is_empty(), "auth_issuer: {key} needs it: the issuer (iss) of the tokens");
+    ensure!(!config.auth_audience.is_empty(), "auth_audience: {key} needs it: the audience (aud) of the tokens");
     if has_url {
         check_url("auth_jwks_url", &config.auth_jwks_url, false)?;
         ensure!(config.auth_jwks_refresh.duration() >= REFRESH_MIN, "auth_jwks_refresh: at least 30s");
@@ -223,7 +223,7 @@ impl Keeper {
         }
         self.counts.keys.store(keys as u64, Relaxed);
         match keys {
-            0 => tracing::warn!("the tokens' authority has no key that is of use here: RS256, ES256 or EdDSA"),
+            0 => tracing::warn!("the tokens' authority has no usable key: RS256, ES256 or EdDSA"),
             keys => tracing::info!(keys, "keys of the tokens' authority read"),
         }
         *last = Some(text);

@@ -168,7 +168,7 @@ fn write_all(lines: &Receiver<Item>, shared: &LogShared, mut out: LogOutput<impl
 fn tell_lost(shared: &LogShared) {
     let lines = shared.untold.swap(0, Relaxed);
     if lines > 0 {
-        tracing::warn!(lines, "lines of this log were lost: it could not be written, or not as fast as it was filled");
+        tracing::warn!(lines, "lines of this log were lost: it could not be written, or not fast enough");
     }
 }
 
