@@ -1,6 +1,6 @@
 //! The shape of the code: files of a room do not import each other in a circle, parts of a shard share few fields, a
-//! type has a name of its own, functions fit a screen, `unsafe` is only in the listed files, and every file is named as
-//! a module.
+//! type has a name of its own and derefs to nothing but bytes, functions fit a screen, `unsafe` is only in the listed
+//! files, and every file is named as a module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -303,6 +303,18 @@ fn unsafe_stands_in_named_files_only() {
             .any(|pattern| code.contains(pattern));
         let is_named = UNSAFE_FILES.contains(&name(&file).as_str());
         assert_eq!(is_unsafe, is_named, "{}: the list of files with unsafe code is not true", name(&file));
+    }
+}
+
+#[test]
+fn what_derefs_is_bytes() {
+    // `Deref` is for types that are bytes by another owner, never a way to inherit methods.
+    for file in files_below(&source()) {
+        let code = code_of(&file);
+        for block in code.split("Deref for ").skip(1) {
+            let target = block.split_once("type Target = ").map(|(_, target)| target.split(';').next().unwrap());
+            assert_eq!(target, Some("[u8]"), "{}: a type derefs to another", name(&file));
+        }
     }
 }
 
