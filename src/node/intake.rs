@@ -5,9 +5,9 @@
 //! more than the messages. A message that comes alone is passed on at once.
 //!
 //! Invariants: the node's runtime never waits here, and no process waits for another's room in an inbox or change of
-//! paths ([`super::request_queues`]); messages are left in the queue only while a queue is at its limit. Never waits for
-//! the kernel while the kernel may be waiting for the server: an answer that its queue has no room for is kept here.
-//! They are few: each belongs to a message that the kernel has taken out of that very queue.
+//! paths ([`super::request_queues`]); messages are left in the queue only while a queue is at its limit. Never waits
+//! for the kernel while the kernel may be waiting for the server: an answer that its queue has no room for is kept
+//! here. They are few: each belongs to a message that the kernel has taken out of that very queue.
 
 use super::error::ServerError;
 use super::host::Host;

@@ -1,8 +1,9 @@
 //! The requests of each process of a node that were not passed to the shards yet: one queue for each process.
 //!
 //! A node kernel has one queue to the server for all its processes, in which a process with many requests delays the
-//! others. So messages are moved to a queue of their sender as they come, and these queues are served side by side: each
-//! has its own part of the shards' inboxes (a producer's account), and its own changes of paths, made one at a time.
+//! others. So messages are moved to a queue of their sender as they come, and these queues are served side by side:
+//! each has its own part of the shards' inboxes (a producer's account), and its own changes of paths, made one at a
+//! time.
 //!
 //! Invariants: the requests of one process are carried out in the order in which the kernel sent them, each change of
 //! paths before the requests after it; everything that concerns a guest (a process of another node) is in the order of

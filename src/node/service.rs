@@ -1,8 +1,8 @@
 //! The contract between a broker and a node's kernel, wherever the kernel is: in this program (`server`) or at the
 //! other end of a link.
 //!
-//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`request_queues`), events
-//! come out (`outbound`), passwords are checked (`login`). Starts no threads itself.
+//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`request_queues`),
+//! events come out (`outbound`), passwords are checked (`login`). Starts no threads itself.
 
 use super::calls::{AddressedName, Calls};
 use super::dialect::Dialect;

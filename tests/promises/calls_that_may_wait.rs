@@ -210,7 +210,8 @@ impl RoomFunction {
 
 /// Returns whether `body` calls the free function `name`.
 fn has_call(body: &str, name: &str) -> bool {
-    let calls = body.match_indices(&format!("{name}(")).map(|(at, _)| body[..at].chars().next_back());
+    let call = format!("{name}(");
+    let calls = body.match_indices(&call).map(|(at, _)| body[..at].chars().next_back());
     calls.flatten().any(|before| !before.is_alphanumeric() && !matches!(before, '_' | '.'))
 }
 
