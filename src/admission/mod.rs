@@ -28,6 +28,6 @@ pub use ledger::{
 };
 pub use memory::{Budget, Lease, LeaseReach, STEP_BYTES};
 pub use notices::{Notice, Notices};
-pub use places::Places;
+pub use places::PeerPlaces;
 pub use prefix::Prefix;
 pub use waiting::{LetGo, LetGoOf};

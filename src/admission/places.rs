@@ -8,26 +8,26 @@
 use std::collections::VecDeque;
 
 /// See the module. `K` names a peer; `T` is kept with each place.
-pub struct Places<K, T> {
+pub struct PeerPlaces<K, T> {
     /// The oldest first.
-    taken: VecDeque<Place<K, T>>,
+    taken: VecDeque<PeerPlace<K, T>>,
     /// Counts arrivals.
     count: u64,
 }
 
-struct Place<K, T> {
+struct PeerPlace<K, T> {
     number: u64,
     from: K,
     kept: T,
 }
 
-impl<K, T> Default for Places<K, T> {
+impl<K, T> Default for PeerPlaces<K, T> {
     fn default() -> Self {
         Self { taken: VecDeque::new(), count: 0 }
     }
 }
 
-impl<K: Copy + PartialEq, T> Places<K, T> {
+impl<K: Copy + PartialEq, T> PeerPlaces<K, T> {
     /// The number of places taken.
     pub fn len(&self) -> usize {
         self.taken.len()
@@ -46,7 +46,7 @@ impl<K: Copy + PartialEq, T> Places<K, T> {
     /// Takes a place. Returns its number, which is never used again.
     pub fn take(&mut self, from: K, kept: T) -> u64 {
         self.count += 1;
-        self.taken.push_back(Place { number: self.count, from, kept });
+        self.taken.push_back(PeerPlace { number: self.count, from, kept });
         self.count
     }
 
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_peer_that_has_most_gives_its_oldest_and_of_equals_the_first() {
-        let mut places = Places::default();
+        let mut places = PeerPlaces::default();
         assert_eq!((places.fullest(), places.is_empty()), (None, true));
         let numbers: Vec<u64> = ["a", "b", "a", "b"].map(|from| places.take(from, ())).into();
         assert_eq!((places.fullest(), places.len(), places.of("a")), (Some("a"), 4, 2));

@@ -7,7 +7,7 @@
 //! Invariants: never more connections at a time than places, including dropped ones until their threads are gone. Does
 //! not depend on what is sent on a connection.
 
-use crate::admission::{Places, Prefix};
+use crate::admission::{PeerPlaces, Prefix};
 use crate::driver::peer_socket::PeerStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +24,7 @@ pub(super) struct WaitingRoom {
     left: Condvar,
 }
 
-type WaitingPlaces = Places<Option<Prefix>, WaitingConnection>;
+type WaitingPlaces = PeerPlaces<Option<Prefix>, WaitingConnection>;
 
 struct WaitingConnection {
     stream: Arc<PeerStream>,

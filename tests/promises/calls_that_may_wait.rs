@@ -197,9 +197,9 @@ impl RoomFunction {
     /// Returns whether it waits by itself, or calls one of `waiting`.
     fn waits(&self, waits: &[&str], waiting: &BTreeSet<String>) -> bool {
         let calls = |call: &String| match call.split_once("::") {
-            Some(("ProcessState", name)) => self.body.contains(&format!("state.{name}(")),
             Some((of, name)) => {
                 (of == self.of && self.body.contains(&format!("self.{name}(")))
+                    || (of == "ProcessState" && self.body.contains(&format!("state.{name}(")))
                     || self.body.contains(&format!("{call}("))
             }
             None => has_call(&self.body, call),

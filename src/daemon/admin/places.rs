@@ -4,18 +4,18 @@
 //! has fewer, or for a newer one of its own. Invariant: never more at a time than [`CONNECTIONS_MAX`]. Does not depend
 //! on what is sent on a connection.
 
-use pushring::internals::admission::Places;
+use pushring::internals::admission::PeerPlaces;
 use std::net::IpAddr;
 
 /// Connections at a time: a few collectors, probes and pages that people leave open.
 pub(super) const CONNECTIONS_MAX: usize = 64;
 
 /// See the module. Each connection is kept with the means to end it.
-pub(super) struct AdminPlaces<T>(Places<IpAddr, T>);
+pub(super) struct AdminPlaces<T>(PeerPlaces<IpAddr, T>);
 
 impl<T> Default for AdminPlaces<T> {
     fn default() -> Self {
-        Self(Places::default())
+        Self(PeerPlaces::default())
     }
 }
 

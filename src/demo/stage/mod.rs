@@ -1,8 +1,8 @@
 //! `stage:pushring:sys`: one process pushes to a thousand receivers, some of which can be told to stop reading, and
 //! shows what the others notice of it.
 //!
-//! - At `/stage:pushring:sys/` pages watch: each gets the receivers' messages (Binary), and a report as Text four times a
-//!   second. It may send `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
+//! - At `/stage:pushring:sys/` pages watch: each gets the receivers' messages (Binary), and a report as Text four times
+//!   a second. It may send `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
 //! - The receivers are simulated, but their connections are real: sockets to the broker's own listener (`crowd`). They
 //!   exist while a page watches.
 //!
