@@ -114,5 +114,5 @@ fn what_is_no_listener_is_refused() {
     let (socket, _other) = UnixDatagram::pair().unwrap();
     let refused = output(&mut activated(&["serve"], socket.into()));
     let words = String::from_utf8(refused.stderr).unwrap();
-    assert!(refused.status.code() == Some(1) && words.contains("no listener of TCP"), "{words}");
+    assert!(refused.status.code() == Some(1) && words.contains("no TCP listener"), "{words}");
 }

@@ -107,5 +107,5 @@ fn a_fault_in_the_file_changes_nothing() {
     drop(client);
     running.daemon.signal("TERM");
     let (code, log) = running.daemon.wait();
-    assert!(code == Some(0) && log.contains("nothing has changed"), "{log}");
+    assert!(code == Some(0) && log.contains("the settings are unchanged"), "{log}");
 }
