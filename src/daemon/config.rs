@@ -598,7 +598,10 @@ impl DaemonConfig {
             self.tls_listen.0.is_none() || has_certificates,
             "tls_listen: TLS needs a certificate and its key (tls_certs)"
         );
-        ensure!(self.listen.0.is_some() || self.tls_listen.0.is_some(), "listen: it is off, and so is tls_listen: set one of them");
+        ensure!(
+            self.listen.0.is_some() || self.tls_listen.0.is_some(),
+            "listen: it is off, and so is tls_listen: set one of them"
+        );
         super::log::parse_filter(&self.log)?;
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {

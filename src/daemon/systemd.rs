@@ -24,9 +24,7 @@ pub(crate) fn listener() -> anyhow::Result<Option<TcpListener>> {
     if count == 0 {
         return Ok(None);
     }
-    inherited
-        .take_tcp_listener(0)
-        .context("systemd hands over no TCP listener: see ListenStream= in pushring.socket")
+    inherited.take_tcp_listener(0).context("systemd hands over no TCP listener: see ListenStream= in pushring.socket")
 }
 
 /// Serving has begun, or goes on after the settings have been read again.

@@ -123,7 +123,9 @@ fn hear_event(state: &State, event: &Event) {
             state.changed.notify_one();
             tracing::warn!("fleet: the NATS server is about to stop; another one is taken");
         }
-        Event::SlowConsumer(_) => tracing::warn!("fleet: messages came faster than the shards take them; some are lost"),
+        Event::SlowConsumer(_) => {
+            tracing::warn!("fleet: messages came faster than the shards take them; some are lost")
+        }
         Event::ClientError(error) => tracing::debug!(%error, "fleet: NATS"),
         Event::Draining => {}
     }

@@ -315,7 +315,10 @@ fn a_demo_over_tls_needs_no_certificate() {
     daemon.signal("TERM");
     let (code, log) = daemon.wait();
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("the certificate is self-signed") && !log.contains("an old name") && !log.contains(" ERROR "), "{log}");
+    assert!(
+        log.contains("the certificate is self-signed") && !log.contains("an old name") && !log.contains(" ERROR "),
+        "{log}"
+    );
 }
 
 /// A client of java.net.http, as it stands in the JDK.
