@@ -169,9 +169,9 @@ fn what_concerns_a_guest_is_in_one_order() {
     let guest: Address = "bob.os@guest:test:sys".parse().unwrap();
     let act = QueuedJob::Act(request("owner", 1, grant(&guest)));
     let of_guest = ActionRequest { reply: Reply::unasked(1, guest, ServerName::default()), action: push() };
-    assert_eq!(act.who(), QueuedJob::ActOfGuest(of_guest).who());
+    assert_eq!(act.owner(), QueuedJob::ActOfGuest(of_guest).owner());
     assert_eq!(
-        QueuedJob::Act(request("owner", 1, push())).who(),
+        QueuedJob::Act(request("owner", 1, push())).owner(),
         QueueOwner::Process("owner:test:sys".parse().unwrap())
     );
 }
