@@ -122,7 +122,11 @@ impl Pending {
             CheckedAction::Close { channel } => {
                 owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(AskedOrder::Close, reply))?;
             }
-            action => return Ok(Ordered::Else(ActionRequest { action, reply })),
+            action @ (CheckedAction::BindHttp { .. }
+            | CheckedAction::UnbindHttp { .. }
+            | CheckedAction::BindWebSocket { .. }
+            | CheckedAction::UnbindWebSocket { .. }
+            | CheckedAction::Grant { .. }) => return Ok(Ordered::Else(ActionRequest { action, reply })),
         }
         Ok(Ordered::Done)
     }
@@ -135,7 +139,7 @@ impl Pending {
         request: ActionRequest,
     ) -> Option<PathChange> {
         let collected = self.order(&Collecting::new(owner, batch), request);
-        match collected.expect("to collect is to wait for nobody") {
+        match collected.expect("collecting never fails") {
             Ordered::Done => None,
             Ordered::Else(ActionRequest {
                 action: CheckedAction::Grant { channel: Some(channel), guest, is_granted },
@@ -168,8 +172,13 @@ impl Pending {
             CheckedAction::Close { .. } | CheckedAction::Subscribe { .. } | CheckedAction::Grant { .. } => {
                 return Some(reply.refused(HttpServerError::WsChannelNotFound));
             }
-            // Binds were refused already.
-            _ => return Some(reply.refused(HttpServerError::InvalidSourceProcess)),
+            // Refused already.
+            CheckedAction::BindHttp { .. }
+            | CheckedAction::UnbindHttp { .. }
+            | CheckedAction::BindWebSocket { .. }
+            | CheckedAction::UnbindWebSocket { .. } => {
+                return Some(reply.refused(HttpServerError::InvalidSourceProcess));
+            }
         };
         batch.add(kernel.push_as_guest(guest, channels, message, self.ticket(asked, reply)));
         None

@@ -98,7 +98,7 @@ struct AdmittedRequest {
     path: String,
     asked: Box<ContractRequest>,
     body: Bytes,
-    /// What it takes while it waits for the thread.
+    /// The memory that it takes while it waits for the thread.
     charge: Option<Charge>,
 }
 
@@ -113,7 +113,7 @@ fn mime_of(asked: &ContractRequest) -> &str {
     asked.headers.get("content-type").map_or("", |mime| mime.split(';').next().unwrap_or("").trim())
 }
 
-/// What a request asks to be pushed that is no batch.
+/// The order of a request that is no batch.
 fn read(asked: &ContractRequest, body: Bytes) -> Result<PublishOrder, ApiAnswer> {
     let mime = mime_of(asked);
     if let Some(to) = asked.headers.get("push-to") {
@@ -143,7 +143,7 @@ impl ApiAnswer {
         Self { status, fields: vec![("content-type", "application/json")], body: body.to_string().into() }
     }
 
-    /// What was asked for will be done, and nothing is known of it yet (RFC 9110 15.3.3).
+    /// The request will be carried out; its outcome is unknown (RFC 9110 15.3.3).
     fn accepted() -> Self {
         Self::json(202, &json!({"accepted": true}))
     }

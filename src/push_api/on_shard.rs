@@ -1,8 +1,8 @@
-//! The API where a request came in: on the shard, which admits it, and does it too if that is short and waits for
-//! nothing. Everything else goes to the API's thread.
+//! The API on the shard that a request came to, which admits it, and carries it out if it is short and waits for
+//! nothing. Other requests go to the API's thread.
 //!
-//! Invariants: what is done here is no longer than [`BODY_BYTES_MAX`] makes it; what waits for the thread is bounded in
-//! requests and charged in bytes. Must not know what an outcome or an idempotency key is, but that they need the thread.
+//! Invariants: the work here is bounded by [`BODY_BYTES_MAX`]; requests that wait for the thread are bounded in number
+//! and charged in bytes. It must not know outcomes or idempotency keys, except that they need the thread.
 
 use super::body::{OutcomeWanted, PublishOrder};
 use super::guard::ApiGuard;
@@ -20,7 +20,7 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// See the module. One on each shard.
 pub(super) struct ApiOnShard {
-    /// What stands before `/api` in a path.
+    /// The part of a path before `/api`.
     pub prefix: Arc<str>,
     pub guard: ApiGuard,
     pub performer: Performer,
@@ -55,7 +55,7 @@ impl ApiOnShard {
             .ok_or_else(|| ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"))
     }
 
-    /// What to push, or what is wrong with it, where the request is for this thread.
+    /// The order, or its fault, if the request is to be carried out on this thread.
     fn done_here(&self, request: &AdmittedRequest) -> Option<Result<PublishOrder, ApiAnswer>> {
         let AdmittedRequest { path, asked, body, .. } = request;
         let is_short = path == "/push" && asked.method == "POST" && body.len() <= BODY_BYTES_MAX;

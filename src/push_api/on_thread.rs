@@ -61,7 +61,7 @@ impl ApiOnThread {
             match self.admitted.recv_timeout(patience) {
                 Ok(request) => {
                     self.route(request);
-                    // What came meanwhile has asked its shards for outcomes before the first of them is waited for.
+                    // Later requests ask their shards for outcomes before the first outcome is waited for.
                     for request in self.admitted.clone().try_iter().take(REQUESTS_AT_ONCE) {
                         self.route(request);
                     }
@@ -155,7 +155,7 @@ impl ApiOnThread {
         }
     }
 
-    /// Answers those who wait for an outcome; who waits for other nodes goes on waiting, and nobody else with it.
+    /// Sends the answers whose outcome is known; those that wait for other nodes hold up no others.
     fn settle(&mut self) {
         let until = Instant::now() + OUTCOME_WITHIN;
         let waiting = std::mem::take(&mut self.waiting).into_iter();
@@ -180,7 +180,7 @@ impl ApiOnThread {
     }
 }
 
-/// What an answer waits for.
+/// The outcome that an answer waits for.
 enum Awaited {
     Outcome(PushTickets),
     Count(Counting),
@@ -219,7 +219,7 @@ impl Awaited {
     }
 }
 
-/// What a request asks to be pushed.
+/// A parsed request.
 enum Read {
     One(PublishOrder),
     Lines(LineBatch),
