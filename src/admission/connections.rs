@@ -58,8 +58,9 @@ pub struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// These limits for a process that has `files_left` descriptors left for clients. A client over a limit needs one
-    /// too, to be told so: else the system's limit would be met first, and who meets that waits without a word.
+    /// These limits for an OS process that has `files_left` descriptors left for clients. A client over a limit needs
+    /// one too, in order to be told so: otherwise the system's limit would be reached first, and clients beyond that
+    /// wait without an answer.
     pub fn within_files(self, files_left: usize) -> Self {
         let turned_away_max = self.turned_away_max.min(files_left / 8);
         let connections_max = self.connections_max.min((files_left - turned_away_max).max(1));
@@ -101,7 +102,7 @@ pub struct Connections {
     notices: Notices,
     waiting: Waiting,
     stripes: Box<[Stripe]>,
-    /// Who knows its keys could fill one stripe.
+    /// A client that knew its keys could fill one stripe.
     keys: RandomState,
 }
 
@@ -140,7 +141,7 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Nobody has connected. `keys` decide where a client's entry lies, and should be hard to guess.
+    /// No connections yet. `keys` decide the place of a client's entry, and should be hard to guess.
     pub fn new(limits: ConnectionLimits, keys: RandomState) -> Self {
         let entries = || ClientEntries { of: HashMap::with_hasher(keys.clone()), sweep_at: SWEEP_ENTRIES_MIN };
         let stripes = (0..STRIPES).map(|_| Stripe(Mutex::new(entries()))).collect();
@@ -156,7 +157,7 @@ impl Connections {
         }
     }
 
-    /// What operators are to hear of.
+    /// The events that operators are told of.
     pub fn notices(&self) -> &Notices {
         &self.notices
     }
@@ -166,7 +167,7 @@ impl Connections {
         self.current().clone()
     }
 
-    /// Obeys these limits from now on. Those who are in stay.
+    /// Applies these limits from now on. Existing connections stay.
     pub fn set_limits(&self, limits: ConnectionLimits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
@@ -175,7 +176,7 @@ impl Connections {
         self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an address is counted as; `None` if it is not counted.
+    /// The client that an address counts for; `None` if it is not counted.
     pub fn client(&self, ip: IpAddr) -> Option<Prefix> {
         let exempt = self.current().per_ip_exempt.iter().any(|prefix| prefix.contains(ip));
         (!exempt).then(|| ip.into())
@@ -272,8 +273,8 @@ impl Connections {
         self.waiting.leave(entry).is_some()
     }
 
-    /// Who waits longest of those concerned is not counted any more, as a connection, as its client's and as its
-    /// process'. Its shard is to be told.
+    /// Uncounts the longest waiting channel concerned, as a connection, as its client's and as its process'. Its shard
+    /// is to be told.
     pub fn let_go(&self, of: LetGoOf<'_>, now_ms: u64) -> Option<LetGo> {
         let (entry, WaitingEntry { id, client, process }) = self.waiting.take(of)?;
         self.leave(client, now_ms);
@@ -315,7 +316,7 @@ impl Connections {
 
     fn entries(&self, client: Prefix) -> MutexGuard<'_, ClientEntries> {
         let stripe = self.keys.hash_one(client) as usize % STRIPES;
-        // Whoever panicked with the lock held left the map whole; the broker ends anyway.
+        // A panic leaves the map whole; the broker ends anyway.
         self.stripes[stripe].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

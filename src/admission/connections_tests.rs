@@ -187,7 +187,7 @@ proptest! {
             connections.leave(who.map(client), now_ms);
         }
         prop_assert_eq!(connections.total(), 0);
-        // When all buckets are full again, an entry of somebody else sweeps the table.
+        // When all buckets are full again, an entry of another client sweeps the table.
         let later_ms = now_ms + 1000;
         for stripe in &connections.stripes {
             let mut entries = stripe.0.lock().unwrap();

@@ -1,4 +1,4 @@
-//! What things take of the heap: as the allocator counts, by capacity, without what they take in place.
+//! Heap use of values: as the allocator counts, by capacity, without the space they take in place.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Something that may wait and take memory meanwhile.
 pub trait HeapBytes {
-    /// What it keeps allocated beside its own size, in bytes.
+    /// The bytes that it keeps allocated beside its own size.
     fn heap_bytes(&self) -> usize;
 }
 
@@ -14,8 +14,8 @@ pub trait HeapBytes {
 const ARC_COUNTS_BYTES: usize = 2 * size_of::<usize>();
 
 impl HeapBytes for Bytes {
-    /// Its length: nothing more is known of what it is a part of. Whoever keeps a small part of something large for
-    /// long copies it.
+    /// Its length: the allocation it is part of is unknown. Code that keeps a small part of a large one for long copies
+    /// it.
     fn heap_bytes(&self) -> usize {
         self.len()
     }
@@ -34,7 +34,7 @@ impl HeapBytes for Box<str> {
 }
 
 impl HeapBytes for Arc<str> {
-    /// In full, as if nobody else had it.
+    /// In full, as if it were not shared.
     fn heap_bytes(&self) -> usize {
         if self.is_empty() { ARC_COUNTS_BYTES } else { ARC_COUNTS_BYTES + self.len() }
     }

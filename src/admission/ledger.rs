@@ -34,7 +34,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-/// Who holds less than one part of so many of the budget is not worth looking at under pressure.
+/// Tenants that hold less than one part of so many of the budget are ignored under pressure.
 const NOTABLE_PART: usize = 1024;
 
 /// For each tenant so much has room, whatever the others hold: some channels, some messages.
@@ -45,7 +45,7 @@ const SWEEP_TENANTS_MIN: usize = 64;
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident $field:ident,)*) => {
-        /// What memory is held as.
+        /// The kind of held memory.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum HeldAs {
             $($(#[doc = $doc])* $kind,)*
@@ -103,7 +103,7 @@ kinds! {
     Events events,
     /// Static content of routes.
     Content content,
-    /// Topics, who is subscribed to them, and what clients of the hub may do.
+    /// Topics, their subscribers, and the rights of the hub's clients.
     Topics topics,
     /// Frames that a link's peer has not acknowledged, messages of a kernel that were not obeyed, and the channels of
     /// which a peer that comes back is told.
@@ -123,10 +123,10 @@ impl std::ops::AddAssign for HeldBytes {
     }
 }
 
-/// What is held for one process.
+/// The memory held for one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantReport {
-    /// Whose; none: those who belong to no process yet.
+    /// The process; none: connections that belong to no process yet.
     pub process: Option<ProcessId>,
     /// Bytes by kind.
     #[serde(flatten)]
@@ -140,7 +140,7 @@ pub struct Ledger(Arc<LedgerShared>);
 #[derive(Default)]
 struct LedgerShared {
     budget: Budget,
-    /// Who holds so much is notable; `None` where there is no limit.
+    /// The bytes from which a tenant is notable; `None` where there is no limit.
     notable_bytes: Option<usize>,
     notable: Mutex<Vec<Weak<TenantCounts>>>,
     notable_len: AtomicUsize,
@@ -167,18 +167,18 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// A ledger in which nobody holds anything yet.
+    /// A ledger in which nothing is held yet.
     pub fn new(budget: Budget) -> Self {
         let notable_bytes = budget.bytes().map(|bytes| bytes / NOTABLE_PART);
         Self(Arc::new(LedgerShared { budget, notable_bytes, ..LedgerShared::default() }))
     }
 
-    /// What may be held in all.
+    /// The limit of all held memory.
     pub fn budget(&self) -> &Budget {
         &self.0.budget
     }
 
-    /// A tenant: a process, or (without a name) all who belong to none.
+    /// A tenant: a process, or (without a name) all connections that belong to none.
     pub fn tenant(&self, process: Option<ProcessId>) -> Tenant {
         let tenant = Tenant(Arc::new(TenantCounts {
             book: self.0.clone(),
@@ -204,7 +204,7 @@ impl Ledger {
         MemoryPool(Arc::new(PoolShared { ledger: self.clone(), lease, held: AtomicUsize::new(0) }))
     }
 
-    /// What is held for all tenants together, by kind.
+    /// The memory held for all tenants together, by kind.
     pub fn held(&self) -> HeldBytes {
         let tenants: Vec<_> = lock(&self.0.tenants).all.iter().filter_map(Weak::upgrade).collect();
         tenants.into_iter().fold(HeldBytes::default(), |mut sum, counts| {
@@ -213,7 +213,7 @@ impl Ledger {
         })
     }
 
-    /// What one tenant may hold while others need memory; `None` is without limit.
+    /// The memory that one tenant may hold while others need some; `None` is unlimited.
     pub fn share_bytes(&self) -> Option<usize> {
         self.0.share_bytes()
     }
@@ -246,8 +246,8 @@ impl Ledger {
         }
     }
 
-    /// What is held for each process, the fullest first. Tenants of one name are told as one, and those for whom
-    /// nothing is held are left out.
+    /// The memory held for each process, the largest first. Tenants of one name are reported as one, and those without
+    /// any are left out.
     pub fn report(&self) -> Vec<TenantReport> {
         let tenants: Vec<Tenant> =
             lock(&self.0.tenants).all.iter().filter_map(|counts| Some(Tenant(counts.upgrade()?))).collect();
@@ -264,7 +264,8 @@ impl Ledger {
     }
 }
 
-/// For whom memory is held. Clones are the same tenant; the default is of a ledger of its own, without limit.
+/// The process for which memory is held. Clones are the same tenant; the default has a ledger of its own, without
+/// limit.
 #[derive(Clone)]
 pub struct Tenant(Arc<TenantCounts>);
 
@@ -276,7 +277,7 @@ struct TenantCounts {
     held: [AtomicUsize; HeldAs::ALL.len()],
     total: AtomicUsize,
     is_notable: AtomicBool,
-    /// Who tells the bytes of its orders: inboxes count those by themselves.
+    /// Report the bytes of its orders, which inboxes count by themselves.
     orders: Mutex<Vec<Box<OrdersBytes>>>,
 }
 
@@ -304,7 +305,7 @@ impl PartialEq for Tenant {
 impl Eq for Tenant {}
 
 impl Tenant {
-    /// Its name; none: it stands for those who belong to no process.
+    /// Its name; none: it stands for connections that belong to no process.
     pub fn process(&self) -> Option<&ProcessId> {
         self.0.process.as_ref()
     }
@@ -369,7 +370,7 @@ impl Tenant {
 }
 
 impl TenantCounts {
-    /// Enters the list of those who hold a notable part, if it is not there.
+    /// Enters the list of notable tenants, if it is not there.
     fn note(self: &Arc<Self>) {
         if self.is_notable.load(Ordering::Relaxed) {
             return;
@@ -392,7 +393,8 @@ impl TenantCounts {
     }
 }
 
-/// What one shard holds for one tenant: plain numbers, published once a turn. Dropping it takes all of it back.
+/// The memory that one shard holds for one tenant: plain numbers, published once a turn. Dropping it withdraws all of
+/// it.
 #[derive(Debug)]
 pub struct Tally {
     tenant: Tenant,
@@ -406,12 +408,12 @@ impl Tally {
         Self { tenant, held: HeldBytes::default(), published: HeldBytes::default() }
     }
 
-    /// For whom.
+    /// The tenant.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// What is held here.
+    /// The memory held here.
     pub fn held(&self) -> HeldBytes {
         self.held
     }
@@ -422,7 +424,7 @@ impl Tally {
         *held = (*held + now).checked_sub(before).expect("what was held before was counted");
     }
 
-    /// Tells the tenant what has changed since the last time.
+    /// Publishes the changes since the last time.
     pub fn publish(&mut self) {
         for kind in HeldAs::ALL {
             let (held, published) = (self.held.of(kind), self.published.of(kind));
@@ -477,8 +479,8 @@ impl MemoryPool {
         charge
     }
 
-    /// Returns whether so many bytes more for `tenant` could be charged now. For whom next to nothing is held there is
-    /// always room: it is not to be kept out because others have filled the budget.
+    /// Returns whether `bytes` more for `tenant` could be charged now. A tenant that holds next to nothing always has
+    /// room: others that have filled the budget must not keep it out.
     pub fn has_room(&self, tenant: &Tenant, bytes: usize) -> bool {
         let held = self.held_bytes() + bytes;
         held <= self.0.lease.bytes()
@@ -491,17 +493,17 @@ impl MemoryPool {
         ProcessMemory { pool: self.clone(), tenant: self.0.ledger.tenant(Some(process)) }
     }
 
-    /// What draws on it.
+    /// The bytes drawn from it.
     pub fn held_bytes(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
 
-    /// What it has leased.
+    /// The bytes it has leased.
     pub fn leased_bytes(&self) -> usize {
         self.0.lease.bytes()
     }
 
-    /// Tells pools from one another.
+    /// Distinguishes pools.
     pub fn number(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
@@ -533,7 +535,7 @@ impl ProcessMemory {
         self.pool.has_room(&self.tenant, bytes)
     }
 
-    /// For whom.
+    /// The tenant.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }

@@ -39,7 +39,7 @@ fn a_charge_that_does_not_fit_changes_nothing() {
     assert_eq!(pool.charge(&hog, HeldAs::Content, 2 * MIB).unwrap_err(), OverBudget);
     assert_eq!(charge.grow(2 * MIB), Err(OverBudget));
     assert_eq!((pool.held_bytes(), hog.total(), charge.bytes()), (3 * MIB, 3 * MIB, 3 * MIB));
-    // What cannot be refused is counted all the same.
+    // Memory that cannot be refused is counted all the same.
     let forced = pool.charge_anyway(&hog, HeldAs::Events, 6 * MIB);
     assert_eq!((hog.total(), ledger.budget().leased_bytes()), (9 * MIB, 8 * MIB));
     drop(forced);

@@ -4,10 +4,10 @@
 //! many steps as cover it. So the budget's one word is touched when a lease grows or shrinks by a step, never per
 //! message.
 //!
-//! Invariants: what is leased is never more than the budget; a lease that is dropped comes back. A holder keeps a few
-//! steps more than it needs, so that a lease does not come and go with every message: fewer while the budget is tight.
-//! The last eighth, the reserve, is for those who hold less than their share ([`Ledger`](super::Ledger)): it is there
-//! for them at once, while the others are still giving back.
+//! Invariants: leases never exceed the budget; a dropped lease comes back. A holder keeps a few steps more than it
+//! needs, so that a lease does not come and go with every message: fewer while the budget is tight. The last eighth,
+//! the reserve, is for tenants that hold less than their share ([`Ledger`](super::Ledger)): it is available to them at
+//! once, while the others are still giving back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ pub enum LeaseReach {
     WithinShare,
     /// As long as the reserve is left to others.
     BeyondShare,
-    /// As long as half of the budget is left: nobody can make it give back.
+    /// As long as half of the budget is left: the holder cannot be made to give it back.
     ToKeep,
 }
 
@@ -60,12 +60,12 @@ impl Budget {
         Some(self.0.as_ref()?.total)
     }
 
-    /// What all holders have leased, in bytes; 0 where there is no limit.
+    /// The bytes that all holders have leased; 0 where there is no limit.
     pub fn leased_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |words| words.total - words.free.load(Ordering::Relaxed))
     }
 
-    /// Returns whether less than the reserve is free: whoever holds more than its share has to give back.
+    /// Returns whether less than the reserve is free: tenants above their share have to give back.
     pub fn is_pressed(&self) -> bool {
         self.0.as_ref().is_some_and(|words| words.is_pressed())
     }
@@ -105,18 +105,18 @@ impl BudgetCounters {
     }
 }
 
-/// What one holder has leased. It may be shared by threads.
+/// The lease of one holder. It may be shared by threads.
 #[derive(Debug)]
 pub struct Lease {
     budget: Budget,
     step_bytes: usize,
-    /// What is never given back.
+    /// The part that is never given back.
     kept: AtomicUsize,
     leased: AtomicUsize,
 }
 
 impl Lease {
-    /// What is leased.
+    /// The leased bytes.
     pub fn bytes(&self) -> usize {
         self.leased.load(Ordering::Relaxed)
     }

@@ -1,14 +1,13 @@
-//! Who may connect, and how much memory clients and processes may take: the limits that all shards of a broker share.
+//! Limits that all shards of a broker share: on connections, and on the memory of clients and processes.
 //!
 //! The one exception to "shards share nothing". It is touched when a connection is accepted, shakes hands and ends,
-//! when a shard leases memory and publishes at the end of a turn for whom it holds it, and when something waits outside
-//! of shards ([`ledger`]), never per push: a few atomics and striped locks, each held for the length of one map
-//! operation.
+//! when a shard leases memory and publishes at the end of a turn how much it holds for each tenant, and when data waits
+//! outside of shards ([`ledger`]), never per push: a few atomics and striped locks, each held for one map operation.
 //!
-//! Invariants: counts are never negative and never above their limit; what is counted is bounded by what is connected,
-//! so strangers cannot make it grow; the time is an argument, on a clock that all shards share.
+//! Invariants: counts are never negative and never above their limit; the memory of the counts is bounded by the
+//! connections, so strangers cannot make it grow; the time is an argument, on a clock that all shards share.
 //!
-//! What it must not know: sockets, channels, frames, and where an address comes from (a socket or a trusted proxy).
+//! It must not know sockets, channels, frames, or the source of an address (a socket or a trusted proxy).
 
 mod connections;
 mod counter;

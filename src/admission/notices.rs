@@ -1,12 +1,11 @@
-//! What an operator should hear of clients that are refused or let go: at most a line a minute of each kind, with a
-//! count.
+//! Log lines for operators about clients that are refused or closed: at most one a minute of each kind, with a count.
 //!
-//! Invariants: the first of a kind is told at once; what comes within a minute of a line is counted and told with the
-//! next one, or when the minute is over, so that no count is lost; all shards count, one tells.
+//! Invariants: the first of a kind is logged at once; those within a minute of a line are counted and logged with the
+//! next one, or when the minute is over, so that no count is lost; all shards count, one logs.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What is told of.
+/// The kind of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// A request for a host that is not ours.
@@ -45,7 +44,7 @@ impl Notice {
         Self::SlowHandler,
     ];
 
-    /// What has happened, and the setting that mends it.
+    /// The event, and the setting that fixes it.
     pub const fn words(self) -> &'static str {
         match self {
             Self::ForeignHost => {
@@ -107,7 +106,7 @@ impl Notices {
         untold.take(now_ms)
     }
 
-    /// What has been counted and not told, and may be told by now.
+    /// Counts that have not been logged, and are due.
     pub fn overdue(&self, now_ms: u64) -> impl Iterator<Item = (Notice, u64)> {
         let waiting = Notice::ALL.into_iter().filter(|&notice| self.0[notice as usize].count.load(Relaxed) > 0);
         waiting.filter_map(move |notice| Some((notice, self.0[notice as usize].take(now_ms)?)))

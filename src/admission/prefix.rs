@@ -1,6 +1,6 @@
-//! What counts as one client: an IPv4 address, or an IPv6 /64.
+//! The unit in which clients are counted: an IPv4 address, or an IPv6 /64.
 //!
-//! A /64 is what one subscriber gets at least (RFC 6177), so counting single IPv6 addresses would count nothing.
+//! A /64 is the least that a subscriber gets (RFC 6177), so counting single IPv6 addresses would count nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;

@@ -1,11 +1,12 @@
-//! Who has no connection and counts as one all the same: channels that wait for their clients to come back, of all
-//! shards, in the order in which they began to wait.
+//! Channels without a connection that count as one: those that wait for their clients to resume, of all shards, in the
+//! order in which they began to wait.
 //!
-//! Where a limit is reached the first of those it concerns is let go of, whichever shard has it: it is uncounted here
-//! and now, by whoever needs its place, and its shard is told.
+//! When a limit is reached, the first channel concerned is given up, whichever shard has it: the shard that needs its
+//! place uncounts it at once, and the channel's own shard is told.
 //!
-//! Invariants: who waits has one entry, and is counted as long as it has it: whoever takes the entry out is the one who
-//! uncounts it, or counts on with it. It must not know what waits, except by a number that a shard gave it.
+//! Invariants: a waiting channel has one entry, and is counted as long as it has it: the thread that takes the entry
+//! out uncounts the channel, or takes over its count. It must not know the channel, except by a number that its shard
+//! gave it.
 
 use super::counter::OfProcess;
 use super::prefix::Prefix;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Whose place is needed.
 #[derive(Debug, Clone, Copy)]
 pub enum LetGoOf<'a> {
-    /// Anybody's.
+    /// Any client's.
     Anyone,
     /// One of this client.
     Client(Prefix),
@@ -23,12 +24,12 @@ pub enum LetGoOf<'a> {
     Process(&'a Arc<OfProcess>),
 }
 
-/// Who has been let go of, and is not counted any more.
+/// A channel that was given up, and is no longer counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LetGo {
     /// The number that its shard gave it.
     pub id: u32,
-    /// Of its entry: whoever waits anew has another.
+    /// Of its entry: a channel that waits again has another.
     pub entry: u64,
 }
 
@@ -86,7 +87,7 @@ impl Waiting {
     }
 
     fn entries(&self) -> MutexGuard<'_, WaitingEntries> {
-        // Whoever panicked with the lock held was between two maps at worst; the broker ends anyway.
+        // A panic leaves at worst an entry in one of the two maps; the broker ends anyway.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

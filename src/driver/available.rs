@@ -1,5 +1,5 @@
-//! What the system has left for this process: from `/proc`, and from the control groups that it is in, of either
-//! version (cgroups(7)).
+//! The memory left to this OS process: from `/proc`, and from the control groups that it is in, of either version
+//! (cgroups(7)).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ fn of_line(root: &Path, line: &str, controller: &str) -> Option<Vec<(GroupVersio
     Some(upwards.map(|directory| (version, directory.to_owned())).collect())
 }
 
-/// What this process may still take: of the machine, and of every control group above it. `root` is `/`. None: the
-/// system does not tell.
+/// The memory that this OS process may still take: of the machine, and of every control group above it. `root` is `/`.
+/// None: unknown.
 pub fn memory_bytes(root: &Path) -> Option<usize> {
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let free = field(&text, "MemAvailable:")? * 1024;
@@ -44,7 +44,7 @@ pub fn memory_bytes(root: &Path) -> Option<usize> {
     Some(groups.iter().filter_map(|(version, directory)| left_in_group(*version, directory)).fold(free, usize::min))
 }
 
-/// What is left in one group.
+/// The memory left in one group.
 fn left_in_group(version: GroupVersion, directory: &Path) -> Option<usize> {
     let (limit, usage, cache) = match version {
         GroupVersion::Two => ("memory.max", "memory.current", "inactive_file"),

@@ -23,7 +23,7 @@ impl Clock {
     }
 }
 
-/// Nanoseconds since a moment in the past, for who measures how long something took.
+/// Nanoseconds since a moment in the past, for measuring durations.
 pub fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // The clock begins at 0 and never goes back.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use std::io;
 use std::time::Duration;
 
-/// What happened to a socket since it was last reported.
+/// The events of a socket since it was last reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketReadiness {
     /// The token it was added under.

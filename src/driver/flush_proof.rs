@@ -40,7 +40,7 @@ struct Proof<'a> {
     sender: &'a OwnedFd,
     receiver: &'a OwnedFd,
     gathered: bool,
-    /// What the reports say the socket took.
+    /// The bytes that the socket took, according to the reports.
     taken: Vec<u8>,
 }
 
@@ -135,7 +135,7 @@ fn tcp_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let sender = TcpStream::connect(listener.local_addr()?)?;
     loop {
-        // Somebody else may have connected to the port first.
+        // Another program may have connected to the port first.
         let (receiver, from) = listener.accept()?;
         if from == sender.local_addr()? {
             return small_buffers(sender.into(), receiver.into());

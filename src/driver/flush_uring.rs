@@ -100,7 +100,7 @@ impl UringFlush {
         self.gave_up.as_deref()
     }
 
-    /// Runs what the kernel may have put off and tells whether a completion has come that nobody asked for.
+    /// Runs work that the kernel may have deferred, and returns whether an unexpected completion has come.
     pub(super) fn has_late_completion(&mut self) -> bool {
         let Some(ring) = &mut self.ring else { return false };
         // SAFETY: the flags ask for nothing but GETEVENTS (1): no submission, no wait, no argument.
@@ -272,8 +272,8 @@ mod tests {
         assert_eq!(flush.gave_up(), Some("tried out"));
     }
 
-    /// What is logged meanwhile, at the level of warnings and above. All tests that give up a ring are run by this:
-    /// where nobody listens when a place first logs, tracing takes it that nobody ever will.
+    /// The log meanwhile, at the level of warnings and above. All tests that give up a ring run through this: if there
+    /// is no subscriber when a callsite first logs, tracing caches that there never will be.
     fn logged(run: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Log(Arc<Mutex<Vec<u8>>>);

@@ -126,7 +126,7 @@ impl Sockets for KernelSockets {
     type Error = io::Error;
 
     fn poll(&mut self, news: &mut Vec<Readiness>) -> io::Result<bool> {
-        // What ended a wait came with it.
+        // The wait returned the events that ended it.
         if !std::mem::take(&mut self.has_waited) {
             self.ready.poll(&mut self.events)?;
         }

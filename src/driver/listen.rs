@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener};
 /// Clients that may wait to be accepted, per listener; the kernel cuts it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 
-/// Why nobody listens now: a fault of the configuration, and what to do about it.
+/// The reason why an address cannot be listened on: a fault of the configuration, and its fix.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
@@ -61,7 +61,7 @@ pub fn listen(address: SocketAddr, count: usize, options: &TcpOptions) -> Result
     Ok(listeners)
 }
 
-/// Gives `count` shards the same `listener`, which somebody else has opened, with `options`.
+/// Gives `count` shards the same `listener`, opened elsewhere, with `options`.
 ///
 /// # Errors
 /// It is no listener.
@@ -77,7 +77,7 @@ pub fn share(listener: &TcpListener, count: usize, options: &TcpOptions) -> Resu
     shared().map_err(ListenError::NoListener)
 }
 
-/// Tells whether anybody could listen on `address` now, without listening.
+/// Checks whether a program could listen on `address` now, without listening.
 ///
 /// # Errors
 /// As [`listen`].
@@ -104,8 +104,8 @@ fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpListener> {
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Else connections that are still closing keep a restarted daemon from its port. It does not let anyone bind where
-    // somebody listens.
+    // Otherwise connections that are still closing keep a restarted daemon from its port. It does not allow binding
+    // where another program listens.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;

@@ -1,9 +1,9 @@
-//! How the C library's allocator gives freed memory back to the system.
+//! Returning freed memory from the C library's allocator to the system.
 //!
 //! glibc maps large allocations one by one and unmaps them when they are freed, but the size from which it does so
-//! grows with what is freed (mallopt(3), M_MMAP_THRESHOLD): after one message of 16 MiB, later ones come from the heap,
-//! and what is freed below anything that still lives stays resident. So a memory budget would bound what is held, and
-//! not what is taken from the machine. A fixed threshold ends that: see the test `freed_memory_goes_back`.
+//! grows with the freed sizes (mallopt(3), M_MMAP_THRESHOLD): after one message of 16 MiB, later ones come from the
+//! heap, and memory freed below anything that still lives stays resident. So a memory budget would bound the memory
+//! held, and not the memory taken from the machine. A fixed threshold ends that: see the test `freed_memory_goes_back`.
 //!
 //! It is a setting of the whole program, and changes nothing where another allocator is in use.
 

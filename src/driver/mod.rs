@@ -1,7 +1,7 @@
 //! The only code that does I/O and reads clocks: sockets, rings, runtimes, wake-ups.
 //!
-//! Each file is one primitive that knows nothing of the others' callers; the pump puts them together with a shard.
-//! What the kernel promises but does not document is proved at start ([`flush_uring`]) or pinned by a test.
+//! Each file is one primitive that must not know the others' callers; the pump combines them with a shard. Undocumented
+//! behaviour of the kernel is verified at start ([`flush_uring`]) or pinned by a test.
 
 pub mod available;
 pub mod clock;

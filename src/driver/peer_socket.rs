@@ -22,16 +22,16 @@ use std::time::{Duration, Instant};
 /// How long a link's directory may stay locked by another daemon that starts: that takes it a moment.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
 
-/// Who has opened a connection.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Credential {
     /// A process of this user.
     User(u32),
-    /// Somebody over TCP, who has the token.
+    /// A peer over TCP, which has the token.
     Token,
 }
 
-/// Who may open a Unix socket.
+/// The users that may open a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// The permission bits of its file: connecting is writing (unix(7)).
@@ -99,7 +99,7 @@ impl PeerStream {
         }
     }
 
-    /// Who is at the other end; of TCP only the token will tell.
+    /// The user at the other end; over TCP only the token identifies the peer.
     pub fn user(&self) -> io::Result<Option<u32>> {
         match self {
             Self::Unix(stream) => Ok(Some(sockopt::socket_peercred(stream)?.uid.as_raw())),
@@ -109,7 +109,7 @@ impl PeerStream {
 
     /// Where the other end is, if it is elsewhere than on a Unix socket.
     pub fn peer_ip(&self) -> Option<IpAddr> {
-        // Whoever has gone already is nowhere in particular.
+        // A peer that is gone already has no address.
         let address_of = |stream: &TcpStream| stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
         self.tcp_socket().map(address_of)
     }
@@ -230,7 +230,7 @@ impl Read for DeadlineReader {
     }
 }
 
-/// What a socket's timeout says (socket(7), SO_RCVTIMEO and SO_SNDTIMEO), in words.
+/// The text for a socket's timeout (socket(7), SO_RCVTIMEO and SO_SNDTIMEO).
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -238,7 +238,7 @@ fn timed_out(error: io::Error) -> io::Error {
     }
 }
 
-/// Why nobody listens.
+/// The reason why it cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerListenError {
@@ -253,7 +253,7 @@ pub enum PeerListenError {
     Io {
         /// The path or address.
         at: String,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -276,7 +276,7 @@ pub(crate) struct SocketFile {
 }
 
 impl PeerListener {
-    /// Listens on a Unix socket that only those may open whom `access` names.
+    /// Listens on a Unix socket that only the users in `access` may open.
     pub(crate) fn unix(path: &Path, access: Access) -> Result<Self, PeerListenError> {
         let failed = |error: io::Error| PeerListenError::Io { at: path.display().to_string(), error };
         // Held until the socket has its name, so that of two daemons that start the second sees the first.
@@ -345,7 +345,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether there is a daemon behind the socket, even one that accepts nobody any more. Does not wait for it.
+/// Whether a daemon listens on the socket, even one that no longer accepts. Does not wait for it.
 fn is_listened_to(path: &Path) -> io::Result<bool> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -383,7 +383,7 @@ fn bind_and_rename(path: &Path, access: Access) -> io::Result<(UnixListener, Soc
     beside.push(".~");
     let beside = PathBuf::from(beside);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Linux: bind(2) creates the file with the mode of the socket. Nobody can connect before listen(2) in any case.
+    // Linux: bind(2) creates the file with the mode of the socket. No peer can connect before listen(2) in any case.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -392,7 +392,7 @@ fn bind_and_rename(path: &Path, access: Access) -> io::Result<(UnixListener, Soc
     socket.bind(&SockAddr::unix(&beside)?)?;
     let metadata = fs::symlink_metadata(&beside)?;
     let named = if metadata.mode() & 0o777 == 0o600 {
-        // Before anybody can connect.
+        // Before a peer can connect.
         open_to(&beside, access).and_then(|()| socket.listen(64)).and_then(|()| fs::rename(&beside, path))
     } else {
         Err(io::Error::other("the system did not give the socket its mode"))
@@ -405,7 +405,7 @@ fn bind_and_rename(path: &Path, access: Access) -> io::Result<(UnixListener, Soc
     Ok((rustix::fd::OwnedFd::from(socket).into(), file))
 }
 
-/// Lets in whom `access` names.
+/// Opens it to the users in `access`.
 fn open_to(path: &Path, access: Access) -> io::Result<()> {
     if let Some(group) = access.group {
         let given = rustix::fs::chown(path, None, Some(rustix::fs::Gid::from_raw(group)));

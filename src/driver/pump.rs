@@ -1,10 +1,9 @@
 //! One shard's thread at work: turn after turn, and asleep when there is nothing to do.
 //!
-//! With nothing to do the pump arms the inbox's wake flag and sleeps in its ready set until that reports: the eventfd
-//! of the inbox, the listener and all connections are in that one set, so there is one place to wait and no task per
-//! connection. It sleeps there itself, for a tick at most, and takes what woke it from there: awaited through the
-//! runtime, each wake would go through a ring and then be asked for again.
-//! What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
+//! When idle, the pump arms the inbox's wake flag and sleeps in its ready set, which holds the eventfd of the inbox,
+//! the listener and all connections: one place to wait, and no task per connection. It sleeps for one tick at most, and
+//! the call returns the events that ended the sleep: awaited through the runtime, each wake would go through a ring and
+//! then be asked for again. [`crate::shard::turn`] is the turn; the clock is read here and nowhere below.
 
 use super::clock::{Clock, monotonic_ns, thread_cpu_ns, unix_ms};
 use super::kernel_sockets::{KernelSockets, Listeners};
@@ -90,7 +89,7 @@ struct TurnMeter {
     counted_ns: u64,
 }
 
-/// Shorter than what tells whether work is dearer here than it was counted, and than any turn that clients wait for.
+/// A turn shorter than this neither shows whether work is more expensive here than counted, nor delays clients.
 const SHORT_NS: u64 = 100_000;
 
 impl TurnMeter {

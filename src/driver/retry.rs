@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// Pauses between attempts: the first of `least`, each twice as long as the one before, none longer than `most`; by lot
-/// between half of that and all of it, so that those who failed together do not come back together.
+/// Pauses between attempts: the first of `least`, each twice as long as the one before, none longer than `most`;
+/// randomly between half of that and all of it, so that peers that failed together do not retry together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPauses {
     /// The whole of the first pause.
@@ -16,7 +16,7 @@ pub struct RetryPauses {
 impl RetryPauses {
     /// The pause after so many failures.
     pub fn after(self, failures: u32) -> Duration {
-        // Each has a key of its own; that it could be guessed helps nobody.
+        // Each has a key of its own; guessing it would be of no use.
         self.drawn(failures, RandomState::new().hash_one(failures))
     }
 

@@ -69,7 +69,7 @@ impl ShardRuntime {
     /// A runtime with timers. Make it on the thread that runs it.
     ///
     /// # Errors
-    /// What was asked for cannot be had.
+    /// The requested kind is not available.
     pub fn new(kind: DriverKind) -> Result<Self, RuntimeError> {
         if kind == DriverKind::Epoll {
             return Self::epoll("as configured".to_owned());
@@ -88,7 +88,7 @@ impl ShardRuntime {
         Ok(Self { driver: RuntimeDriver::Epoll(runtime), why: format!("epoll, {why}") })
     }
 
-    /// What it runs on: [`DriverKind::Uring`] or [`DriverKind::Epoll`].
+    /// The driver in use: [`DriverKind::Uring`] or [`DriverKind::Epoll`].
     pub fn kind(&self) -> DriverKind {
         match self.driver {
             RuntimeDriver::Uring(_) => DriverKind::Uring,
@@ -96,7 +96,7 @@ impl ShardRuntime {
         }
     }
 
-    /// What it runs on and why, for the log.
+    /// The driver in use and the reason, for the log.
     pub fn why(&self) -> &str {
         &self.why
     }

@@ -12,7 +12,7 @@ use rustix::thread::CpuSet;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOutcome {
     /// This many bytes, at least one, now at the start of the buffer.
@@ -40,14 +40,14 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<ReadOutcome> 
     }
 }
 
-/// What a look at a listener found.
+/// The result of accepting.
 #[derive(Debug)]
 pub enum AcceptOutcome {
     /// A client, non-blocking and close-on-exec, and where it comes from.
     Client(OwnedFd, SocketAddr),
     /// A client that had gone before it was accepted; look again.
     Gone,
-    /// Nobody is waiting.
+    /// No client is waiting.
     Nobody,
     /// The process or the system is out of descriptors or memory. The client still waits in the backlog; let some
     /// time pass or close something first, for the listener stays readable.
@@ -89,8 +89,8 @@ pub fn accept(listener: impl AsFd) -> io::Result<AcceptOutcome> {
     }
 }
 
-/// Says to the peer that nothing more will come, and keeps the way in open (a plain close while the peer still sends
-/// becomes a reset and may cost it our last bytes).
+/// Ends the writing direction, and keeps reading possible (a plain close while the peer still sends becomes a reset and
+/// may cost it our last bytes).
 ///
 /// # Errors
 /// `ENOTCONN` when the peer is gone already.
@@ -163,7 +163,7 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
 /// Raises this process' soft limit of open files to its hard limit and returns it (`u64::MAX` when unlimited).
 ///
 /// # Errors
-/// The system refuses, although a soft limit up to the hard one is anybody's right.
+/// The system refuses, although any process may raise its soft limit up to the hard one.
 pub fn raise_open_files() -> io::Result<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -197,7 +197,7 @@ pub(super) fn borrow(socket: &SocketId) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(socket.0) }
 }
 
-/// Bytes that nobody can foresee.
+/// Unpredictable bytes.
 ///
 /// # Errors
 /// The system has no `/dev/urandom`.

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is read at a time, and sealed at a time: a record or two.
+/// The bytes read at a time, and sealed at a time: a record or two.
 const PIECE_BYTES: usize = 32 << 10;
 
 /// See the module.
@@ -17,11 +17,11 @@ pub struct TlsStream {
     pub tcp: TcpStream,
     duplex: Mutex<Duplex>,
     incoming: Mutex<DecryptedBytes>,
-    /// Held by who writes; what is sealed and was not written yet.
+    /// Held by the writing thread; sealed bytes that are not written yet.
     outgoing: Mutex<Vec<u8>>,
 }
 
-/// What was read and not taken in.
+/// Decrypted bytes that are not consumed.
 struct DecryptedBytes {
     buffer: Box<[u8]>,
     start: usize,
@@ -29,7 +29,7 @@ struct DecryptedBytes {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whoever panicked left a connection that fails at the latest when its next record does not open.
+    // A panic leaves a connection that fails at the latest when its next record does not open.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -55,7 +55,7 @@ impl TlsStream {
     /// Takes in some bytes; where there are none, answers what there is to answer and waits for more.
     fn advance(&self, incoming: &mut DecryptedBytes) -> io::Result<()> {
         if incoming.start == incoming.end {
-            // During a handshake nobody else writes. Later whoever does takes along what is to be said.
+            // During a handshake no other thread writes. Later the next writer sends pending records, too.
             if lock(&self.duplex).is_handshaking() {
                 self.flush_out(&mut lock(&self.outgoing))?;
             }
@@ -73,7 +73,7 @@ impl TlsStream {
                 Ok(())
             }
             Err(error) => {
-                // The other side is told why, if nobody is just writing.
+                // The peer is told why, unless a thread is writing.
                 if let Ok(mut outgoing) = self.outgoing.try_lock() {
                     let _ = self.flush_out(&mut outgoing);
                 }
@@ -90,14 +90,14 @@ impl TlsStream {
         written
     }
 
-    /// Says goodbye, as far as that goes without waiting, and ends what waits in reading or writing.
+    /// Ends the connection with an alert, if that can be sent without waiting, and ends waiting reads and writes.
     pub fn shutdown(&self) {
         if let Ok(mut outgoing) = self.outgoing.try_lock() {
             let mut duplex = lock(&self.duplex);
             duplex.end();
             duplex.take_out(&mut outgoing);
             let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
-            // Where the socket is full, or the other side was first, there is nobody to be told.
+            // If the socket is full, or the peer closed first, the alert is lost.
             let _ = rustix::net::send(&self.tcp, &outgoing, flags);
         }
         // Fails where the other side was first.
@@ -112,7 +112,7 @@ impl Read for &TlsStream {
             return Ok(count);
         }
         self.advance(&mut incoming)?;
-        // One read of the socket at most: whoever reads looks at its deadline before the next, however slowly a record
+        // One read of the socket at most: the reader checks its deadline before the next, however slowly a record
         // comes.
         lock(&self.duplex).read(buffer)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }

@@ -1,4 +1,4 @@
-//! What wakes a sleeping shard from another thread: an eventfd in the shard's [`ReadySet`](super::epoll::ReadySet).
+//! Wakes a sleeping shard from another thread: an eventfd in the shard's [`ReadySet`](super::epoll::ReadySet).
 //!
 //! Invariant: a wake after the set was last polled is reported by its next poll, drained or not (each write to an
 //! eventfd is an edge of its own; a test pins that). So the shard need not read it, which saves a call per wake.
@@ -14,7 +14,7 @@ use std::io;
 pub struct WakeFd(OwnedFd);
 
 impl WakeFd {
-    /// A wake that nobody has written to.
+    /// A wake that has not been written to.
     ///
     /// # Errors
     /// Out of descriptors.

@@ -54,7 +54,7 @@ pub struct EventBatch {
     bytes: usize,
     outcomes: usize,
     failures: usize,
-    /// What is allocated beside its events for them alone.
+    /// The bytes allocated for its events alone, beside them.
     spare_bytes: usize,
     charge: Option<Charge>,
 }
@@ -92,12 +92,12 @@ impl EventBatch {
         self.spare_bytes += bytes;
     }
 
-    /// What it holds of memory, its place in the queue included.
+    /// Its memory, its place in the queue included.
     pub fn held_bytes(&self) -> usize {
         BATCH_BYTES + self.events.capacity() * EVENT_BYTES + self.bytes + self.spare_bytes
     }
 
-    /// The charge of what it holds, for who keeps its events on.
+    /// The charge of its events, for code that keeps them on.
     #[cfg(feature = "node")]
     pub(crate) fn take_charge(&mut self) -> Option<Charge> {
         self.charge.take()
@@ -111,10 +111,10 @@ impl EventBatch {
     }
 }
 
-/// What a batch takes of memory in the queue: itself, and a word with its state.
+/// The memory of a batch in the queue: itself, and a word with its state.
 const BATCH_BYTES: usize = size_of::<EventBatch>() + size_of::<usize>();
 
-/// What an event takes of memory beside what it points to.
+/// The memory of an event beside its heap bytes.
 const EVENT_BYTES: usize = size_of::<Event>();
 
 /// A batch may have room for so many events more than twice what it has.
@@ -128,7 +128,7 @@ struct EventQueueShared {
     /// Outcomes and failures that were not read.
     outcomes: AtomicUsize,
     pool: MemoryPool,
-    /// What was in the queue, plus one, when no more could be charged; 0: it could when that was last tried.
+    /// The queue's bytes, plus one, when no more could be charged; 0: the last attempt succeeded.
     short_bytes: AtomicUsize,
     /// One for each shard: it stopped reading clients because this queue was full.
     waiting: Vec<AtomicBool>,
@@ -249,7 +249,7 @@ impl ProcessQueue {
         self.shared.pool.memory_of(process)
     }
 
-    /// Asks to be woken when there is room, and answers whether there is some already (then it will not be).
+    /// Asks to be woken when there is room, and returns whether there is some already (then it will not be).
     pub fn wait_for_room(&self, shard: usize) -> bool {
         self.shared.waiting[shard].store(true, Ordering::SeqCst);
         let half_empty = self.shared.is_half_empty();
@@ -282,7 +282,7 @@ impl ProcessQueue {
 
     /// Ends the sleep of the process, without events.
     pub fn wake(&self, owner: OwnerId) {
-        // Who is gone sleeps no more.
+        // A receiver that is gone sleeps no more.
         let _ = self.sender.send(EventBatch::new(owner));
         self.sleep.0.wake();
     }

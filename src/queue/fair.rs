@@ -14,10 +14,10 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::collections::VecDeque;
 
-/// What a lane is served for at a time: two dozen of the largest orders that are not cut, or one slice of a broadcast.
+/// The work for which a lane is served at a time: two dozen of the largest uncut orders, or one slice of a broadcast.
 const CREDIT_NS: u64 = 50_000;
 
-/// With so few orders in the inbox, and none in a lane, who comes first is served first.
+/// With so few orders in the inbox, and none in a lane, they are served in order of arrival.
 const FEW: usize = 4;
 
 /// Orders taken out of the inbox in one turn, at some 50 ns each.
@@ -53,9 +53,9 @@ pub struct Producers<T, R> {
 struct ProducerLane<T, R> {
     account: Account,
     orders: VecDeque<QueuedOrder<T>>,
-    /// What is left of the order that was begun, and the bytes that it stands for.
+    /// The rest of the order that was begun, and the bytes that it stands for.
     rest: Option<(R, u64)>,
-    /// What it may still cost before the next lane is served; below zero, what it has cost too much.
+    /// The work it may still cause before the next lane is served; below zero, its excess.
     credit_ns: i64,
 }
 
@@ -108,7 +108,7 @@ impl<T, R> Producers<T, R> {
                 }
                 taken += self.take(TAKEN_MAX);
             } else if taken == 0 {
-                // Whoever is new takes part at once.
+                // A new producer takes part at once.
                 taken += self.take(TAKEN_MAX).max(1);
             }
             served += usize::from(self.serve_one(server, &mut done));

@@ -9,7 +9,7 @@ type Job = (usize, u32, u64);
 #[derive(Default)]
 struct Worker {
     left_ns: u64,
-    /// What each producer was served for, and what was finished, in order.
+    /// The work for which each producer was served, and the finished orders, in order.
     served_ns: Vec<(usize, u64)>,
     finished: Vec<(usize, u32)>,
 }

@@ -20,7 +20,7 @@ pub struct InboxLimits {
     pub bytes_max: u64,
 }
 
-/// Inboxes together hold this part of the memory budget at most: orders are what nobody can make give.
+/// The most of the memory budget that inboxes hold together: orders cannot be made to give memory back.
 #[cfg(any(feature = "driver", test))]
 const PART_OF_BUDGET: usize = 4;
 

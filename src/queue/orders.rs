@@ -63,12 +63,12 @@ impl<T> std::fmt::Debug for SendRefused<T> {
 #[error("the shard has stopped")]
 pub struct InboxStopped<T>(pub T);
 
-/// What one producer holds of one inbox. Make one per process and inbox; clones are the same account.
+/// One producer's part of one inbox. Make one per process and inbox; clones are the same account.
 #[derive(Debug, Clone)]
 pub struct Account(Arc<Gauge>);
 
 impl Account {
-    /// Tells accounts from one another.
+    /// Distinguishes accounts.
     pub(super) fn number(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
@@ -95,7 +95,7 @@ struct InboxShared {
     room: Room<Waker>,
     kicked: AtomicBool,
     stopped: AtomicBool,
-    /// The shard's side was dropped: nobody will drain any more.
+    /// The shard's side was dropped: the inbox will not be drained again.
     gone: AtomicBool,
     wake: Box<dyn Wake>,
 }
@@ -161,8 +161,8 @@ impl<T> InboxSender<T> {
             return Err(SendRefused::Full(command));
         }
         if !self.shared.held.try_take(bytes) {
-            // Whoever met the account full meanwhile is not forgotten: the queue that refused us holds commands, and
-            // draining them wakes everybody who waits.
+            // Producers that met the account full meanwhile are not forgotten: the queue that refused this order holds
+            // commands, and draining them wakes all that wait.
             account.0.release(1, bytes);
             return Err(SendRefused::Full(command));
         }
@@ -262,7 +262,7 @@ impl<T> InboxSender<T> {
     /// Wakes the shard without a command, to look at what else it waits for; it learns so from
     /// [`Inbox::take_kick`].
     pub fn kick(&self) {
-        // One kick that was not yet taken stands for all: who set it has woken the shard or is about to.
+        // One kick that was not yet taken stands for all: the thread that set it has woken the shard or is about to.
         if !self.shared.kicked.swap(true, Ordering::AcqRel) {
             self.shared.wake_if_asleep();
         }
@@ -313,9 +313,9 @@ pub struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// Hands at most `commands_max` commands to `each`, oldest first, and stops early once they stand for
-    /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken. Where
-    /// producers are to be served in turn, see [`super::fair`].
+    /// Hands at most `commands_max` commands to `each`, oldest first, and stops early once they stand for `bytes_max`
+    /// bytes or more. Returns their number; then their room is free and waiting producers are woken. Where producers
+    /// are to be served in turn, see [`super::fair`].
     pub fn drain(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T)) -> usize {
         let mut done = FinishedOrders::default();
         while (done.orders as usize) < commands_max
@@ -340,7 +340,7 @@ impl<T> Inbox<T> {
         self.queue.len()
     }
 
-    /// Frees the room of commands that are done, and wakes who waits for it.
+    /// Frees the room of finished commands, and wakes producers that wait for it.
     pub(super) fn release(&mut self, done: FinishedOrders) {
         let FinishedOrders { orders, bytes, run } = done;
         if let Some((account, run_orders, run_bytes)) = run {
@@ -360,13 +360,13 @@ impl<T> Inbox<T> {
         self.queue.is_empty()
     }
 
-    /// Returns whether somebody [kicked](InboxSender::kick) since the last call.
+    /// Returns whether there was a [kick](InboxSender::kick) since the last call.
     pub fn take_kick(&mut self) -> bool {
         self.shared.kicked.swap(false, Ordering::AcqRel)
     }
 
     /// To be called before the shard waits for its [`Wake`]. False when something has come in: go on instead. True:
-    /// from now on whoever sends or kicks will wake it.
+    /// from now on each send or kick will wake it.
     #[must_use]
     pub fn prepare_sleep(&mut self) -> bool {
         let shared = &self.shared;
@@ -413,7 +413,7 @@ impl std::task::Wake for Unpark {
     }
 }
 
-/// What ends a [`park`](std::thread::park) of this thread.
+/// Ends a [`park`](std::thread::park) of this thread.
 #[cfg(feature = "link")]
 pub(crate) fn this_thread() -> Waker {
     THIS_THREAD.with(Waker::clone)

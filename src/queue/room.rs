@@ -6,7 +6,7 @@
 
 use super::sync::{AtomicBool, Mutex, Ordering, fence};
 
-/// Somebody who can be woken once.
+/// A waiter that can be woken once.
 pub(super) trait Waiter {
     /// Returns whether waking either wakes the same.
     fn is(&self, other: &Self) -> bool;
@@ -36,7 +36,7 @@ impl<W: Waiter> Room<W> {
         fence(Ordering::SeqCst);
     }
 
-    /// Says that room has been made.
+    /// Announces room.
     pub(super) fn announce(&self) {
         fence(Ordering::SeqCst);
         if !self.waiting.load(Ordering::Relaxed) {

@@ -24,7 +24,7 @@ impl<W: Waiter> Sleep<W> {
     /// Sleeps until `is_over`, which is asked first and then after each wake; for `timeout` at most.
     pub(super) fn until(&self, timeout: Duration, mut is_over: impl FnMut() -> bool) {
         let guard = self.task();
-        // In order with the fence: whoever does not see this count was seen by `is_over`.
+        // In order with the fence: a thread that does not see this count was seen by `is_over`.
         self.sleepers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         // How it ended is what `is_over` has found.
@@ -36,7 +36,7 @@ impl<W: Waiter> Sleep<W> {
     pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) > 0 {
-            // Whoever holds the lock has looked already and is not asleep yet.
+            // A thread that holds the lock has looked already and is not asleep yet.
             let task = self.task().take();
             self.sent.notify_all();
             if let Some(task) = task {

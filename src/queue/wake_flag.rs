@@ -32,7 +32,7 @@ impl WakeFlag {
         self.asleep.swap(false, Ordering::AcqRel);
     }
 
-    /// Producer, after it has added work: whether it is the one who has to wake the consumer.
+    /// Producer, after it has added work: returns whether it has to wake the consumer.
     pub(super) fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel)

@@ -71,13 +71,12 @@ pub enum Command {
         from: u32,
         /// How many fit the page.
         limit: usize,
-        /// Who asks.
+        /// The requester.
         to: crossbeam_channel::Sender<ChannelPage>,
     },
     /// Answer with the processes that have channels here, and how many.
     Processes(crossbeam_channel::Sender<Vec<(ProcessId, usize)>>),
-    /// What was ordered before it was asked for at this time of the broker's clock, in microseconds: count how long it
-    /// took.
+    /// The orders before it were given at this time of the broker's clock, in microseconds: record how long they took.
     Probe {
         /// When.
         asked_us: u64,
@@ -111,15 +110,15 @@ pub struct HostCommand {
 /// One frame to one channel.
 #[derive(Debug)]
 pub struct PushCommand {
-    /// To whom.
+    /// The channel.
     pub channel: ChannelId,
-    /// Who pushes; `None` is the broker's operator, who may push to any.
+    /// The pusher; `None` is the broker's operator, who may push to any channel.
     pub owner: Option<OwnerId>,
     /// The frame to push.
     pub frame: PushFrame,
-    /// What to do when the channel is over its budget.
+    /// The policy if the channel is over its budget.
     pub policy: Option<Policy>,
-    /// Who wants to know what became of it.
+    /// Where the outcome goes.
     pub asked: ReportTo,
 }
 
@@ -145,7 +144,7 @@ struct SmallPush {
 }
 
 impl PushEach {
-    /// What is small.
+    /// The largest payload of a small message.
     const PAYLOAD_BYTES_MAX: usize = 1024;
 
     fn new(owner: OwnerId) -> Self {
@@ -181,8 +180,7 @@ impl PushEach {
         self.done == self.pushes.len()
     }
 
-    /// Gives the next to `push`, if there is one: whose it is, the channel, the message, and who wants to know of a
-    /// failure.
+    /// Passes the next push, if there is one, to `push`: its owner, channel, message, and where a failure is reported.
     pub fn next(&mut self, push: impl FnOnce(OwnerId, ChannelId, MessageKind, &[u8], ReportTo)) {
         let Some(&next) = self.pushes.get(self.done) else { return };
         let end = self.done_bytes + next.payload_bytes as usize;
@@ -213,17 +211,17 @@ pub enum ReportTo {
 /// One frame to many channels.
 #[derive(Debug)]
 pub struct PushMany {
-    /// To whom.
+    /// The audience.
     pub audience: ShardAudience,
     /// Channels of the audience that are left out, sorted.
     pub except: Arc<[ChannelId]>,
-    /// Who pushes.
+    /// The pusher.
     pub owner: OwnerId,
     /// The frame to push.
     pub frame: PushFrame,
     /// The same compressed, where any channel of the owner has agreed on that.
     pub compressed: Option<Arc<Compressed>>,
-    /// What to do where a channel is over its budget.
+    /// The policy for channels over their budget.
     pub policy: Option<Policy>,
     /// Wants to know what became of it.
     pub part: Option<Box<OutcomePart>>,
@@ -242,7 +240,7 @@ pub enum ShardAudience {
     Process,
 }
 
-/// What a push carries. Checked by who made it: Text is valid UTF-8, control payloads have at most 125 bytes.
+/// The payload of a push. Its maker has checked it: Text is valid UTF-8, control payloads have at most 125 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushFrame {
     /// The kind of frame.
@@ -269,20 +267,20 @@ pub enum PushKind {
 pub struct CloseCommand {
     /// The channel to close.
     pub channel: ChannelId,
-    /// Who asks; `None` is the broker's operator.
+    /// The requester; `None` is the broker's operator.
     pub owner: Option<OwnerId>,
-    /// What the client is told.
+    /// The close frame for the client.
     pub why: CloseFrame,
     /// The client is told nothing instead: its connection ends as one that fails.
     pub abruptly: bool,
-    /// Who wants to know: `closed`, `not_found` or `not_owner` counts 1. What is closed already is no failure.
+    /// Where the outcome goes: `closed`, `not_found` or `not_owner` counts 1. A channel closed already is no failure.
     pub asked: ReportTo,
 }
 
 /// Messages that were lost on their way to this broker.
 #[derive(Debug)]
 pub struct Miss {
-    /// To whom they were: no list.
+    /// The audience, which is no list.
     pub audience: ShardAudience,
     /// Whose channels.
     pub owner: OwnerId,
@@ -293,9 +291,9 @@ pub struct Miss {
 /// One frame to channels that their owners have let a guest in to.
 #[derive(Debug)]
 pub struct GuestPushCommand {
-    /// To whom.
+    /// The channels.
     pub channels: Vec<ChannelId>,
-    /// Who pushes: an address on another node.
+    /// The pusher: an address on another node.
     pub guest: Arc<str>,
     /// The frame to push.
     pub frame: PushFrame,
@@ -308,12 +306,12 @@ pub struct GuestPushCommand {
 pub struct SubscribeCommand {
     /// The channel to subscribe or unsubscribe.
     pub channel: ChannelId,
-    /// Who asks: only the channel's owner may.
+    /// The requester: only the channel's owner may.
     pub owner: OwnerId,
     /// Into or out of which topic.
     pub change: Membership,
-    /// Who wants to know: `sent` counts 1 if it is so now, `dropped` if there are too many or no memory, `closed` if
-    /// the channel is closing.
+    /// Where the outcome goes: `sent` counts 1 if it holds now, `dropped` if there are too many or no memory, `closed`
+    /// if the channel is closing.
     pub asked: ReportTo,
 }
 
@@ -331,13 +329,13 @@ pub enum Membership {
 pub struct GrantCommand {
     /// The channel that the grant is for.
     pub channel: ChannelId,
-    /// Who grants: only the channel's owner may.
+    /// The granter: only the channel's owner may.
     pub owner: OwnerId,
-    /// Who is let in: an address on another node.
+    /// The guest: an address on another node.
     pub guest: Arc<str>,
     /// False takes it back.
     pub is_granted: bool,
-    /// Who wants to know: `sent` counts 1 if it is so, `dropped` if there are too many guests.
+    /// Where the outcome goes: `sent` counts 1 if it holds now, `dropped` if there are too many guests.
     pub asked: ReportTo,
 }
 
@@ -355,14 +353,14 @@ pub struct CloseFrame {
 pub struct RespondCommand {
     /// The request's id.
     pub request: RequestId,
-    /// Who answers: only the process that was asked may.
+    /// The responder: only the process that was asked may.
     pub owner: OwnerId,
     /// The response. Built by the process that answers, since the time grows with the number of header fields.
     pub response: PreparedResponse,
 }
 
 impl Command {
-    /// What a batch of so many keeps alive, where they themselves keep `payload_bytes`.
+    /// The bytes that a batch of so many keeps alive, where they themselves keep `payload_bytes`.
     pub fn batch_bytes(commands: usize, payload_bytes: usize) -> usize {
         payload_bytes + commands * size_of::<Self>()
     }
@@ -445,7 +443,7 @@ impl HeapBytes for ReportTo {
 }
 
 impl HeapBytes for PushMany {
-    /// What its shards share counts in full for each: they let go of it one after the other.
+    /// Memory that its shards share counts in full for each: they release it one after the other.
     fn heap_bytes(&self) -> usize {
         let audience = match &self.audience {
             ShardAudience::Channels(channels) => channels.heap_bytes(),

@@ -6,14 +6,14 @@ use crate::{http, proto, tls};
 /// See each field. All durations are milliseconds, all sizes bytes.
 #[derive(Debug, Clone)]
 pub struct ShardConfig {
-    /// What may wait for one channel. Default 1 MiB: some 20 s of video-rate telemetry at 50 KB/s, and 20 GiB at worst
-    /// for 20,000 channels that all stopped reading.
+    /// The most bytes that may wait for one channel. Default 1 MiB: some 20 s of video-rate telemetry at 50 KB/s, and
+    /// 20 GiB at worst for 20,000 channels that all stopped reading.
     pub outbound_bytes_max: usize,
-    /// What happens to a frame that does not fit, where neither push nor process says.
+    /// The policy for a frame that does not fit, if neither push nor process names one.
     pub policy: Policy,
-    /// What clients may send.
+    /// The limits of clients' messages.
     pub limits: proto::MessageLimits,
-    /// What an HTTP request may make us hold.
+    /// The limits of an HTTP request.
     pub http_limits: http::HttpLimits,
     /// Compression of messages.
     pub deflate: Deflate,
@@ -27,7 +27,7 @@ pub struct ShardConfig {
     /// The largest body of a request whose client is logged in; the others' is in `http_limits`, and so is the least
     /// that it comes to.
     pub body_bytes_max_logged_in: usize,
-    /// What connections over TLS begin with; `None`: there are none.
+    /// The TLS settings; `None`: no TLS.
     pub tls: Option<tls::TlsServer>,
     /// How long a handshake of TLS may take.
     pub tls_handshake_timeout_ms: u64,
@@ -84,7 +84,7 @@ impl ShardConfig {
         }
     }
 
-    /// What must have come within `window_ms` for a client to be waited for.
+    /// The bytes that must have arrived within `window_ms` for a client to be waited for.
     pub(in crate::shard) fn least_bytes(&self, window_ms: u64) -> u64 {
         self.body_bytes_per_s_min.saturating_mul(window_ms) / 1000
     }
@@ -165,7 +165,7 @@ pub struct Deflate {
     pub push_level: u8,
     /// Smaller messages are sent as they are.
     pub bytes_min: usize,
-    /// Larger messages to one channel are sent as they are: a shard compresses those, and everybody else on it waits
+    /// Larger messages to one channel are sent uncompressed: the shard compresses those, and all others on it wait
     /// meanwhile. Broadcasts are compressed on the thread that pushes them, whatever their size.
     pub shard_bytes_max: usize,
     /// The base-two logarithm of the window that our messages look back on, 9 to 15; a client may ask for less.

@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What the driver must do for the shard.
+/// An action that the driver must carry out for the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Shut the writing side of this socket: the client sees the end of our bytes.
@@ -52,18 +52,18 @@ pub enum Effect {
     Watch(SocketId, ConnectionToken),
 }
 
-/// What all shards of a broker begin with.
+/// The common start of all shards of a broker.
 #[derive(Debug, Clone)]
 pub struct Common {
     /// The numbers that they obey.
     pub config: Arc<ShardConfig>,
-    /// Who is attached.
+    /// The attached processes.
     pub directory: Arc<Directory>,
     /// How many have connected to all of them.
     pub admission: Arc<admission::Connections>,
     /// How much memory their clients and processes may take.
     pub memory: admission::Ledger,
-    /// What makes and judges the tokens of channels that outlive their connections.
+    /// Makes and verifies the tokens of channels that outlive their connections.
     pub resume: resume::Keys,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct TimeOfDay {
 
 /// One shard. See the module.
 ///
-/// What one part keeps for itself is a private field of that part; these are the parts, and what all of them look at.
+/// A part keeps its own state in private fields; these are the parts, and the state that all of them read.
 pub struct Shard {
     pub(super) config: Arc<ShardConfig>,
     pub(super) now_ms: u64,
@@ -94,7 +94,7 @@ pub struct Shard {
     pub(super) tls_counts: TlsCounts,
     /// By status: some hundreds at most, for a status has three digits.
     pub(super) responses: BTreeMap<u16, u64>,
-    /// What this turn has cost.
+    /// The work of this turn.
     pub(super) work: Work,
     /// How long turns and pushes took.
     pub(super) timings: Timings,
@@ -126,7 +126,7 @@ pub struct RelayedOrder {
     pub to: u32,
     /// The request, and the process that it is for.
     pub request: (RequestId, OwnerId),
-    /// What is ordered.
+    /// The order.
     pub command: Command,
 }
 
@@ -174,7 +174,7 @@ impl Shard {
         }
     }
 
-    /// What happens from now on happens at `now_ms`.
+    /// Sets the time of all that follows to `now_ms`.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.work.begin_turn();
@@ -226,7 +226,7 @@ impl Shard {
         std::mem::take(&mut self.let_gos)
     }
 
-    /// What names event `count` of a process here.
+    /// The id of a process' event `count` here.
     pub(super) fn event_id(&self, count: u64) -> EventId {
         EventId { run: self.keys.run_number(), shard: self.index, count }
     }
@@ -241,7 +241,7 @@ impl Shard {
         std::mem::take(&mut self.arrivals)
     }
 
-    /// What this turn has cost so far, in nanoseconds as `work` counts them.
+    /// The work of this turn so far, in nanoseconds as `work` counts them.
     pub fn spent_ns(&self) -> u64 {
         self.work.spent_ns()
     }
@@ -251,7 +251,7 @@ impl Shard {
         &mut self.timings
     }
 
-    /// What inflating has cost in this turn: a few packets can mean so much that it is not to keep others from being
+    /// The work of inflating in this turn: a few packets can cause so much that it must not keep others from being
     /// read.
     pub(super) fn inflated_ns(&self) -> u64 {
         self.work.inflated_ns()
@@ -297,11 +297,11 @@ impl Shard {
         self.obey_put_off();
     }
 
-    /// The same, and those who go on may do so until the turn has cost so much.
+    /// The same; clients that resume may do so until the turn's work reaches `until_ns`.
     pub(super) fn end_turn_within(&mut self, until_ns: u64) {
         self.owners.hand_over();
-        // What clients that go on have sent is handed over too. Once: with a process that takes it at once, clients
-        // whose few bytes mean many (compression) could keep us here.
+        // Data of clients that resume is handed over too. Once: with a process that takes it at once, clients whose few
+        // bytes inflate to many could otherwise keep the turn from ending.
         self.goes_on = self.resume(until_ns);
         if self.goes_on {
             self.owners.hand_over();
@@ -314,7 +314,7 @@ impl Shard {
         }
     }
 
-    /// Returns whether connections wait to be looked at, whose time has come or whom a chore is for.
+    /// Returns whether connections are due, by their deadline or for a chore.
     fn has_chores(&self) -> bool {
         self.table.has_due() || self.table.drain_goes_on() || !self.chores.is_empty()
     }
@@ -329,7 +329,7 @@ impl Shard {
         let held = self.table.iter().filter(|(_, connection)| connection.flags.has(Flag::Holds)).count();
         assert_eq!(held, self.memory.holders(), "who holds memory is counted");
         for (slot, connection) in self.table.iter() {
-            // What waits for its first send counts as the window's, until that has been tried.
+            // Bytes that wait for their first send count as the window's, until that has been tried.
             if connection.flags.has(Flag::Urgent) || connection.flags.has(Flag::Bulk) {
                 continue;
             }
@@ -344,7 +344,7 @@ impl Shard {
         }
     }
 
-    /// What the driver must do now, in order.
+    /// The driver's next actions, in order.
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
         into.append(&mut self.effects);
     }
@@ -392,7 +392,7 @@ impl Shard {
         self.memory.note_inbox(bytes);
     }
 
-    /// The shard is over: what it has said that it holds is what it still does, which is nothing.
+    /// The shard is over: withdraws the memory that it has published as held.
     pub(super) fn withdraw(&mut self) {
         self.memory.publish();
     }

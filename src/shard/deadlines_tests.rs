@@ -133,7 +133,7 @@ fn whom_we_do_not_read_is_not_judged_by_its_silence() {
     assert_eq!(scene.pass(300_000), [], "its process takes nothing");
     while scene.events.try_recv().is_ok() {}
     scene.pass(TICK_MS);
-    // From now on it is heard again, and is given all the time that anybody has.
+    // From now on it is heard again, and has the full time.
     let resumed_ms = scene.now_ms;
     let closed_ms = closed_at(&mut scene, 100_000).unwrap();
     assert!((60_000..=75_000).contains(&(closed_ms - resumed_ms)), "{closed_ms}");
@@ -273,7 +273,7 @@ fn an_upload_that_was_refused_is_read_to_its_end_and_then_for_a_while() {
     }
     let all_ms = scene.now_ms;
     assert_eq!(closed_at(&mut scene, 10_000), Some(all_ms + 2_000));
-    // What comes beyond the body is dropped as ever: a megabyte, then the connection is cut.
+    // Bytes beyond the body are dropped as usual: a megabyte, then the connection is cut.
     let mut scene = refused(UPLOAD);
     for _ in 0..69 {
         scene.read(vec![b'y'; 100_000]);

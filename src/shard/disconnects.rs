@@ -41,7 +41,7 @@ pub struct Disconnect {
     pub code: u16,
     /// The reason in words, perhaps empty: as much of it as a close frame holds.
     pub reason: Box<str>,
-    /// Who ended it.
+    /// The side that ended it.
     pub by: ClosedBy,
     /// Bytes of accepted pushes that never left.
     pub lost_bytes: usize,
@@ -51,7 +51,7 @@ pub struct Disconnect {
     pub silent_ms: u64,
     /// Pings of ours that were not answered.
     pub pings_unanswered: u8,
-    /// What the last answered ping of ours took, in milliseconds; none where there was none, or it took over a minute.
+    /// The round trip of our last answered ping, in milliseconds; none where there was none, or it took over a minute.
     pub ping_ms: Option<u16>,
 }
 

@@ -37,7 +37,7 @@ impl Durations {
     }
 }
 
-/// What a shard has timed. The times themselves come from the driver, which has a clock.
+/// Durations on a shard. The driver, which has a clock, measures them.
 #[derive(Default)]
 pub struct Timings {
     turns: Durations,

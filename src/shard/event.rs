@@ -20,7 +20,7 @@ pub enum Event {
     Opened(Box<Opened>),
     /// A client sent a message.
     Message {
-        /// Who sent it.
+        /// The sender.
         channel: ChannelId,
         /// Text or Binary. Text is valid UTF-8.
         kind: MessageKind,
@@ -29,7 +29,7 @@ pub enum Event {
     },
     /// A client sent a control frame; only for processes that asked for them. Pings have been answered already.
     Control {
-        /// Who sent it.
+        /// The sender.
         channel: ChannelId,
         /// Ping, Pong or Close.
         kind: ControlKind,
@@ -75,7 +75,7 @@ pub enum Event {
         /// The counts.
         outcome: Outcome,
     },
-    /// What became of a push that asked for it.
+    /// The outcome of a push that asked for it.
     Outcome {
         /// The number that the push was given.
         ticket: u64,
@@ -84,8 +84,8 @@ pub enum Event {
     },
 }
 
-/// A message of a client, for a handler on its shard: where nothing stands before it, its bytes lie where they were
-/// read, and nobody has copied them.
+/// A client's message, for a handler on its shard: where no event waits before it, its bytes are still in the read
+/// buffer, uncopied.
 #[derive(Debug)]
 pub struct ClientMessage<'a> {
     channel: ChannelId,
@@ -113,7 +113,7 @@ impl<'a> ClientMessage<'a> {
         Self { channel, kind, bytes: ReceivedBytes::Owned(payload) }
     }
 
-    /// Who sent it.
+    /// The sender.
     pub fn channel(&self) -> ChannelId {
         self.channel
     }
@@ -212,7 +212,7 @@ pub struct Opened {
     pub registered: bool,
     /// Whether the path was bound for extensions.
     pub extension: bool,
-    /// What the client may do, where the hub's token decides.
+    /// The client's rights, if the hub's token decides.
     pub grant: Option<Arc<Grant>>,
 }
 
@@ -225,13 +225,13 @@ pub struct Closed {
     pub code: u16,
     /// The reason in words, perhaps empty.
     pub reason: Box<str>,
-    /// Who ended it.
+    /// The side that ended it.
     pub by: ClosedBy,
     /// Bytes of accepted pushes that never left.
     pub lost_bytes: usize,
 }
 
-/// Who ended a channel.
+/// The side that ended a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
@@ -283,7 +283,7 @@ impl ClosedBy {
 pub struct HttpRequest {
     /// To be given back with the response.
     pub id: RequestId,
-    /// What is asked.
+    /// The request.
     pub ask: HttpAsk,
     /// The body, perhaps empty.
     pub body: Bytes,
@@ -291,7 +291,7 @@ pub struct HttpRequest {
     pub timeout_s: u32,
 }
 
-/// What an HTTP request asks for.
+/// An HTTP request as its process sees it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HttpAsk {

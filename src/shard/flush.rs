@@ -11,7 +11,7 @@ use std::io::IoSlice;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketId(pub i32);
 
-/// What one socket should send now.
+/// The next bytes for one socket.
 #[derive(Debug, Clone, Copy)]
 pub struct OutgoingBytes<'a> {
     /// The socket.

@@ -31,12 +31,12 @@ pub trait Handler<C> {
     /// No more messages follow in this read: tells the time that was not told.
     fn settle(&mut self, context: &mut dyn HandlerContext<C>);
 
-    /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there
-    /// to `events`, and returns what [`run`](Self::run) would.
+    /// The shard was woken from another thread, perhaps for this handler: appends the events that came from there to
+    /// `events`, and returns what [`run`](Self::run) would.
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait;
 }
 
-/// What a handler waits for.
+/// A handler's wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandlerWait {
     /// Its next event.
@@ -49,7 +49,7 @@ pub enum HandlerWait {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failed;
 
-/// What a shard gives a handler to work with, for as long as it runs.
+/// The shard as a handler sees it, for as long as it runs.
 pub trait HandlerContext<C> {
     /// The next event; none when there is no more, when what was ordered does not fit this turn, or when this handler
     /// has used up its part of it.

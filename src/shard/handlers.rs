@@ -11,7 +11,7 @@ use crate::admission::Charge;
 use crate::queue::fair::OrderOrRest;
 use std::collections::VecDeque;
 
-/// Orders that a handler may leave to be done, and what they may keep alive: a quarter of what an inbox holds.
+/// The most orders that a handler may leave unfinished, and the bytes they may keep alive: a quarter of an inbox.
 const KEPT_ORDERS_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -25,9 +25,9 @@ pub(super) struct HostedProcess {
 /// How a handler stands with its shard.
 #[derive(Default)]
 pub(super) struct HandlerState {
-    /// What it may still cost before others are served; below zero, what it has cost too much.
+    /// The work it may still cause before others are served; below zero, its excess.
     pub credit_ns: i64,
-    /// What the turn had cost when the handler last told what it took, or began.
+    /// The turn's work when the handler last reported its own, or began.
     pub(super) told_ns: u64,
     /// The turn of which it has the credit.
     turn: u64,
@@ -74,7 +74,7 @@ impl HandlerState {
         Some(kept)
     }
 
-    /// What is left of the order that was taken.
+    /// Puts the rest of the taken order back.
     pub(super) fn put_back(&mut self, kept: PendingOrder) {
         self.kept_bytes += kept.bytes;
         self.kept.push_front(kept);
@@ -87,12 +87,12 @@ pub(super) struct Handlers {
     places: Vec<HandlerPlace>,
     count: usize,
     turn: u64,
-    /// What each may cost in it.
+    /// The work that each may cause in it.
     credit_ns: i64,
-    /// What messages may cost that are given as they are read, and what they have cost in this turn.
+    /// The work that messages given as they are read may cause, and have caused in this turn.
     pub(super) at_once_ns_max: u64,
     pub(super) at_once_ns: u64,
-    /// Who was given some in the read at hand.
+    /// The handler that was given some in the current read.
     pub(super) unsettled: Option<u32>,
 }
 
@@ -114,7 +114,7 @@ impl Handlers {
         (self.at_once_ns_max, self.at_once_ns) = (handlers_ns, 0);
     }
 
-    /// What messages that are given as they are read may still cost.
+    /// The work that messages given as they are read may still cause.
     pub(super) fn at_once_left_ns(&self) -> u64 {
         self.at_once_ns_max.saturating_sub(self.at_once_ns)
     }

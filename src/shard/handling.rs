@@ -51,8 +51,8 @@ impl Shard {
         self.owners.hosted_waiting() > 0
     }
 
-    /// Runs those handlers that have events, or orders that waited, until the turn has cost so much. `called`: somebody
-    /// on another thread wants one of them to look.
+    /// Runs the handlers that have events, or waiting orders, until the turn's work reaches the limit. `called`:
+    /// another thread has woken the shard for one of them.
     pub(super) fn run_handlers(&mut self, until_ns: u64, called: bool) {
         if self.handlers.is_empty() {
             return;
@@ -60,7 +60,7 @@ impl Shard {
         if called {
             self.call_handlers();
         }
-        // Each once: who comes into the list meanwhile is served in the next turn.
+        // Each once: those listed meanwhile are served in the next turn.
         for _ in 0..self.owners.hosted_waiting() {
             if !self.has_room(until_ns) {
                 return;
@@ -84,14 +84,13 @@ impl Shard {
         self.handlers.begin_turn(handlers_ns);
     }
 
-    /// What is read from now on waits for the next turn. Returns what messages that were given as they were read have
-    /// cost.
+    /// Messages read from now on wait for the next turn. Returns the work of messages given as they were read.
     pub(super) fn end_reads(&mut self) -> u64 {
         self.handlers.at_once_ns_max = 0;
         self.handlers.at_once_ns
     }
 
-    /// What messages that were given as they were read have cost in this turn: it is their handlers', not the readers'.
+    /// The work in this turn of messages given as they were read: it is their handlers', not the readers'.
     pub(super) fn at_once_ns(&self) -> u64 {
         self.handlers.at_once_ns
     }
@@ -161,7 +160,7 @@ impl Shard {
             let Some(mut hosted) = self.handlers.take(place) else { continue };
             hosted.state = HandlerState::default();
             hosted.state.credit_ns = i64::MAX;
-            // What it is told of the orders that it gives now might go on for ever.
+            // Reports on the orders that it gives now could go on without end.
             let events = self.owners.unread(place);
             let _ = self.run_handler(place, &mut hosted, u64::MAX, events);
             drop(hosted);

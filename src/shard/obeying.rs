@@ -33,7 +33,7 @@ impl Shard {
         }
     }
 
-    /// Goes on with what was begun, for one slice. Returns what is left of it.
+    /// Continues an order for one slice. Returns the rest of it.
     fn go_on_with(&mut self, long: Long) -> Option<Long> {
         match long {
             Long::Broadcast(broadcast) => self.go_on_pushing(broadcast),

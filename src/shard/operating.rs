@@ -3,7 +3,7 @@
 //!
 //! Invariants: a request costs a bounded part of a turn, however many channels there are, and is repeated for the rest;
 //! a drain tells each channel once, and at most as many at a time as its pace allows; the requester may be gone before
-//! the answer. It must not depend on who asks, or why.
+//! the answer. It must not depend on the requester or its purpose.
 
 use crate::channel::ChannelId;
 use crate::gateway::IpPrefix;
@@ -58,7 +58,7 @@ pub struct ChannelReport {
     pub age_s: u32,
     /// How long the client has said nothing, in milliseconds.
     pub silent_ms: u64,
-    /// What the last answered ping of ours took, in milliseconds.
+    /// The round trip of our last answered ping, in milliseconds.
     pub ping_ms: Option<u16>,
     /// Whether a close frame has been sent, and its answer is awaited.
     pub is_closing: bool,
@@ -86,7 +86,7 @@ pub struct Drain {
     pub grace_ms: u64,
     /// Then channels are closed with 1012, one after another, for so long.
     pub over_ms: u64,
-    /// Then who is left is closed as by a stop, and has so long to answer.
+    /// Then the rest are closed as by a stop, and have so long to answer.
     pub within_ms: u64,
 }
 

@@ -51,7 +51,7 @@ impl Outcome {
     }
 }
 
-/// What a ticket calls back with, about.
+/// The approximate memory of a ticket's callback.
 const CALLBACK_BYTES: usize = 64;
 
 /// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a
@@ -76,7 +76,7 @@ impl OutcomeCollector {
 /// is thrown away still answers.
 pub struct OutcomePart {
     ticket: Arc<OutcomeCollector>,
-    /// What this shard has counted.
+    /// The counts of this shard.
     pub counts: Outcome,
 }
 
@@ -91,7 +91,8 @@ impl Drop for OutcomePart {
     fn drop(&mut self) {
         let mut counts = self.ticket.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.add(&self.counts);
-        // AcqRel: the last one sees what all others have added. The lock orders it too; the count decides who is last.
+        // AcqRel: the last shard sees what all others have added. The lock orders it too; the count decides which is
+        // last.
         if self.ticket.parts.fetch_sub(1, Ordering::AcqRel) == 1 {
             let outcome = *counts;
             drop(counts);

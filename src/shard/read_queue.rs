@@ -1,10 +1,11 @@
-//! Which connection is read next: those that just became readable and owe nothing come first, in turn with the others.
+//! The order in which connections are read: those that have just become readable and have no debt come first, in turn
+//! with the others.
 //!
-//! A client that sends now and then should not wait until each of hundreds that always have more to send has been read
-//! once: that is what a round of them takes. So a connection whose socket was empty is read before those that are read
-//! over and over. While there are both, every second read is of the others, so that neither can starve them.
+//! A client that sends now and then should not wait for a round of hundreds that always have more to send. So a
+//! connection whose socket was empty is read before those that are read over and over. While there are both, every
+//! second read is of the others, so that neither can starve them.
 //!
-//! Invariant: order is kept within each of the two. Who owes, and what a read costs, is the caller's to know.
+//! Invariant: order is kept within each of the two. The caller knows debts and the cost of reads.
 
 use super::table::connection::ConnectionToken;
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ impl ReadQueue {
         if is_fresh { self.fresh.pop_front() } else { self.round.pop_front() }
     }
 
-    /// Returns whether nobody is to be read.
+    /// Returns whether no connection is to be read.
     pub(super) fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.round.is_empty()
     }

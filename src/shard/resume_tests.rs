@@ -39,7 +39,7 @@ impl Rng {
 /// A client that counts as the protocol says.
 struct Client {
     socket: Option<i32>,
-    /// What it has received and not understood yet.
+    /// Received and not yet parsed.
     partial: Vec<u8>,
     is_upgraded: bool,
     knows_hello: bool,
@@ -47,13 +47,13 @@ struct Client {
     token: String,
     received: u64,
     sent: u64,
-    /// What it was told to be missing, all together.
+    /// The sum of its reported losses.
     missing: u64,
     /// A close frame came.
     is_closed: bool,
 }
 
-/// What is known of a channel from the outside.
+/// The state of a channel as seen from outside.
 #[derive(Default)]
 struct Known {
     pushed: u64,
@@ -144,7 +144,7 @@ impl World {
         }
     }
 
-    /// What the process is told.
+    /// Takes the process' events.
     fn hear(&mut self) {
         while let Ok(batch) = self.net.events.try_recv() {
             for event in batch.events {
@@ -379,7 +379,7 @@ impl World {
         self.turn();
     }
 
-    /// Everybody reads everything.
+    /// All clients read all of their data.
     fn drain(&mut self) {
         for _ in 0..400 {
             self.turn();
@@ -486,7 +486,7 @@ fn an_answer_that_was_lost_costs_nobody_the_channel() {
     }
 }
 
-/// What a seed decides.
+/// The choices of a seed.
 struct Plan {
     rng: Rng,
     config: ShardConfig,
@@ -583,7 +583,7 @@ fn every_seed_tells_each_client_what_it_missed_to_the_message() {
         for _ in 0..250 {
             act(&mut world, &mut plan);
         }
-        // After the faults everybody comes back and reads on.
+        // After the faults all clients resume and read on.
         for at in 0..world.clients.len() {
             if world.clients[at].socket.is_none() || world.clients[at].is_closed {
                 world.clients[at].socket = None;

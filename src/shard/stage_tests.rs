@@ -159,7 +159,7 @@ impl Stage {
         outcome
     }
 
-    /// The same for whoever wants to know.
+    /// The same with a report.
     pub(super) fn push_as(
         &mut self,
         channel: ChannelId,
@@ -187,7 +187,7 @@ impl Stage {
         self.heard().into_iter().filter_map(closed).collect()
     }
 
-    /// What is counted is what is there; nothing is over the lease that could have made room.
+    /// Counts equal the actual memory; nothing is over the lease that could have made room.
     pub(super) fn check(&self) {
         let held = self.shard.table.iter().map(|(_, connection)| connection.held());
         let (mut own, mut incoming) = (0, 0);
@@ -202,7 +202,7 @@ impl Stage {
     }
 }
 
-/// What becomes of a push, once it is known.
+/// The outcome of a push, once it is known.
 pub(super) type Settled = crossbeam_channel::Receiver<Outcome>;
 
 pub(super) fn ask() -> (Option<Box<OutcomePart>>, Settled) {

@@ -1,4 +1,4 @@
-//! What a shard counts: plain numbers, read by asking the shard ([`super::command::Command::Report`]).
+//! Counts of a shard: plain numbers, read by asking the shard ([`super::command::Command::Report`]).
 
 pub use super::durations::Durations;
 use super::event::ClosedBy;
@@ -7,7 +7,7 @@ use super::tls_counts::TlsCounts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Declares every count once: as a field, and for who shows them all.
+/// Declares every count once: as a field, and for code that shows them all.
 macro_rules! counts {
     ($( $(#[doc = $doc:literal])+ $name:ident, )+) => {
         /// Counts since the shard began.
@@ -15,7 +15,7 @@ macro_rules! counts {
         #[serde(default)]
         pub struct Stats {
             $( $(#[doc = $doc])+ pub $name: u64, )+
-            /// Channels closed, by who ended them, in the order of [`ClosedBy`].
+            /// Channels closed, by the side that ended them, in the order of [`ClosedBy`].
             #[serde(with = "by_name")]
             pub closed: [u64; ClosedBy::ALL.len()],
         }
@@ -55,7 +55,7 @@ counts! {
     commands,
     /// Frames pushed to channels, each channel counted.
     pushed,
-    /// Messages to one channel that were compressed. Broadcasts are compressed by who pushes them.
+    /// Messages to one channel that were compressed. Broadcasts are compressed by their pushers.
     compressed,
     /// Pushes to channels that do not exist or belong to another process.
     pushes_unknown,
@@ -138,12 +138,12 @@ pub struct Report {
     /// Those of them that wait for their clients to come back.
     #[serde(default)]
     pub detached: usize,
-    /// What is remembered for those who come back, in bytes; it is among what waits by reference.
+    /// Bytes kept for clients that resume; they are among those that wait by reference.
     #[serde(default)]
     pub history_bytes: usize,
     /// Bytes that wait for their first send.
     pub window_bytes: usize,
-    /// What it holds for clients and processes.
+    /// Memory held for clients and processes.
     pub memory: MemoryReport,
     /// How long its turns were, in time on its processor: what others waited for in vain is not in it.
     #[serde(default)]
@@ -153,7 +153,7 @@ pub struct Report {
     pub push_delays: Durations,
     /// Counts.
     pub stats: Stats,
-    /// What it counts of TLS, if it speaks it.
+    /// TLS counts, if it speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsCounts>,
     /// HTTP responses by their status, that of an upgrade, 101, among them.

@@ -1,7 +1,7 @@
-//! Event streams, simulated: two shards, listeners of two paths that are cut at any byte and come back on any shard
-//! with the last id that they heard, slow ones that are closed, history that is trimmed by time and bytes. The oracle
-//! is what was pushed: a listener hears each message for it once and in order, or is told of a gap before what follows,
-//! however often it is cut, and nothing that was for another path.
+//! Event streams, simulated: two shards, listeners of two paths that are cut at any byte and return on any shard with
+//! their last event id, slow ones that are closed, history that is trimmed by time and bytes. The oracle is the list of
+//! pushes: a listener gets each message for it once and in order, or is told of a gap before the next one, however
+//! often it is cut, and no message for another path.
 
 use super::command::{Command, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
 use super::stage::{OWNER, ask};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 const PATHS: [&str; 2] = ["/a", "/b"];
 
-/// One who listens, as a browser does.
+/// A listener, as in a browser.
 #[derive(Default)]
 struct Listener {
     path: usize,
@@ -213,7 +213,7 @@ fn base64_of(data: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(data).unwrap()
 }
 
-/// What happens.
+/// A step of the test.
 #[derive(Debug, Clone)]
 enum Step {
     Connect { at: usize, shard: usize, room: usize },
@@ -305,7 +305,7 @@ fn whatever_byte_is_the_last_to_come_nothing_is_missing_and_a_gap_is_told() {
         ];
         let world = run(ShardConfig::default(), &steps);
         assert_eq!((world.listeners[0].heard, world.listeners[0].gaps), (5, 0), "cut at {bytes}");
-        // What was for it alone cannot be sent again: a gap, told however often it is cut on the way to it.
+        // A message for it alone cannot be sent again: a gap, reported however often it is cut on the way to it.
         let one = Step::Push { at: 0, len: 20 };
         let steps = [
             come(0),

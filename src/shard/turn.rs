@@ -77,7 +77,7 @@ pub trait Sockets {
     fn stop_listening(&mut self);
 }
 
-/// What has happened to whom.
+/// An event of one socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// Clients wait to be accepted.
@@ -95,7 +95,7 @@ pub enum Readiness {
     },
 }
 
-/// What a look at the listeners found.
+/// The result of polling the listeners.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// A client, where it comes from, and to which listener.
@@ -108,7 +108,7 @@ pub enum Accepted {
     NoRoom,
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketRead {
     /// This many bytes, at least one, now at the start of the buffer.
@@ -119,10 +119,10 @@ pub enum SocketRead {
     End(SocketEnd),
 }
 
-/// What one turn may take in.
+/// The limits of one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnLimits {
-    /// What it may cost.
+    /// The work it may do.
     pub work: WorkLimits,
     /// Orders.
     pub commands_max: usize,
@@ -138,7 +138,7 @@ impl Default for TurnLimits {
     }
 }
 
-/// What a client is read for at a time, while others wait to be read: some reads of a few frames each.
+/// The work that a client may cause by one turn of reading while others wait: some reads of a few frames each.
 const READ_CREDIT_NS: i64 = 10_000;
 
 /// See the module.
@@ -162,7 +162,7 @@ pub struct Turns<S> {
     called: bool,
     ticked_ms: u64,
     news: Vec<Readiness>,
-    /// What the shard wants done, just taken from it; and what is put off of that.
+    /// Actions just taken from the shard, and those that are put off.
     effects: Vec<Effect>,
     put_off: VecDeque<Effect>,
     buffer: Vec<u8>,
@@ -192,7 +192,7 @@ impl PeerShards {
     }
 }
 
-/// What is to be read of the connection at one place.
+/// The pending read of the connection at one place.
 #[derive(Clone, Copy, Default)]
 struct ReadMark {
     /// The connection that this is about.
@@ -201,8 +201,8 @@ struct ReadMark {
     is_queued: bool,
     /// Go on until there is nothing left, however short a read is: an end may wait behind the bytes.
     to_the_end: bool,
-    /// What reading it may still cost before others are read; below zero, what it has cost too much. Who has nothing to
-    /// read saves no credit, and keeps its debt.
+    /// The work that reading it may still cause before others are read; below zero, its excess. A client with nothing
+    /// to read saves no credit, and keeps its debt.
     credit_ns: i64,
 }
 
@@ -297,7 +297,7 @@ impl<S: Sockets> Turns<S> {
         self.shard.timings().note_turn(cpu_ns);
     }
 
-    /// What the shard times of the last turn.
+    /// The shard's timings of the last turn.
     pub fn timings(&mut self) -> &mut Timings {
         self.shard.timings()
     }
@@ -325,7 +325,7 @@ impl<S: Sockets> Turns<S> {
     /// The shard, for callers that still need it; its sockets and its inbox are dropped.
     pub fn into_shard(self) -> Shard {
         let Self { mut shard, orders, .. } = self;
-        // What is left of an order that was begun lets go of its payload first.
+        // The rest of a begun order releases its payload first.
         drop(orders);
         shard.note_inbox(0);
         shard.withdraw();
@@ -443,7 +443,7 @@ impl<S: Sockets> Turns<S> {
     fn hand_over(&mut self) {
         for Handover { socket, to, arrival } in self.shard.take_handovers() {
             if let Some(carried) = self.sockets.release(socket) {
-                // Who is not taken sees its connection end, and comes again with the same token.
+                // A client that is not taken sees its connection end, and returns with the same token.
                 self.peers.send(to, Command::Arrive(carried, arrival));
             }
         }
@@ -478,7 +478,7 @@ impl<S: Sockets> Turns<S> {
             }
             mark.is_queued = false;
             reads += 1;
-            // What a handler takes for its messages is charged to the handler.
+            // A handler's work for its messages is charged to the handler.
             let before_ns = self.shard.spent_ns() - self.shard.at_once_ns();
             self.read_one(token, socket, now_ms);
             let cost_ns =
@@ -510,8 +510,8 @@ impl<S: Sockets> Turns<S> {
             SocketRead::Bytes(count) => {
                 let to_the_end = mark_of(&mut self.marks, token).to_the_end;
                 self.shard.handle_read(token, &mut self.buffer[..carried + count], now_ms);
-                // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket, but does
-                // not tell of an end behind the bytes.
+                // Edge-triggered: epoll reports remaining bytes no more. A short read has emptied the socket, but does
+                // not show an end after the bytes.
                 if count == bytes_max || to_the_end {
                     self.queue_read(token, to_the_end, false);
                 }

@@ -1,22 +1,21 @@
-//! Orders that need more work than a turn, or than their producer's part of one: suspended where they are, resumed
-//! later.
+//! Orders that need more work than a turn, or than their producer's part of one: suspended and resumed later.
 //!
-//! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
+//! Invariant: the rest of a batch follows the part that was begun, so orders of one producer stay in order.
 
 use super::command::{Command, PushEach};
 use super::out::broadcast::{Missing, OfGuest, UnfinishedBroadcast};
 use super::table::cohort::{Closing, Cutting, Stopping};
 use std::vec::IntoIter;
 
-/// What is left of an order.
+/// The rest of an order.
 pub struct Unfinished {
-    /// What was begun.
+    /// The part that was begun.
     pub(super) long: Option<Long>,
     /// The orders of a batch behind it.
     pub(super) then: IntoIter<Command>,
 }
 
-/// What concerns many channels, as far as it was not done.
+/// An order that concerns many channels, as far as it is not done.
 pub(super) enum Long {
     Broadcast(Box<UnfinishedBroadcast>),
     Each(Box<PushEach>),

@@ -18,7 +18,7 @@ pub(crate) struct Wire {
     /// Sends fail.
     pub is_cut: bool,
     pub is_closed: bool,
-    /// Who is told of it: a shard, and its token there.
+    /// The watcher: a shard, and its token there.
     pub watched: Option<(usize, ConnectionToken)>,
 }
 

@@ -40,7 +40,7 @@ pub(super) const SEND_NS: u64 = 3_500;
 pub(super) const EFFECT_NS: u64 = 5_000;
 /// One field of a response's head.
 pub(super) const FIELD_NS: u64 = 150;
-/// What a handler on the shard may take at a time, and of a turn: a slower one is told of.
+/// The time that a handler on the shard may take at once and in a turn: a slower one is reported.
 pub(super) const HANDLER_NS: u64 = 250_000;
 /// Compressing one byte.
 pub(super) const DEFLATE_BYTE_NS: u64 = 15;
@@ -60,7 +60,7 @@ pub(super) const fn open_ns(bytes: usize) -> u64 {
     300 + bytes as u64 / 5
 }
 
-/// What inflating so many bytes costs.
+/// The work of inflating so many bytes.
 pub(super) const fn inflate_ns(bytes: usize) -> u64 {
     bytes as u64
 }
@@ -149,7 +149,7 @@ impl Default for Calibration {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     spent_ns: u64,
-    /// What of it was inflating.
+    /// The part of it that was inflating.
     inflated_ns: u64,
     slice_end_ns: u64,
 }
@@ -171,22 +171,22 @@ impl Work {
         self.inflated_ns += ns;
     }
 
-    /// What inflating has cost in this turn.
+    /// The work of inflating in this turn.
     pub(super) fn inflated_ns(&self) -> u64 {
         self.inflated_ns
     }
 
-    /// What this turn has cost so far.
+    /// The work of this turn so far.
     pub(super) fn spent_ns(&self) -> u64 {
         self.spent_ns
     }
 
-    /// What follows may cost about so much, then it is to be put down.
+    /// Begins a slice: the work that follows is to be suspended after about so much.
     pub(super) fn begin_slice(&mut self, slice_ns: u64) {
         self.slice_end_ns = self.spent_ns.saturating_add(slice_ns);
     }
 
-    /// What the turn will have cost then.
+    /// The turn's work at the end of the slice.
     pub(super) fn slice_end_ns(&self) -> u64 {
         self.slice_end_ns
     }

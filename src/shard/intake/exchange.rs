@@ -41,11 +41,11 @@ pub(in crate::shard) struct Exchange {
     pub(super) origin: Option<String>,
     /// The response has left: what came behind its request is still to be looked at.
     pub(super) feeds: bool,
-    /// What the connection was waiting for when its deadline was set.
+    /// The connection's wait when its deadline was set.
     pub(super) phase: HttpPhase,
     /// How much of the body had come then.
     pub(super) body_bytes: usize,
-    /// What of a refused body was still unread then.
+    /// The unread bytes of a refused body then.
     pub(super) unread_bytes: u64,
 }
 
@@ -77,7 +77,7 @@ impl Exchange {
         self.http.held_bytes() + self.proxy_header.as_ref().map_or(0, Vec::capacity)
     }
 
-    /// What a client that was refused may still be sending.
+    /// The most bytes that a refused client may still be sending.
     pub(crate) fn unread_bytes(&self) -> u64 {
         self.http.unread_bytes()
     }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 /// How long a message of a client that only receives may wait for the shard of its channel.
 const SAID_TIMEOUT_S: u32 = 15;
 
-/// What becomes of a request; owned, so that the request's bytes may go.
+/// The decision on a request; owned, so that the request's bytes may be released.
 enum Decision {
     Answer(PreparedResponse),
     Ask { owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes },
@@ -41,7 +41,7 @@ enum Decision {
     Say { timeout_s: u32, message: UpwardMessage },
 }
 
-/// What a client says that only receives.
+/// A message of a client that only receives.
 struct UpwardMessage {
     owner: OwnerId,
     channel: ChannelId,
@@ -84,7 +84,7 @@ impl Shard {
         let decision = match exchange.http.feed(bytes) {
             HttpStep::Wait => None,
             HttpStep::BodyPending { head, send_continue } => {
-                // Who may not enter, or not with so much, is told before the body is taken in.
+                // A client that may not enter, or not with so large a body, is told before the body is read.
                 match self.enter(&directory, &head, client) {
                     Entry::Answer(response) => Some(Decision::Answer(response)),
                     entry => {
@@ -205,8 +205,8 @@ impl Shard {
         }
     }
 
-    /// The answer to a client that has not read what it was sent before, and asks for what is queued from what is kept,
-    /// or goes on on another shard: both begin with an empty queue.
+    /// The answer to a client that has not read its earlier data, and asks for a replay or moves to another shard: both
+    /// begin with an empty queue.
     fn refuse_unread(&self, slot: Slot, target: &UpgradeTarget) -> Option<PreparedResponse> {
         let UpgradeTarget::Bound { wish: Some(wish), .. } = target else { return None };
         let begins_empty = wish.stream.is_some() || self.goes_to(wish).is_some();
@@ -365,7 +365,7 @@ impl Shard {
         Terms { window_bits, takeover }
     }
 
-    /// Answers with 101 and goes on with frames.
+    /// Answers with 101 and continues with frames.
     fn upgrade(
         &mut self,
         slot: Slot,
@@ -509,18 +509,19 @@ impl Shard {
         }
         match exchange.http.response_left() {
             AfterResponse::Close => self.end_connection(slot),
-            // Who was being answered when the broker began to stop has been told that the connection lives on.
+            // A client whose request was being answered when the broker began to stop was told that the connection
+            // stays open.
             AfterResponse::Feed if self.is_stopping() => self.end_connection(slot),
             AfterResponse::Feed => {
                 let connection = &mut self.table[slot];
-                // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a
-                // WebSocket.
+                // A client that waited for a response had nothing to send: that time does not count if it continues as
+                // a WebSocket.
                 connection.heard(self.now_ms);
                 if let ConnectionPhase::Http(exchange) = &mut connection.phase {
                     exchange.feeds = true;
                 }
                 self.intake.resume(connection, slot);
-                // What the request took is free.
+                // The request's memory is free.
                 if self.table[slot].flags.has(Flag::Holds) {
                     self.weigh(slot);
                 }
@@ -561,7 +562,8 @@ impl Shard {
         }
         let ConnectionPhase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
-            // A large response may take long on a slow line, but not stand still. Who sends first and reads later is
+            // A large response may take long on a slow line, but not stand still. A client that sends first and reads
+            // later is still sending.
             // still sending.
             let sends = exchange.unread_bytes - exchange.http.unread_bytes();
             let stands_still = connection.outbound.queued_bytes() >= exchange.left_bytes
@@ -623,7 +625,7 @@ impl Shard {
     }
 }
 
-/// What a channel that may outlive its connection, or only receives, is opened with.
+/// The options of a channel that may outlive its connection, or only receives.
 fn wish_of(entry: &gateway::BoundUpgrade<'_>) -> ResumeWish {
     let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
     ResumeWish {
@@ -654,7 +656,7 @@ fn target_of(
     })
 }
 
-/// What a message is that comes as a body: Text, if its media type says so or it is JSON.
+/// The type of a message that comes as a body: Text, if its media type says so or it is JSON.
 fn kind_of(head: &http::Head<'_>) -> MessageKind {
     let mime = head.text("content-type").unwrap_or_default().to_ascii_lowercase();
     let mime = mime.split(';').next().unwrap_or_default().trim();

@@ -12,8 +12,8 @@ use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 
 impl Shard {
-    /// What of `bytes` stands behind the header: all of them, where none is expected or it has come before. `None`:
-    /// there is nothing more to read now, and the connection may be gone.
+    /// The part of `bytes` after the header: all of them if none is expected or it has come before. `None`: there is
+    /// nothing more to read now, and the connection may be gone.
     pub(in crate::shard) fn behind_proxy_header<'b>(
         &mut self,
         slot: Slot,

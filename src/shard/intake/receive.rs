@@ -27,7 +27,7 @@ pub(in crate::shard) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
 /// A client whose compressed messages come to so much goes on behind others, in the middle of one perhaps.
 const INFLATE_SLICE_NS: u64 = 100_000;
 
-/// So much is inflated in a turn before those who may send compressed messages wait for the next one; others do not.
+/// After so much inflating in a turn, clients that may send compressed messages wait for the next turn; others do not.
 const TURN_INFLATE_NS: u64 = 200_000;
 
 /// So many frames of six bytes are work for a third of a millisecond.
@@ -36,7 +36,7 @@ const READ_SLICE_BYTES: usize = 16 * 1024;
 /// The most of one read.
 pub(in crate::shard) const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// What a client may send before it has registered.
+/// The limits of a client before it has registered.
 const REGISTRATION_LIMITS: MessageLimits = MessageLimits::for_messages(REGISTRATION_BYTES_MAX);
 
 /// A Text that its client has escaped, as it was.
@@ -50,7 +50,7 @@ fn without_mark(payload: Payload<'_>) -> Payload<'_> {
     }
 }
 
-/// What to do after one frame.
+/// The next step after one frame.
 enum ReceiveStep {
     Next,
     /// The connection is not a WebSocket that reads any more, or is gone.
@@ -109,8 +109,8 @@ impl Shard {
         }
     }
 
-    /// Returns whether this client is to be read after everybody else, in the next turn: it may send compressed
-    /// messages, and enough of those were inflated in this one.
+    /// Returns whether this client is to be read after all others, in the next turn: it may send compressed messages,
+    /// and enough of those were inflated in this one.
     pub fn must_wait_to_inflate(&self, token: ConnectionToken) -> bool {
         self.work.inflated_ns() >= TURN_INFLATE_NS
             && self.table.resolve(token).is_some_and(|slot| match &self.table[slot].phase {
@@ -391,7 +391,7 @@ impl Shard {
         ReceiveStep::Over
     }
 
-    /// Tells the client what it did wrong, and ends the connection.
+    /// Tells the client its violation, and ends the connection.
     pub(in crate::shard) fn fail_for(&mut self, slot: Slot, violation: Violation) {
         self.fail(slot, violation.close_code(), violation.reason(), ClosedBy::Violation);
     }
@@ -421,7 +421,7 @@ impl Shard {
         }
     }
 
-    /// Returns whether the next frame of this connection must wait; if so it has been noted for whom.
+    /// Returns whether the next frame of this connection must wait; if so its wait has been noted.
     fn must_pause(&mut self, slot: Slot) -> bool {
         let connection = &self.table[slot];
         if connection.outbound.is_blocked() && self.queued_bytes(slot) > self.config.outbound_bytes_max / 2 {
@@ -452,8 +452,8 @@ impl Shard {
                 intake.resume(connection, slot);
             }
         });
-        // Those who may go on once these have gone on are looked at in the next turn, as those for whom this one is
-        // over.
+        // Clients that may resume because these have resumed are served in the next turn, like those for whom this one
+        // is over.
         let resumed = self.intake.resume.len();
         for number in 0..resumed {
             if number > 0 && self.work.spent_ns() >= until_ns {
@@ -492,7 +492,7 @@ impl Shard {
         }
         let token = self.table.token(slot);
         let connection = &mut self.table[slot];
-        // It was we who did not listen.
+        // The silence was ours: the client was not read.
         connection.excuse_control(self.now_ms, u64::MAX, self.config.control_frames_per_s_max);
         connection.heard(self.now_ms);
         if let Some(mut unparsed) = connection.unparsed.take() {

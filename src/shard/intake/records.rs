@@ -20,8 +20,8 @@ use std::net::SocketAddr;
 pub(in crate::shard) const TRUNCATED: &str = "the client ended TLS without close_notify: what it said last may be lost";
 
 impl Shard {
-    /// What was read before of a record that is not whole, put at the start of `buffer`; the next read is to stand
-    /// behind it, and [`handle_read`](Self::handle_read) is given both. Returns how much that is.
+    /// Puts the kept part of an incomplete record at the start of `buffer`; the next read follows it, and
+    /// [`handle_read`](Self::handle_read) is given both. Returns its length.
     pub fn carried(&self, token: ConnectionToken, buffer: &mut [u8]) -> usize {
         let Some(slot) = self.table.resolve(token) else { return 0 };
         let connection = &self.table[slot];
@@ -38,7 +38,7 @@ impl Shard {
         connection.is_shaking().then(|| SocketAddr::from(connection.peer).ip().into())
     }
 
-    /// What the handshakes of one turn may cost.
+    /// The work that the handshakes of one turn may cause.
     pub(in crate::shard) fn handshakes_ns(&self) -> u64 {
         let price_ns = self.config.tls.as_ref().map_or(0, |server| server.price_ns());
         price_ns * u64::from(self.config.tls_handshakes_per_turn)
@@ -132,8 +132,8 @@ impl Shard {
         }
     }
 
-    /// What a handshake costs that keys were exchanged for. Whether it takes up an earlier connection is known when it
-    /// is over; what that saves is little.
+    /// The work of a handshake with a key exchange. Whether it resumes an earlier session is known only at its end;
+    /// that saves little.
     fn price_ns(&self) -> u64 {
         self.config.tls.as_ref().map_or(PRICE_NS_RESUMED, |server| server.price_ns())
     }

@@ -8,14 +8,14 @@ use crate::shard::table::slot::Slot;
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// What one connection makes the shard hold.
+/// The memory that one connection makes the shard hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::shard) struct Held {
     /// Bytes that wait to be sent.
     pub queued: usize,
-    /// What is allocated for them alone: not in the window, and no payload by reference.
+    /// The bytes allocated for it alone: not in the window, and no payload by reference.
     pub own: usize,
-    /// What was received and is not whole, or may not be parsed yet.
+    /// Received bytes that are incomplete, or may not be parsed yet.
     pub incoming: usize,
 }
 
@@ -66,7 +66,7 @@ impl OwnerAccount {
         }
     }
 
-    /// For whom.
+    /// The tenant.
     pub(super) fn tenant(&self) -> &Tenant {
         self.tally.tenant()
     }
@@ -92,7 +92,7 @@ impl OwnerAccount {
         self.tally.change(HeldAs::Incoming, before.incoming, now.incoming);
     }
 
-    /// Tells all shards what is held here.
+    /// Publishes to all shards the memory held here.
     pub(super) fn publish(&mut self) {
         let shared = self.shared.get();
         self.tally.change(HeldAs::Shared, self.shared_tallied, shared);
@@ -105,7 +105,7 @@ impl OwnerAccount {
         self.holders == 0 && self.shared.get() == 0
     }
 
-    /// Returns whether what it holds may change without a word: payloads are let go of by whoever drops them.
+    /// Returns whether its held memory may change without notice: shared payloads are released by their last user.
     pub(super) fn has_shared(&self) -> bool {
         self.shared.get() > 0
     }

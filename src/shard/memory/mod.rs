@@ -30,7 +30,7 @@ use std::rc::Rc;
 pub struct MemoryReport {
     /// The budget of all shards; `None` is without limit.
     pub budget_bytes: Option<usize>,
-    /// What this shard has leased of it.
+    /// The part that this shard has leased.
     pub leased_bytes: usize,
     /// Frames and responses that wait behind full sockets, each channel's own copies.
     pub queued_bytes: usize,
@@ -46,19 +46,19 @@ pub struct MemoryReport {
     pub process_queue_bytes: usize,
     /// Routes and their static content.
     pub content_bytes: usize,
-    /// Topics, and who is subscribed to them.
+    /// Topics and their subscribers.
     pub topic_bytes: usize,
-    /// What links keep for their peers.
+    /// Memory that links keep for their peers.
     pub link_bytes: usize,
 }
 
 impl MemoryReport {
-    /// What this shard has counted against its lease.
+    /// The memory that this shard counts against its lease.
     pub fn used_bytes(&self) -> usize {
         self.queued_bytes + self.shared_bytes + self.window_bytes + self.incoming_bytes + self.inbox_bytes
     }
 
-    /// What is held outside of shards, as the first of them tells it.
+    /// The memory held outside of shards, as reported by the first of them.
     pub fn kept_bytes(&self) -> usize {
         self.process_queue_bytes + self.content_bytes + self.topic_bytes + self.link_bytes
     }
@@ -74,15 +74,15 @@ pub(super) struct Memory {
     window: usize,
     inbox: usize,
     holders: FxHashMap<Slot, MemoryHolder>,
-    /// What of it is held for whom; by `None` for those who belong to no owner, yet or any more.
+    /// The memory held for each owner; `None` for connections without an owner, not yet or no longer.
     accounts: FxHashMap<Option<OwnerId>, OwnerAccount>,
     nobody: Tenant,
     /// Accounts that have changed since they were published.
     dirty: Vec<Option<OwnerId>>,
-    /// Who holds more than a share and has something here, the fullest last; looked up when it is first needed in a
+    /// Owners that hold more than a share and have something here, the fullest last; determined when first needed in a
     /// turn.
     over_share: Option<Vec<Option<OwnerId>>>,
-    /// Others have been called in this turn, to make those who hold more than their share give back.
+    /// Other shards have been called in this turn, to make owners above their share give back.
     has_called: bool,
     /// There is more for those over their share to give back in the next turn.
     gives_on: bool,
@@ -173,7 +173,7 @@ impl Memory {
         self.incoming -= held.incoming;
     }
 
-    /// Tells all shards for whom this one holds how much. Once a turn.
+    /// Publishes to all shards how much this one holds for each owner. Once a turn.
     pub(super) fn publish(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|of| {
@@ -189,12 +189,12 @@ impl Memory {
         self.dirty = dirty;
     }
 
-    /// A new turn begins: who holds more than a share is to be looked up anew.
+    /// Begins a turn: the owners above their share are to be determined anew.
     pub(super) fn begin_turn(&mut self) {
         (self.over_share, self.has_called, self.gives_on) = (None, false, false);
     }
 
-    /// Returns whether so little is free that those who hold more than their share give back.
+    /// Returns whether so little is free that owners above their share must give back.
     pub(super) fn is_pressed(&self) -> bool {
         self.ledger.budget().is_pressed()
     }
@@ -228,9 +228,8 @@ impl Memory {
         None
     }
 
-    /// Who makes room for what is to be held for `owner`: whoever holds more than a share; else, if somebody does on
-    /// another shard, the fullest connection of the owner's own, for no one else gives way to it; else the fullest of
-    /// all.
+    /// The connection that makes room for data of `owner`: one of an owner above its share; else, if such an owner is
+    /// on another shard, the fullest of this owner's own, since no other gives way to it; else the fullest of all.
     pub(super) fn first_to_give(&mut self, owner: OwnerId) -> Option<(HolderList, Slot)> {
         if let Some(found) = self.first_over_share() {
             return Some(found);
@@ -322,7 +321,7 @@ impl Memory {
         self.holders.len()
     }
 
-    /// What a connection holds, as it was last noted.
+    /// A connection's held memory, as last noted.
     pub(super) fn of(&self, slot: Slot) -> Held {
         self.holders.get(&slot).map_or(Held::default(), |holder| holder.held)
     }
@@ -390,8 +389,8 @@ fn fullest_of(account: &OwnerAccount) -> Option<(usize, HolderList, Slot)> {
     }
 }
 
-/// The claim of one payload on the shard's memory, shared by all that wait for it. The default claims nothing: the
-/// payload is somebody else's who counts it, or nobody counts.
+/// The claim of one payload on the shard's memory, shared by all queues that hold it. The default claims nothing: the
+/// payload is counted elsewhere, or not at all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SharedCharge(Option<Rc<Charged>>);
 

@@ -29,14 +29,14 @@ use crate::words::policy::WhenFull;
 /// a megabyte, short beside every timeout.
 const PATIENCE_MS: u64 = 1000;
 
-/// What one read may add to a message that has begun: what is read at a time, and what is reserved ahead of it. Twice
-/// that, since what was reserved before is copied once it is outgrown.
+/// The bytes that one read may add to a message that has begun: those read at a time, and those reserved ahead of it.
+/// Twice that, since an outgrown reservation is copied.
 const READ_BYTES: usize = 256 * 1024;
 
 /// For how much work those over their share give back in a turn.
 const GIVE_NS: u64 = 100_000;
 
-/// What clients are told.
+/// The reason for clients.
 const SHORT: &str = "the server is short of memory";
 
 impl Shard {
@@ -51,7 +51,7 @@ impl Shard {
         }
     }
 
-    /// Returns whether `bytes` more may wait for `owner`, after those have made room who must.
+    /// Returns whether `bytes` more may wait for `owner`, once owners above their share have made room.
     pub(in crate::shard) fn has_memory_for(&mut self, bytes: usize, owner: &Owner) -> bool {
         loop {
             if self.memory.cover_for(bytes, owner) {
@@ -78,13 +78,13 @@ impl Shard {
         true
     }
 
-    /// Brings what is held below what is leased, once a turn.
+    /// Brings the held memory below the leased, once a turn.
     pub(in crate::shard) fn balance_memory(&mut self) {
         self.memory.note_window(self.out.window_own_bytes());
         self.memory.begin_turn();
         self.memory.publish();
-        // History goes first; then whoever holds more than a share makes room for the others, whichever shard they are
-        // on, for a part of the turn.
+        // History goes first; then owners above their share make room for the others, whichever shard they are on, for
+        // a part of the turn.
         while self.memory.is_pressed() && self.shed_history() {
             self.memory.trim();
         }
@@ -107,9 +107,9 @@ impl Shard {
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
             let [queued, incoming] =
                 [HolderList::Queued, HolderList::Incoming].map(|kind| self.memory.fullest_class(kind));
-            // Those who are only being read wait first.
+            // Connections that are only being read wait first.
             let waits = is_patient && queued < incoming;
-            // Else what is left drains by itself: the window, the inbox, and those who were passed over.
+            // Otherwise the rest drains by itself: the window, the inbox, and connections that were passed over.
             let first =
                 if waits { None } else { self.memory.first_over_share().or_else(|| self.memory.fullest_of_all()) };
             let Some((kind, slot)) = first else { return };
@@ -119,8 +119,8 @@ impl Shard {
         self.read_on();
     }
 
-    /// For how long memory has been short by now. When it was short a moment ago, it still is: whoever was refused made
-    /// room for the next.
+    /// How long memory has been short. If it was short a moment ago, it still is: each refusal makes room for the next
+    /// message.
     fn short_for_ms(&mut self) -> u64 {
         let now_ms = self.now_ms;
         let since_ms = match self.memory.short {
@@ -131,7 +131,7 @@ impl Shard {
         now_ms - since_ms
     }
 
-    /// Those who waited for memory are read again.
+    /// Reads the clients again that waited for memory.
     fn read_on(&mut self) {
         for slot in std::mem::take(&mut self.memory.waiting) {
             if let Some(connection) = self.table.get_mut(slot)
@@ -156,7 +156,7 @@ impl Shard {
         let connection = &mut self.table[slot];
         let outbound = &mut connection.outbound;
         if !outbound.is_blocked() {
-            // What the socket is ready to take is on its way out.
+            // Bytes that the socket is ready to take are on their way out.
             return self.memory.pass_over(slot, HolderList::Queued);
         }
         let ConnectionPhase::Open(_) = &connection.phase else {
@@ -218,7 +218,8 @@ impl Shard {
         }
     }
 
-    /// What the shard holds, by kind; what is held outside of shards only if asked for, since that is of all of them.
+    /// The memory that the shard holds, by kind; memory outside of shards only on request, since it belongs to all of
+    /// them.
     pub(in crate::shard) fn memory_report(&self, with_kept: bool) -> MemoryReport {
         if with_kept { self.memory.report_all() } else { self.memory.report() }
     }

@@ -200,7 +200,7 @@ fn ranges_that_do_not_touch_are_few_and_counted() {
     let mut stage = stage(Policy::Close, 64);
     let clients: Vec<_> = (0..40).map(|_| stage.open(usize::MAX)).collect();
     stage.shard.begin_turn(0);
-    // What is pushed to all, and what to each between: for no client does the one lie beside the other.
+    // Pushes to all and, between them, to each: for no client are the two adjacent.
     for _ in 0..200 {
         let many = PushMany {
             audience: ShardAudience::Process,
@@ -243,7 +243,7 @@ fn a_client_in_the_middle_of_a_message_waits_until_others_have_drained() {
         fill(&mut stage, client, MIB + MIB / 2 - 44 * 1024);
     }
     stage.turn();
-    // Whoever is between messages is read as ever.
+    // A client between messages is read as usual.
     let mut small = Vec::new();
     append_message(&mut small, MessageKind::Text, [0; 4], b"hello");
     assert!(stage.read(slow[0].token, &small));
@@ -334,7 +334,7 @@ fn a_request_whose_body_finds_no_memory_is_answered_503() {
 
 #[test]
 fn a_frame_without_memory_meets_its_own_policy() {
-    // All memory is in frames in progress: nobody can make room.
+    // All memory is in frames in progress: no connection can make room.
     let mut stage = stage(Policy::DropNewest, 4);
     let clients: Vec<_> = (0..3).map(|_| stage.open(10)).collect();
     for client in &clients {

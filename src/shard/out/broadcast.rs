@@ -43,7 +43,7 @@ pub(in crate::shard) struct Encoding {
 }
 
 impl Encoding {
-    /// `charge` is the payload's claim on memory, for those who keep it by reference.
+    /// `charge` is the payload's claim on memory, for queues that keep it by reference.
     pub(crate) fn new(
         kind: PushKind,
         compressed: bool,
@@ -57,7 +57,7 @@ impl Encoding {
         Self { parts, copy_bytes_max, range: None, message: None, is_control_text, original: None, kept: None }
     }
 
-    /// What is no frame, but waits and is sent like one: an event of a stream.
+    /// An event of a stream: not a frame, but it waits and is sent like one.
     pub(crate) fn of_event(event: Bytes, charge: SharedCharge, copy_bytes_max: usize) -> Self {
         let (header, rest) = ServerHeader::split_from(&event);
         let payload = event.slice(event.len() - rest.len()..);
@@ -174,7 +174,7 @@ pub(super) struct Forms {
     plain: Encoding,
     /// By window; empty where no channel of the owner has agreed on compression.
     compressed: SmallVec<[(u8, Encoding); 1]>,
-    /// For those who listen to event streams; made when the first of them needs it.
+    /// For listeners of event streams; made when the first of them needs it.
     pub event: Option<Encoding>,
     pub kind: PushKind,
 }
@@ -230,7 +230,7 @@ pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) reached: Reached,
     /// The audience, where clients may listen to event streams.
     pub(super) heard_by: Option<ListenerAudience>,
-    /// Whether somebody is left out who listens to event streams, or did.
+    /// Whether a present or former listener of event streams is left out.
     pub(super) hides: bool,
     pub(super) except: Arc<[ChannelId]>,
     pub(super) owner: OwnerId,

@@ -22,7 +22,7 @@ pub(super) struct Conflated {
 /// Places that are added at a time, or an eighth of those there are.
 const PLACES_MIN: usize = 8;
 
-/// What a hash table of this capacity has allocated: a power of two of buckets, of which an eighth stay empty, with a
+/// The allocation of a hash table of this capacity: a power of two of buckets, of which an eighth stay empty, with a
 /// byte beside each.
 fn table_bytes(capacity: usize) -> usize {
     let buckets = if capacity == 0 { 0 } else { (capacity * 8 / 7).next_power_of_two() };
@@ -35,12 +35,12 @@ impl Conflated {
         self.bytes
     }
 
-    /// What is allocated for the values alone: without payloads that are counted elsewhere.
+    /// The bytes allocated for the values alone: without payloads that are counted elsewhere.
     pub(super) fn own_bytes(&self) -> usize {
         self.own + self.values.capacity() * size_of::<(u64, FrameParts)>() + table_bytes(self.places.capacity())
     }
 
-    /// What of the heap [`set`](Self::set) would take.
+    /// The heap bytes that [`set`](Self::set) would add.
     pub(super) fn growth(&self, key: u64, frame: &FrameParts) -> usize {
         let mut growth = own_len(frame);
         if self.places.contains_key(&key) {
@@ -70,7 +70,7 @@ impl Conflated {
         self.places.get(&key).map_or(0, |place| self.values[(place - self.gone) as usize].1.len())
     }
 
-    /// Sets the value of `key`; answers whether an older one was replaced.
+    /// Sets the value of `key`; returns whether an older one was replaced.
     pub(super) fn set(&mut self, key: u64, frame: FrameParts) -> bool {
         self.bytes += frame.len();
         self.own += own_len(&frame);

@@ -70,18 +70,18 @@ impl Compressed {
 /// The contexts of this shard's channels whose messages may refer to earlier ones, by place in the shard's table,
 /// within a memory budget.
 ///
-/// What a client remembers is what was sent to it compressed, in order. So a message refers to earlier ones only when
-/// it is sure to follow them: while the socket takes what it is offered. What was offered when the socket turns out to
-/// be full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
+/// A client's context is all that was sent to it compressed, in order. So a message refers to earlier ones only when it
+/// is sure to follow them: while the socket takes all that it is offered. Once a socket turns out to be full, the bytes
+/// offered are pinned; later messages refer to nothing and may be dropped or replaced, so the context begins anew.
 #[derive(Default)]
 pub(in crate::shard) struct Contexts {
     by_slot: FxHashMap<Slot, DeflateContext>,
-    /// What they may take together at most, as they were agreed.
+    /// The most bytes that they may take together, as agreed.
     bytes: usize,
 }
 
 impl Contexts {
-    /// What all contexts may take together.
+    /// The bytes that all contexts may take together.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Audiences at a time, of one process on one shard.
 pub(super) const AUDIENCES_MAX: usize = 4_096;
 
-/// What an audience takes in the maps, beside its name: its place in nodes that are two thirds full.
+/// The memory of an audience in the maps, beside its name: its place in nodes that are two thirds full.
 const LISTED_BYTES: usize = (size_of::<u64>() + size_of::<ListenerAudience>()) * 3 / 2;
 
-/// What a client takes in them: its own map has at least one node.
+/// The memory of a client in them: its own map has at least one node.
 const CLIENT_BYTES: usize = 11 * (size_of::<u64>() + size_of::<ListenerAudience>()) + 128;
 
-/// Who left: none, where the connection counts as nobody's.
+/// The departed client: none, if its connection is counted as no client's.
 pub(in crate::shard) type Leaver = Option<Prefix>;
 
 /// The place of an audience.
@@ -70,7 +70,7 @@ impl Departed {
         self.insert(by, audience)
     }
 
-    /// What must go so that there are no more than there may be.
+    /// Removes the next excess audience.
     pub(crate) fn shed(&mut self) -> Option<ListenerAudience> {
         let &(_, by) = self.by_count.last().filter(|_| self.len > AUDIENCES_MAX)?;
         let (&number, audience) = self.of.get(&by)?.first_key_value()?;
@@ -94,7 +94,7 @@ impl Departed {
         self.len = self.len - before + after;
     }
 
-    /// What it takes of the heap, names apart.
+    /// Its heap bytes, without names.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.len * LISTED_BYTES + self.of.len() * CLIENT_BYTES
     }

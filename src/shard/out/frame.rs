@@ -21,7 +21,7 @@ impl FrameParts {
         self.header.as_slice().len() + self.payload.len()
     }
 
-    /// What of it is in memory once for all who wait for it.
+    /// The part of it that is in memory once for all queues that hold it.
     pub(crate) fn shared_len(&self) -> usize {
         if self.charge.is_counted() { self.payload.len() } else { 0 }
     }

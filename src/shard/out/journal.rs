@@ -1,14 +1,14 @@
-//! What a process has pushed to clients of event streams, in order, for a client that returns and names the event that
-//! it received last. There is one journal for each process on each shard that has listeners, or had them a while ago.
+//! A process' pushes to clients of event streams, in order, for a client that returns and names the event that it
+//! received last. There is one journal for each process on each shard that has listeners, or had them a while ago.
 //!
-//! Each entry has its audience: a returning client is given what its own login, path and topics entitle it to, and
-//! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once.
-//! Each audience knows from which count on its entries are complete, and what is forgotten is taken from the lane that
-//! has most, or from the client that has left most audiences: what one audience is sent, or one client leaves, does
+//! Each entry has its audience: a returning client is given the entries that its own login, path and topics entitle it
+//! to; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once. For each
+//! audience the journal knows the count from which its entries are complete. Entries to forget come from the lane that
+//! has most, or from the client that has left most audiences: one audience's traffic, or one client's departures, do
 //! not cost others their history.
 //!
 //! Invariants: counts go up by one for each entry and are never reused within a run of the broker; an audience that a
-//! listener has left is recorded for as long as history reaches, and the first push to it that nobody hears after that
+//! listener has left is recorded for as long as history reaches, and the first push to it without listeners after that
 //! makes it incomplete; so a push that a returning client would have received has an entry, or a gap is reported to the
 //! client. It must not depend on connections.
 
@@ -34,23 +34,23 @@ const COUNTS_PER_MS: u64 = 1_000;
 struct JournalEntry {
     count: u64,
     audience: ListenerAudience,
-    /// `None`: nobody can be given it again.
+    /// `None`: it cannot be sent again.
     range: Option<Range>,
     at_ms: u64,
 }
 
-/// An audience to which something was pushed, that somebody listens to, or has left.
+/// An audience that got a push, and that has listeners or had some.
 struct KnownAudience {
     lane: u8,
     /// Everything that was pushed to it behind this count has an entry.
     complete_after: u64,
     /// The count of the last entry.
     newest: u64,
-    /// Who is of it and listens.
+    /// Its present listeners.
     listeners: usize,
     /// A listener has left it, and is waited for.
     left: Option<Departure>,
-    /// Its place among those that nobody listens to.
+    /// Its place among audiences without listeners.
     departed: Option<DepartedPlace>,
 }
 
@@ -72,18 +72,18 @@ pub(in crate::shard) struct Journal {
     audiences_in: [usize; LANES],
     entries: usize,
     audiences: HashMap<ListenerAudience, KnownAudience>,
-    /// Those that somebody is waited for, by until when.
+    /// Audiences whose departed listeners are waited for, by deadline.
     waits: BTreeMap<(u64, u64), ListenerAudience>,
     departed: Departed,
     listeners: usize,
-    /// Whoever heard no event since this one, and is of an audience that is not known here, has missed something.
+    /// A client that received no event since this one, and belongs to an audience unknown here, has missed something.
     unsure_before: u64,
     /// Likewise of what was for one listener alone.
     alone_before: u64,
     /// The last event that was for a list of channels, and for a topic.
     newest_listed: u64,
     newest_of_topic: u64,
-    /// What the names of audiences and entries take.
+    /// The bytes of the names of audiences and entries.
     name_bytes: usize,
     numbers: u64,
     charge: SharedCharge,
@@ -94,11 +94,11 @@ pub(in crate::shard) struct Journal {
 pub(in crate::shard) struct Belongs {
     /// Its audiences.
     pub to: HashSet<ListenerAudience>,
-    /// Whether these are all of its topics. If not, its process subscribed it, and to what nobody remembers.
+    /// Whether these are all of its topics. If not, its process subscribed it to others, which are not recorded.
     pub has_all_topics: bool,
 }
 
-/// What a returning client is given.
+/// The replay for a returning client.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::shard) struct Replay {
     pub ranges: Vec<Range>,
@@ -122,7 +122,7 @@ impl Journal {
             waits: BTreeMap::new(),
             departed: Departed::default(),
             listeners: 0,
-            // What was pushed before, nobody knows.
+            // Earlier pushes are unknown.
             unsure_before: first - 1,
             alone_before: first - 1,
             newest_listed: first - 1,
@@ -177,7 +177,7 @@ impl Journal {
         }
     }
 
-    /// What is known of an audience; from now on, if nothing was.
+    /// The state of an audience; complete from now on, if there was none.
     fn audience(&mut self, audience: &ListenerAudience) -> &mut KnownAudience {
         if !self.audiences.contains_key(audience) {
             let lane = (0..LANES).min_by_key(|&lane| self.audiences_in[lane]).unwrap_or_default();
@@ -194,7 +194,7 @@ impl Journal {
         self.audiences.get_mut(audience).expect("it has just been looked for")
     }
 
-    /// Nothing is known of an audience any more: whoever returns to it from before now is told of a gap.
+    /// Forgets an audience: a client that returns to it from an earlier time is told of a gap.
     fn forget(&mut self, audience: &ListenerAudience) {
         let Some(known) = self.audiences.remove(audience) else { return };
         self.audiences_in[usize::from(known.lane)] -= 1;
@@ -247,7 +247,7 @@ impl Journal {
         }
     }
 
-    /// A listener is not of this any more. Pushes to it are recorded until then, though nobody listens.
+    /// A listener leaves this audience. Pushes to it are recorded until then, even without listeners.
     pub(crate) fn part(&mut self, audience: ListenerAudience, by: Leaver, until_ms: u64, claim: Option<TopicClaim>) {
         let until = (until_ms, self.numbers);
         self.numbers += 1;
@@ -274,8 +274,8 @@ impl Journal {
         }
     }
 
-    /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and
-    /// is not waited for any more is told of a gap.
+    /// A push to this audience was not recorded, or no listener is left here to whom one would come. Former listeners
+    /// that are no longer waited for are told of a gap.
     pub(crate) fn skip(&mut self, audience: &ListenerAudience) {
         let Some(known) = self.audiences.get_mut(audience) else { return };
         if known.left.take_if(|left| left.is_over).is_none() {
@@ -300,8 +300,8 @@ impl Journal {
         Some(known.left.as_ref()?.claim.as_ref()?.topic())
     }
 
-    /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns
-    /// whether nobody needs it any more.
+    /// Removes entries from before `before_ms` and those no longer kept, and departed listeners that have not returned.
+    /// Returns whether the journal is no longer needed.
     pub(crate) fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
         for lane in 0..self.lanes.len() {
             while let Some(first) = self.lanes[lane].front()
@@ -330,12 +330,13 @@ impl Journal {
         let Some(left) = self.audiences.get_mut(audience).and_then(|known| known.left.as_mut()) else { return };
         left.is_over = true;
         if left.claim.take().is_some_and(|claim| claim.is_last()) {
-            // What is published from now on does not come to this shard.
+            // Later publications do not come to this shard.
             self.skip(audience);
         }
     }
 
-    /// What whoever heard event `last` has missed of what it `belongs` to: the newest, at most `bytes_max`.
+    /// The newest events, at most `bytes_max`, that a client which received event `last` has missed of the audiences it
+    /// `belongs` to.
     pub(crate) fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, belongs: &Belongs) -> Replay {
         let newest = self.next - 1;
         let nothing = |has_gap| Replay { ranges: Vec::new(), from: newest, has_gap, looked_at: 0 };

@@ -1,4 +1,4 @@
-//! What who comes back is given, and what a crowd of strangers cannot take from it.
+//! The replay for returning clients, and history that a crowd of strangers cannot take away.
 
 use super::*;
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,7 +28,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Somebody listens to each of these.
+    /// Each of these has a listener.
     fn new(now_ms: u64, audiences: impl IntoIterator<Item = ListenerAudience>) -> Self {
         let mut journal = Journal::new(now_ms);
         journal.enter(audiences);
@@ -119,7 +119,7 @@ fn who_is_not_waited_for_any_more_is_told_of_a_gap_once_something_was_pushed() {
     assert_eq!(scene.since(last, path("/a")), (vec![], last, false), "what was pushed was not for it");
     scene.journal.skip(&path("/a"));
     assert!(scene.since(last, path("/a")).2 && scene.since(last, path("/b")).2);
-    // Who came later has missed nothing.
+    // A later listener has missed nothing.
     scene.journal.join(&path("/a"));
     let later = scene.last();
     let behind = scene.event(path("/a"), 53);

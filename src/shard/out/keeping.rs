@@ -1,5 +1,5 @@
-//! What is kept of each channel that outlives its connection, in addition to its log: the path and user that may resume
-//! it, and the tokens for that.
+//! State of each channel that outlives its connection, in addition to its log: the path and user that may resume it,
+//! and the tokens for that.
 //!
 //! Invariants: a kept channel has an entry here from its first frame to its end, under the place of its connection; the
 //! heap use of the log is counted as its owner's.
@@ -11,7 +11,7 @@ use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-/// Who may take a channel up again.
+/// The path and user that may take a channel up again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::shard) struct ResumeHolder {
     /// The path that its client asked for: it must ask for the same.
@@ -20,9 +20,9 @@ pub(in crate::shard) struct ResumeHolder {
     pub user: Option<Arc<str>>,
 }
 
-/// With what a channel may be taken up: the token that was given out last, and the one by which it was taken up last,
-/// until its client has shown that it heard of the one behind that. So an answer that was lost on its way costs nobody
-/// a channel, and a token that is known to have been replaced is worth nothing.
+/// The tokens with which a channel may be resumed: the last one issued, and the last one used, until its client has
+/// shown that it received the next. So an answer that was lost costs no client its channel, and a token known to be
+/// replaced is worthless.
 #[derive(Clone, Copy)]
 pub(in crate::shard) struct ResumeTokens {
     last: ResumeToken,
@@ -87,7 +87,7 @@ impl Keeping {
         size_of::<Self>() + self.log.heap_bytes()
     }
 
-    /// Returns whether what it takes of the heap is what was counted.
+    /// Returns whether its counted heap bytes are the actual ones.
     pub(crate) fn is_counted(&self) -> bool {
         self.bytes() == self.charged_bytes
     }

@@ -49,7 +49,7 @@ enum KeptBody {
 struct KeptSegment {
     of: KeptFor,
     body: KeptBody,
-    /// What it counts as, with the claim of its bytes.
+    /// Its counted bytes, with the claim of its payload.
     bytes: usize,
     charge: SharedCharge,
     /// When the last frame came into it.
@@ -93,12 +93,12 @@ pub(crate) struct KeptFrames {
     front: u32,
     owners: FxHashMap<OwnerId, Own>,
     bytes: usize,
-    /// What of it may wait for its first send.
+    /// The part of it that may wait for its first send.
     waiting_bytes: usize,
 }
 
 impl KeptFrames {
-    /// What all segments hold.
+    /// The bytes of all segments.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -183,8 +183,8 @@ impl KeptFrames {
         }
     }
 
-    /// Lets go of what nobody will ask for any more: segments whose last frame came before `used_before_ms`. So many
-    /// connections have been taken off the list of those to be offered bytes.
+    /// Removes segments that are no longer needed: their last frame came before `used_before_ms`. `offered` connections
+    /// have been taken off the list of those to be offered bytes.
     pub(crate) fn let_go_of_old(&mut self, used_before_ms: u64, offered: u64) {
         // In the order in which they were begun: what is younger than a segment that stays, stays a little longer.
         while let Some(first) = self.segments.front() {
@@ -196,8 +196,7 @@ impl KeptFrames {
         }
     }
 
-    /// Small frames that come from now on do not go into segments begun before: who trickles does not keep them for
-    /// ever.
+    /// Later small frames do not go into segments begun before: a slow trickle of frames does not keep them for ever.
     pub(crate) fn end_tails(&mut self, begun_before_ms: u64) {
         let (segments, front) = (&self.segments, self.front);
         for lane in self.owners.values_mut().flat_map(|own| &mut own.lanes) {

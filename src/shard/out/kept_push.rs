@@ -1,9 +1,9 @@
 //! Pushes to channels that outlive their connections: into the log first, and to the connection as far as it takes
 //! them.
 //!
-//! Invariants: a message has a position from the moment it is accepted, dropped ones too; messages behind a full
-//! socket, or without a connection, wait in the log and nowhere else, and go to the connection in order; a gap is
-//! reported before what follows it. A policy applies to what was not given to the connection.
+//! Invariants: a message has a position from the moment it is accepted, dropped ones too; messages after a full socket,
+//! or without a connection, wait in the log and nowhere else, and go to the connection in order; a gap is reported
+//! before the next message. A policy applies to messages not given to the connection.
 
 use crate::proto::{Opcode, server_header};
 use crate::resume::text;
@@ -165,7 +165,7 @@ impl Shard {
         encoding.kept_range(&mut self.out.window.kept, owner.id, self.now_ms, |bytes| memory.charge(bytes, Some(owner)))
     }
 
-    /// What the log of this channel takes is its owner's.
+    /// Counts the memory of this channel's log for its owner.
     pub(in crate::shard) fn count_log(&mut self, slot: Slot) {
         let Some(keeping) = self.out.keepings.get_mut(&slot) else { return };
         let owner = self.table[slot].channel().map(|channel| &*self.owners[channel.owner].owner);
@@ -237,14 +237,14 @@ impl Shard {
         self.table[slot].flags.has(Flag::Keeps) && !encoding.is_better_compressed()
     }
 
-    /// What waits for a channel, its log included.
+    /// The bytes that wait for a channel, its log included.
     pub(in crate::shard) fn queued_bytes(&self, slot: Slot) -> usize {
         let connection = &self.table[slot];
         let in_log = || self.out.keepings.get(&slot).map_or(0, |keeping| keeping.log.unsent_bytes());
         connection.outbound.queued_bytes() + if connection.flags.has(Flag::Lags) { in_log() } else { 0 }
     }
 
-    /// What waits in a channel's log is not sent any more. Returns how many bytes that were.
+    /// Removes the unsent part of a channel's log. Returns its bytes.
     pub(in crate::shard) fn forget_unsent(&mut self, slot: Slot) -> usize {
         self.table[slot].flags.take(Flag::Lags);
         self.out.keepings.get_mut(&slot).map_or(0, |keeping| keeping.log.forget_unsent())

@@ -1,10 +1,10 @@
-//! Whom a push to clients of event streams was for, as a journal keeps it.
+//! The audience of a push to clients of event streams, as a journal keeps it.
 //!
-//! Invariant: what an audience keeps for itself is counted. It must not depend on who is of it.
+//! Invariant: the memory of an audience's own is counted. It must not depend on its members.
 
 use std::sync::Arc;
 
-/// Whom a push was for.
+/// The audience of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::shard) enum ListenerAudience {
     /// All channels of the process.
@@ -17,7 +17,7 @@ pub(in crate::shard) enum ListenerAudience {
     One {
         /// The path on which it was opened.
         path: Arc<str>,
-        /// Who was logged in.
+        /// The logged-in user.
         user: Option<Arc<str>>,
     },
     /// A list of channels.
@@ -25,8 +25,8 @@ pub(in crate::shard) enum ListenerAudience {
 }
 
 impl ListenerAudience {
-    /// What is kept for it alone: a path that a client has asked for, and who was logged in; a path whose binding may
-    /// be gone. A topic is charged as such.
+    /// The bytes kept for it alone: a path that a client has asked for, and a user's name; a path whose binding may be
+    /// gone. A topic is charged as such.
     pub(super) fn name_bytes(&self) -> usize {
         let counts = 2 * size_of::<usize>();
         match self {
@@ -36,7 +36,7 @@ impl ListenerAudience {
         }
     }
 
-    /// Returns whether nobody can tell whether a client that returns is of it.
+    /// Returns whether it cannot be determined if a returning client belongs to it.
     pub(super) fn is_unsure(&self) -> bool {
         matches!(self, Self::Listed | Self::One { user: None, .. })
     }

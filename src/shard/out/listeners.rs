@@ -24,7 +24,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 impl Shard {
-    /// The event of a push for those who listen.
+    /// The event of a push for listeners.
     pub(super) fn event_for(
         &mut self,
         owner: OwnerId,
@@ -47,7 +47,7 @@ impl Shard {
         let journal = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms));
         let (count, keeper) = (journal.next(), journal.keeper(owner, &audience));
         let id = self.event_id(count);
-        // With what stands before its lines a large one may be more than what is kept can name.
+        // With the prefix of each line, a large one may exceed the length that a kept entry can name.
         let event = Bytes::from(match payload.len() > FRAME_BYTES_MAX / 4 {
             true => sse::gap("size", id),
             false => sse::message(id, kind, payload),
@@ -79,7 +79,7 @@ impl Shard {
         }
     }
 
-    /// Nobody may listen now of those whom a broadcast is for, but somebody is waited for who would.
+    /// A broadcast has no present listeners, but some are waited for that would receive it.
     pub(super) fn keep_for_those_who_left(&mut self, broadcast: &mut UnfinishedBroadcast) {
         let UnfinishedBroadcast { forms, heard_by: Some(audience), hides, owner, policy, .. } = broadcast else {
             return;
@@ -91,8 +91,8 @@ impl Shard {
         }
     }
 
-    /// A broadcast has come to its end. Where nobody heard it as an event, whoever was of its audience and is not
-    /// waited for any more has missed it.
+    /// A broadcast has ended. If no listener received it as an event, former members of its audience that are no longer
+    /// waited for have missed it.
     pub(super) fn note_unheard(&mut self, broadcast: &UnfinishedBroadcast) {
         if let UnfinishedBroadcast { forms, heard_by: Some(audience), owner, .. } = broadcast
             && forms.event.is_none()
@@ -124,7 +124,7 @@ impl Shard {
         self.out.mark_urgent(&mut self.table[slot], slot);
     }
 
-    /// What was sent once is sent to a listener that has missed it.
+    /// Sends an earlier event again to a listener that has missed it.
     pub(in crate::shard) fn append_again(&mut self, slot: Slot, range: Range) {
         let connection = &mut self.table[slot];
         connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
@@ -140,7 +140,7 @@ impl Shard {
         }
     }
 
-    /// How long those who have left are waited for.
+    /// How long departed listeners are waited for.
     fn waits_until_ms(&self) -> u64 {
         self.now_ms + self.config.resume.reach_ms(self.config.dead_after_ms())
     }

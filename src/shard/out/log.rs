@@ -1,5 +1,5 @@
-//! What was pushed to one channel that outlives its connection, by position: messages that its client may have missed,
-//! and messages that it was not offered yet. Ranges of [kept](super::kept) frames, merged where they touch: a broadcast
+//! Pushes to one channel that outlives its connection, by position: messages that its client may have missed, and
+//! messages that it was not offered yet. Ranges of [kept](super::kept) frames, merged where they touch: a broadcast
 //! extends an entry.
 //!
 //! A position is a count of messages accepted for the channel, sent or not. A message that a policy dropped, a newer
@@ -28,7 +28,7 @@ impl LogEntry {
     }
 }
 
-/// What is to be given to the connection next.
+/// The next item for the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NextFrames {
     /// So many messages are missing before it.
@@ -50,14 +50,14 @@ pub(crate) struct Log {
     sent_bytes: usize,
     unsent: VecDeque<LogEntry>,
     unsent_bytes: usize,
-    /// What of it was sent once and is sent again, up to `again_until`: it was let in already.
+    /// The bytes sent once and sent again, up to `again_until`: they were admitted already.
     again_bytes: usize,
     again_until: u64,
     /// How many messages were accepted.
     position: u64,
     /// How many of them were given to a connection, or told to be missing.
     told: u64,
-    /// What lies before is not in `sent` any more: it was received, or there was no room.
+    /// Earlier messages are no longer in `sent`: they were received, or there was no room.
     reaches_to: u64,
     /// The newest unsent value of each key: its position.
     keys: HashMap<u64, u64>,
@@ -82,7 +82,7 @@ impl Log {
         self.told < self.position
     }
 
-    /// What waits and counts against the channel's budget: not what is sent again.
+    /// The waiting bytes that count against the channel's budget: without those sent again.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.unsent_bytes - self.again_bytes
     }
@@ -92,7 +92,7 @@ impl Log {
         self.unsent_bytes
     }
 
-    /// What is allocated for the entries.
+    /// The heap bytes of the entries.
     pub(crate) fn heap_bytes(&self) -> usize {
         (self.sent.capacity() + self.unsent.capacity()) * size_of::<LogEntry>()
             + self.keys.capacity() * size_of::<(u64, u64)>()
@@ -135,7 +135,7 @@ impl Log {
     pub(crate) fn append_unsent(&mut self, range: Range, key: Option<u64>) {
         let entry = LogEntry { first: self.position, frames: 1, range };
         self.unsent_bytes += range.len();
-        // What counts and what does not lie apart, and so does what may be taken out.
+        // Counted and uncounted parts are apart, and so are removable ones.
         let is_apart =
             key.is_some() || entry.first == self.again_until || self.keyed.is_some_and(|at| at + 1 == entry.first);
         if is_apart || !self.unsent.back_mut().is_some_and(|last| joins(last, &entry)) {
@@ -198,7 +198,7 @@ impl Log {
         let mut place = self.unsent.partition_point(|entry| entry.first < self.again_until);
         while dropped < bytes && place < self.unsent.len() {
             let entry = &mut self.unsent[place];
-            // What is gone already is dropped with the rest of its entry.
+            // The missing part is dropped with the rest of its entry.
             let len = kept.frame_len(entry.range).unwrap_or(entry.range.len());
             if len < entry.range.len() {
                 entry.range = entry.range.split_at(len).1;

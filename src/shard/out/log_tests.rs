@@ -22,7 +22,7 @@ struct Scene {
     kept: KeptFrames,
     log: Log,
     messages: Vec<Message>,
-    /// What the client has been given, by position: all before.
+    /// The position up to which the client has been given messages.
     given: u64,
 }
 

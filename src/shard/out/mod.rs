@@ -51,7 +51,7 @@ const WINDOW_BYTES_MAX: usize = 1024 * 1024;
 /// See the module.
 pub(super) struct Out {
     window: Window,
-    /// What is sealed for one batch.
+    /// The sealed records of one batch.
     records: Vec<u8>,
     spares: Spares,
     waiting: SendQueues,
@@ -102,7 +102,7 @@ impl Out {
         self.window.bytes()
     }
 
-    /// What of it is memory of the window's own.
+    /// The window's own memory in it.
     pub(super) fn window_own_bytes(&self) -> usize {
         self.window.heap_bytes()
     }
@@ -115,7 +115,7 @@ impl Out {
     /// This connection has something to send that concerns it alone.
     pub(super) fn mark_urgent(&mut self, connection: &mut Connection, slot: Slot) {
         if connection.flags.set_new(Flag::Urgent) {
-            // By its owner's place; the first lane is for those who have none.
+            // By its owner's place; the first lane is for connections without one.
             let lane = connection.channel().map_or(0, |channel| channel.owner + 1);
             self.waiting.urgent.push_back(lane, slot);
         }
@@ -148,7 +148,7 @@ impl Out {
         grew
     }
 
-    /// Puts bytes that are not frames behind what waits: a head and a body, by reference if `charge` says for whom.
+    /// Appends bytes that are not frames: a head and a body, by reference if `charge` names a tenant.
     pub(super) fn push_opaque(
         &mut self,
         connection: &mut Connection,
@@ -192,7 +192,7 @@ impl Out {
         self.contexts.add(slot, window_bits);
     }
 
-    /// What the contexts of all channels may take.
+    /// The bytes that the contexts of all channels may take.
     pub(super) fn context_bytes(&self) -> usize {
         self.contexts.bytes()
     }
@@ -211,7 +211,7 @@ impl Out {
         if self.waiting.urgent.is_empty() { self.waiting.offered + 1 } else { 0 }
     }
 
-    /// What is kept beyond the window, by all channels together.
+    /// The bytes kept beyond the window, by all channels together.
     pub(super) fn history_bytes(&self) -> usize {
         self.window.kept.bytes()
     }
@@ -221,7 +221,7 @@ impl Out {
         self.keepings.get_mut(&slot)?.log.rewind(received, &self.window.kept)
     }
 
-    /// What a listener that heard event `last` of a process has missed; see [`Journal::since`].
+    /// The events that a listener which received event `last` of a process has missed; see [`Journal::since`].
     pub(crate) fn missed_since(
         &self,
         owner: OwnerId,

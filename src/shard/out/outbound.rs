@@ -1,4 +1,4 @@
-//! What waits to be sent on one connection.
+//! Data that waits to be sent on one connection.
 //!
 //! As long as the socket takes what it is offered, a queue is ranges of the shard's [`Window`], nearly always one.
 //! After a short send the rest is copied out (blobs stay by reference) into a [`Backlog`] of the connection's own, and
@@ -122,7 +122,7 @@ impl Outbound {
             + self.backlog.as_ref().map_or(0, |backlog| backlog.held.bytes() + backlog.sealed().len())
     }
 
-    /// What was sealed and has not left: it goes before everything else.
+    /// Sealed bytes that have not left: they go before all others.
     pub(crate) fn sealed(&self) -> &[u8] {
         self.backlog.as_ref().map_or(&[], |backlog| backlog.sealed())
     }
@@ -134,12 +134,13 @@ impl Outbound {
             .map_or(0, |backlog| backlog.pieces.bytes() + backlog.held.bytes() + backlog.sealed().len())
     }
 
-    /// What it takes of memory that nothing else counts: no ranges, no payloads by reference.
+    /// Its memory that is not counted elsewhere: no ranges, no payloads by reference.
     pub(crate) fn own_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.heap_bytes())
     }
 
-    /// What waits for the socket as it is: all but what is sealed, the lane and what is held for conflation.
+    /// The bytes that wait for the socket in plain form: all but the sealed ones, the lane and frames held for
+    /// conflation.
     pub(crate) fn offerable_bytes(&self) -> usize {
         self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes())
     }
@@ -187,12 +188,12 @@ impl Outbound {
         backlog.pieces.push_back(OutboundPiece::Chunk { bytes, sent: 0 });
     }
 
-    /// What of the heap the queue would take more for this frame, as it would be appended or held for `key`.
+    /// The heap bytes that the queue would add for this frame, appended or held for `key`.
     pub(crate) fn growth(&self, frame: &FrameParts, key: Option<u64>, copy_bytes_max: usize) -> usize {
         let Some(backlog) = &self.backlog else { return 0 };
         match key {
             Some(key) => backlog.held.growth(key, frame),
-            // What is held until now is counted already, if otherwise.
+            // A frame held until now is counted already, in another way.
             None if frame.payload.len() > copy_bytes_max => backlog.pieces.places_growth(),
             None => backlog.pieces.growth(frame.len(), backlog.joins()),
         }
@@ -425,7 +426,7 @@ impl Outbound {
         }
     }
 
-    /// What waits now may be referred to by what follows: none of it is dropped unless all that follows is. To be said
+    /// Later messages may refer to those waiting now: none of these is dropped unless all later ones are. To be called
     /// whenever the socket turns out to be full.
     pub(crate) fn pin(&mut self) {
         if let Some(backlog) = &mut self.backlog {
@@ -488,22 +489,23 @@ impl Backlog {
         self.pieces.len() > alone
     }
 
-    /// What is allocated for this queue alone.
+    /// The heap bytes of this queue alone.
     fn heap_bytes(&self) -> usize {
         let lane: usize =
             self.lane.iter().flatten().filter(|frame| frame.spilled()).map(|frame| frame.capacity()).sum();
         let own = size_of::<Self>() + self.pieces.heap_bytes() + self.held.own_bytes() + self.sealed.capacity() + lane;
-        // What was empty when it was blocked holds a box that is used again, and nothing waits in it.
+        // A queue that was empty when it was blocked holds a reusable box, in which nothing waits.
         let is_empty = self.pieces.is_empty() && self.held.is_empty() && self.sealed().is_empty() && lane == 0;
         if is_empty { 0 } else { own }
     }
 
-    /// What stands where, and what of it may be dropped, has changed.
+    /// The pieces, or the droppable part of them, have changed.
     fn recount(&mut self) {
         (self.stepped_over, self.droppable) = (None, None);
     }
 
-    /// The bytes of data frames in pieces from `from` on. Counted once; then whoever adds or drops one keeps the count.
+    /// The bytes of data frames in pieces from `from` on. Counted once; then each addition and removal updates the
+    /// count.
     fn droppable_bytes(&mut self, from: usize, window: &Window) -> usize {
         if let Some(droppable) = self.droppable {
             return droppable;

@@ -323,7 +323,7 @@ impl Pair {
         }
     }
 
-    /// What the shard does in one batch: offer, take note, and let go of the window.
+    /// A shard's batch: offer, record the result, and release the window.
     fn send(&mut self, offer: usize, taken: usize) {
         if self.queue.is_blocked() {
             return;

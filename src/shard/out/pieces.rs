@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::ops::Index;
 
-/// What is allocated for small frames at a time: so much more than is needed at most waits for nothing.
+/// The allocation for small frames: at most so many bytes beyond those needed wait for nothing.
 const CHUNK_BYTES: usize = 4 * 1024;
 
 /// A frame above this gets a chunk of its own size, so that a chunk is never more than a quarter empty.
@@ -50,7 +50,7 @@ impl OutboundPiece {
         }
     }
 
-    /// What of it is memory of its own.
+    /// Its own memory.
     fn chunk_len(&self) -> usize {
         if let Self::Chunk { bytes, .. } = self { bytes.capacity() } else { 0 }
     }
@@ -141,12 +141,12 @@ impl Pieces {
         self.bytes
     }
 
-    /// What is allocated for them alone: no ranges, no payloads by reference.
+    /// The bytes allocated for them alone: no ranges, no payloads by reference.
     pub(super) fn heap_bytes(&self) -> usize {
         self.chunk_bytes + self.capacity() * size_of::<OutboundPiece>()
     }
 
-    /// What of the heap [`append`](Self::append) would take for so many bytes, where `joins` allows to join them.
+    /// The heap bytes that [`append`](Self::append) would add for so many bytes, where `joins` allows joining them.
     pub(super) fn growth(&self, len: usize, joins: bool) -> usize {
         let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
         if joins { 0 } else { chunk_bytes(len) + self.places_growth() }
@@ -331,7 +331,7 @@ impl Pieces {
                 len = longer;
             }
             let (chunk, rest) = frames.split_at(len);
-            // What is nearly full is as large as all others are.
+            // A nearly full one has the size of all others.
             let is_nearly_full = (CHUNK_BYTES - SHARES_CHUNK_BYTES_MAX..=CHUNK_BYTES).contains(&len);
             let mut bytes = Vec::with_capacity(if is_nearly_full { CHUNK_BYTES } else { len });
             bytes.extend_from_slice(chunk);
@@ -349,7 +349,7 @@ impl Pieces {
     }
 }
 
-/// What is allocated for a frame of `len` bytes that finds no room.
+/// The allocation for a frame of `len` bytes that fits no chunk.
 fn chunk_bytes(len: usize) -> usize {
     if len > SHARES_CHUNK_BYTES_MAX { len } else { CHUNK_BYTES }
 }

@@ -24,7 +24,7 @@ const COPY_BYTES_MAX: usize = 300;
 struct Frame {
     bytes: Vec<u8>,
     sent: usize,
-    /// Who asked about it, until the socket was offered it.
+    /// The report of its outcome, until the socket was offered it.
     asked: Option<Rc<RefCell<Outcome>>>,
 }
 
@@ -371,7 +371,7 @@ proptest! {
         pair.compare();
     }
 
-    /// With little memory the twin cannot say who goes first; but what it says of everybody still holds.
+    /// With little memory the twin cannot tell which goes first; but the rules for all still hold.
     #[test]
     fn short_of_memory_frames_stay_whole_and_pushes_are_answered(ops in ops(), hoard in 0..3usize) {
         let mut pair = Pair::new(Budget::of(STEP_BYTES));
@@ -396,7 +396,7 @@ proptest! {
             let Outcome { sent, queued, conflated, dropped, closed, not_found, not_owner, .. } = counts;
             prop_assert_eq!(sent + queued + conflated + dropped + closed + not_found + not_owner, audience);
         }
-        // What was kept leaves whole.
+        // Kept frames leave whole.
         for client in pair.clients.clone() {
             pair.stage.give_room(client, usize::MAX);
         }

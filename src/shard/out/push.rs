@@ -35,17 +35,17 @@ const ASIDE: u32 = Flag::CloseSent.bit() | Flag::Keeps.bit();
 /// Those that get something else than the frame as it is.
 const NOT_AT_ONCE: u32 = ASIDE | Flag::Sse.bit();
 
-/// Whom a broadcast is for, and how.
+/// The audience and options of a broadcast.
 #[derive(Clone, Copy)]
 struct BroadcastTo<'a> {
     owner: OwnerId,
-    /// Of those who listen to event streams.
+    /// The audience of its listeners of event streams.
     heard_by: Option<&'a ListenerAudience>,
     policy: Option<Policy>,
     part: Option<&'a SharedPart>,
 }
 
-/// What became of one frame at one channel, as far as is known before the socket was offered it.
+/// The fate of one frame at one channel, as far as is known before the socket was offered it.
 pub(in crate::shard) enum Fate {
     /// It waits for the next send.
     Waits,
@@ -201,7 +201,8 @@ impl Shard {
         Some(Long::Broadcast(Box::new(broadcast)))
     }
 
-    /// Whether one of these listens to events here, or did: nobody can tell later which of those who come back it was.
+    /// Whether one of these is, or was, a listener of event streams here: it cannot be told later which of the
+    /// returning ones it was.
     fn leaves_out_a_listener(&mut self, except: &[ChannelId]) -> bool {
         self.work.spend(except.len() as u64 * work::PASS_NS);
         except.iter().any(|&id| self.may_have_listened(id))
@@ -333,7 +334,7 @@ impl Shard {
         if connection.flags.has(Flag::Lags) || (connection.flags.has(Flag::Keeps) && is_escaped()) {
             return None;
         }
-        // What would wait for the next send as it is, does so when it is smaller: it leaves behind all others.
+        // Sure to be sent after all earlier ones: it fits uncompressed, so it fits compressed, too.
         let plain_len = server_header(opcode(kind), false, message.len()).as_slice().len() + message.len();
         let is_sure = !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), plain_len, self.config.outbound_bytes_max);

@@ -51,11 +51,11 @@ impl Range {
     }
 }
 
-/// What a range names: one slice, or a header and a blob that stays where the process put it.
+/// The bytes of a range: one slice, or a header and a blob that stays in the process' own memory.
 pub(crate) enum RangeBytes<'a> {
     /// Joined bytes.
     Joined(&'a [u8]),
-    /// What is left of a header (perhaps nothing) and of a blob by reference.
+    /// The rest of a header (perhaps empty) and of a blob by reference.
     Blob {
         /// The rest of the header.
         header: &'a [u8],

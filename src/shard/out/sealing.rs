@@ -16,13 +16,13 @@ use crate::tls::{Alert, OVERHEAD_BYTES, PLAIN_BYTES_MAX};
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// What one client is offered of its queue at a time: four records.
+/// The bytes of its queue that one client is offered at a time: four records.
 const SEALED_OFFER_BYTES_MAX: usize = 4 * PLAIN_BYTES_MAX;
 
-/// What may be left of the buffer for records between batches; more is given back.
+/// The buffer for records kept between batches; more is given back.
 const RECORDS_KEPT_BYTES: usize = 2 * 1024 * 1024;
 
-/// What one connection of a batch is offered instead of plain bytes.
+/// The sealed bytes that one connection of a batch is offered.
 pub(super) struct Sealing {
     /// Its place in the batch.
     pub index: usize,
@@ -33,7 +33,7 @@ pub(super) struct Sealing {
 struct New {
     /// Where they lie in the shard's buffer.
     records: Range<usize>,
-    /// What of it stands before the first record of data: the answer to new keys.
+    /// The part of it before the first record of data: the answer to a KeyUpdate.
     before_bytes: usize,
     /// How much of the queue they hold.
     plain_bytes: usize,
@@ -150,7 +150,7 @@ impl Shard {
             connection.outbound.pin();
         }
         if sealing.new.is_none() && !full && !connection.outbound.is_empty() {
-            // What stands behind records was not offered, and may be ranges still.
+            // Bytes after the records were not offered, and may be ranges still.
             out.mark_urgent(connection, slot);
         }
         self.after_offer(slot, sent, full);

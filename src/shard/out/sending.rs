@@ -48,11 +48,11 @@ impl Shard {
         goes_on
     }
 
-    /// Offers one connection what waits for it, ahead of all others: a policy is applied only to what the socket
+    /// Offers one connection its waiting bytes, ahead of all others: a policy applies only to bytes that the socket
     /// itself has refused.
     pub(in crate::shard) fn flush_one(&mut self, slot: Slot) {
         if self.enter_batch(slot) {
-            // What the socket was not offered goes on with the urgent ones: the push in progress may yet put others
+            // Bytes that the socket was not offered go on with the urgent ones: the push in progress may yet put others
             // on the bulk list, for a segment before the tail.
             self.out.mark_urgent(&mut self.table[slot], slot);
             self.send_batch(&[slot]);
@@ -191,7 +191,7 @@ impl Shard {
         if full {
             self.stats.short_sends += 1;
         } else if left > 0 && !connection.flags.has(Flag::Urgent) {
-            // Behind everybody else: others had no turn yet. Its bytes are its own now; what follows comes at the tail.
+            // After all others, which had no turn yet. Its bytes are its own now; later ones come at the tail.
             let segment = self.out.window.tail();
             self.out.mark_bulk(connection, slot, segment);
         }

@@ -19,8 +19,8 @@ pub(super) struct SendQueues {
     pub short: Vec<ShortSend>,
 }
 
-/// Connections that something concerns alone, in lanes by whose they are: owners take turns at being sent for, so that
-/// who pushes to thousands of channels delays nobody who pushes to one.
+/// Connections with traffic of their own, in lanes by owner: owners take turns at being sent for, so that one that
+/// pushes to thousands of channels does not delay one that pushes to one.
 ///
 /// Invariant: a lane is the front one or stands in the round, once, exactly while a connection is in it.
 #[derive(Default)]
@@ -114,7 +114,7 @@ pub(super) struct Bulk {
     pub segment: u32,
 }
 
-/// Frames whose outcome someone waits for, by connection.
+/// Frames whose outcome was asked for, by connection.
 pub(super) type Watches = FxHashMap<Slot, SmallVec<[Watch; 1]>>;
 
 /// One such frame.

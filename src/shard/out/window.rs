@@ -34,8 +34,8 @@ struct JoinedFrames {
     large: Vec<LargeFrame>,
 }
 
-/// A frame that was copied, since one copy serves all who take it at once; who falls behind in it keeps its payload by
-/// reference, so that it is not copied for each of them.
+/// A frame that was copied, since one copy serves all sockets that take it at once; a queue that falls behind in it
+/// keeps its payload by reference, so that it is not copied for each of them.
 struct LargeFrame {
     start: usize,
     payload_start: usize,
@@ -57,10 +57,10 @@ pub(crate) struct Window {
     front: u32,
     /// All bytes of all segments in the window.
     bytes: usize,
-    /// What its segments have allocated.
+    /// The heap bytes of its segments.
     heap_bytes: usize,
     spare: Vec<Vec<u8>>,
-    /// What channels that outlive their connections may need again.
+    /// Frames that channels which outlive their connections may need again.
     pub kept: KeptFrames,
 }
 
@@ -70,7 +70,7 @@ impl Window {
         self.bytes + self.kept.waiting_bytes()
     }
 
-    /// What is allocated for those that were copied here.
+    /// The heap bytes of the frames copied here.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.heap_bytes
     }
@@ -80,8 +80,8 @@ impl Window {
         self.end().wrapping_sub(u32::from(!self.segments.is_empty()))
     }
 
-    /// Returns whether a range of earlier is still there, and in the segment in which a later frame may come to lie.
-    /// What is kept is, if it is there at all.
+    /// Returns whether an earlier range is still there, and in the segment in which a later frame may be placed. A kept
+    /// range is, if it is there at all.
     pub(crate) fn is_at_end(&self, range: Range) -> bool {
         if range.is_kept() { self.kept.has(range) } else { !self.segments.is_empty() && range.segment == self.tail() }
     }
@@ -102,7 +102,7 @@ impl Window {
         Range { segment: self.end().wrapping_sub(1), start: start as u32, end: (start + len) as u32 }
     }
 
-    /// As [`append_joined`](Self::append_joined); who falls behind in this frame keeps `payload` by reference.
+    /// As [`append_joined`](Self::append_joined); a queue that falls behind in this frame keeps `payload` by reference.
     pub(crate) fn append_large(&mut self, header: &ServerHeader, payload: &Bytes, charge: &SharedCharge) -> Range {
         let range = self.append_joined(header.as_slice(), payload);
         if let Some(WindowSegment::Joined(joined)) = self.segments.back_mut() {
@@ -150,7 +150,7 @@ impl Window {
     /// The bytes of a range.
     ///
     /// # Panics
-    /// It is of what is kept, and gone: who may have such a range asks [`KeptFrames::get`].
+    /// It was kept, and is gone: callers that may have such a range ask [`KeptFrames::get`].
     pub(crate) fn get(&self, range: Range) -> RangeBytes<'_> {
         if range.is_kept() {
             return self.kept.get(range).expect("what waits for its first send is kept");

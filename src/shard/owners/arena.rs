@@ -15,7 +15,7 @@ const SMALL_BYTES_MAX: usize = 4 * 1024;
 /// The largest chunk.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// What sharing a chunk allocates beside it (`bytes::BytesMut`).
+/// The allocation beside a shared chunk (`bytes::BytesMut`).
 const SHARED_BYTES: usize = 5 * size_of::<usize>();
 
 /// See the module.
@@ -25,7 +25,7 @@ pub(super) struct Arena {
     /// Small messages of this batch, and those of the batch before.
     small_bytes: usize,
     small_bytes_before: usize,
-    /// What the chunks of this batch take beyond the messages in them.
+    /// The bytes of this batch's chunks beyond the messages in them.
     spare_bytes: usize,
 }
 

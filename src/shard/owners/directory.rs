@@ -23,19 +23,19 @@ pub struct Owner {
     pub process: ProcessId,
     /// Where its events go. Several owners may share one queue (a node kernel's).
     pub queue: ProcessQueue,
-    /// Where what is held for it outside of shards is charged, and for whom shards hold what they hold for its clients.
+    /// Charged for its data outside of shards, and the tenant of its clients' data on shards.
     pub memory: ProcessMemory,
-    /// What happens to frames that do not fit a channel's budget, where a push does not say.
+    /// The policy for frames that exceed a channel's budget, where a push names none.
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames too.
     pub wants_control: bool,
-    /// What its channels have agreed on compression.
+    /// The compression agreed with its channels.
     pub windows: Arc<Windows>,
     /// How many connections it has.
     pub connections: Arc<OfProcess>,
-    /// What its channels are subscribed to.
+    /// The topics of its channels.
     pub topics: Arc<Topics>,
-    /// Whether it is told who is subscribed and who has left.
+    /// Whether it is told of subscriptions and their ends.
     pub wants_topics: bool,
 }
 
@@ -47,7 +47,7 @@ impl Owner {
         Self { id, process, queue, memory, policy, wants_control, windows, connections, topics, wants_topics: false }
     }
 
-    /// The same, and it is told who is subscribed to its topics and who has left them.
+    /// The same; if `wants_topics`, it is told when clients subscribe to its topics and leave them.
     pub fn told_of_topics(self, wants_topics: bool) -> Self {
         Self { wants_topics, ..self }
     }

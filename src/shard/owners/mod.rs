@@ -71,7 +71,7 @@ impl Owners {
         }
     }
 
-    /// Who is attached.
+    /// The attached processes.
     pub(super) fn directory(&self) -> &Arc<Directory> {
         &self.directory
     }
@@ -81,7 +81,7 @@ impl Owners {
         self.directory = directory;
     }
 
-    /// Those who have a place here.
+    /// The owners with a place here.
     pub(super) fn iter(&self) -> impl Iterator<Item = &LocalOwner> {
         self.locals.iter().map(|(_, local)| local)
     }
@@ -123,7 +123,7 @@ impl Owners {
         place
     }
 
-    /// The owner has no handler here any more. What its clients still say goes where the events of those go who are
+    /// The owner has no handler here any more. Later messages of its clients are treated as those of a process that is
     /// gone.
     pub(super) fn dismiss(&mut self, place: u32) {
         if self.locals[place as usize].unread.take().is_some() {
@@ -293,7 +293,7 @@ impl Owners {
         }
     }
 
-    /// Forgets an owner of whom nothing is left here.
+    /// Forgets an owner that has nothing left here.
     pub(super) fn forget_if_idle(&mut self, place: u32) {
         let local = &self.locals[place as usize];
         if local.is_idle() {

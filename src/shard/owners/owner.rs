@@ -28,7 +28,7 @@ pub(in crate::shard) struct LocalOwner {
     pub is_full: bool,
     /// Connections whose HTTP request waits for its answer.
     pub asked: FxHashSet<Slot>,
-    /// Who is subscribed to which topic.
+    /// The subscriptions of its channels, by topic.
     pub subscriptions: Subscriptions,
     /// Events of this turn.
     pub batch: Option<EventBatch>,
@@ -120,7 +120,8 @@ impl LocalOwner {
         moved
     }
 
-    /// One of those that wait for room does no more. `waits` tells who does: asked of all once half do no more.
+    /// One connection no longer waits for room. `waits` returns whether one does: called for all once half no longer
+    /// wait.
     pub(crate) fn stop_waiting(&mut self, waits: impl Fn(Slot) -> bool) {
         self.gone += 1;
         if self.gone > self.waiting.len() / 2 {

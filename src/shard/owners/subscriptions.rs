@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(in crate::shard) struct Subscriptions {
     lists: Slab<TopicSubscribers>,
     of_channel: FxHashMap<Slot, Vec<TopicPlace>>,
-    /// What lists and places take beside the two tables.
+    /// The memory of lists and places beside the two tables.
     listed_bytes: usize,
     charge: Option<Charge>,
     count: usize,
@@ -37,7 +37,7 @@ struct TopicPlace {
     at: u32,
 }
 
-/// What became of a subscription.
+/// The result of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::shard) enum Subscribed {
     New,
@@ -59,7 +59,7 @@ fn places_bytes(places: &Vec<TopicPlace>) -> usize {
     places.capacity() * size_of::<TopicPlace>()
 }
 
-/// What a hash table takes that has room for so many entries, seven eighths full: an entry and a byte for each bucket.
+/// The memory of a hash table with room for so many entries, seven eighths full: an entry and a byte for each bucket.
 fn table_bytes<K, V>(capacity: usize) -> usize {
     match capacity {
         0 => 0,

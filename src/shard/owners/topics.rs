@@ -15,7 +15,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What a topic takes in the list beside itself: its place in a node that is two thirds full.
+/// The memory of a topic in the list beside itself: its place in a node that is two thirds full.
 const LISTED_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Arc<Topic>>()) * 3 / 2;
 
 /// Empty topics are not swept before there are so many.
@@ -161,7 +161,7 @@ impl Topics {
     /// Counts a channel of a shard out of a topic.
     pub(super) fn leave(&self, topic: &Arc<Topic>, shard: u32) {
         topic.on(shard).count.fetch_sub(1, Ordering::Relaxed);
-        // Acquire and release: who sees nobody left sees all that those have done.
+        // Acquire and release: the thread that sees no subscriber left sees all that those have done.
         if topic.total.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
@@ -183,7 +183,7 @@ impl Topic {
         Self { name, total: AtomicUsize::new(0), shards, _charge: charge }
     }
 
-    /// What a listed topic takes of the heap.
+    /// The heap bytes of a listed topic.
     fn held_bytes(name: &Arc<str>, shards: usize) -> usize {
         2 * size_of::<usize>() + size_of::<Self>() + name.heap_bytes() + shards * size_of::<OnShard>() + LISTED_BYTES
     }
@@ -236,7 +236,7 @@ impl TopicClaim {
         self.topic.as_ref().expect("it is there until it is taken over")
     }
 
-    /// Returns whether nobody else is counted on its shard.
+    /// Returns whether it is the only one counted on its shard.
     pub fn is_last(&self) -> bool {
         self.topic().counted(self.shard) == 1
     }

@@ -55,7 +55,7 @@ fn topics_that_could_not_be_taken_off_at_once_are_swept() {
     let (topics, memory) = (Arc::<Topics>::default(), memory());
     let claims: Vec<_> = (0..200).map(|n| topics.claim(&format!("{n}").into(), 0, SHARDS, &memory).unwrap()).collect();
     let looking = topics.named.read().unwrap();
-    // Whoever leaves waits for nobody.
+    // Leaving does not wait.
     drop(claims);
     drop(looking);
     assert_eq!((topics.count(), topics.page("", None, 9).len()), (0, 0), "they are not told of");

@@ -9,7 +9,7 @@ use crate::queue::events::QueueLimits;
 use crate::shard::event::Event;
 use std::collections::VecDeque;
 
-/// What an event takes of memory beside what it points to.
+/// The memory of an event beside its heap bytes.
 const EVENT_BYTES: usize = size_of::<Event>();
 
 /// Room for so many events is kept when there are none.
@@ -22,10 +22,10 @@ pub(in crate::shard) struct Unread {
     messages: usize,
     bytes: usize,
     failures: usize,
-    /// What the chunks in which messages lie take beyond them.
+    /// The bytes of message chunks beyond the messages.
     spare_bytes: usize,
     charge: Charge,
-    /// Whether it stands in the list of those who have something to do.
+    /// Whether it is in the list of owners with something to do.
     pub is_listed: bool,
 }
 
@@ -89,7 +89,7 @@ impl Unread {
         self.messages <= self.limits.messages_max / 2 && self.bytes <= self.limits.bytes_max / 2
     }
 
-    /// Charges what waits on, and `spare_bytes` more of what came last. To be called once a turn.
+    /// Charges the events that go on waiting, and `spare_bytes` more of the last ones. To be called once a turn.
     pub(crate) fn settle(&mut self, spare_bytes: usize) {
         self.spare_bytes = if self.events.is_empty() { 0 } else { self.spare_bytes + spare_bytes };
         if self.events.is_empty() && self.events.capacity() > KEPT_EVENTS {

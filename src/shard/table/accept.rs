@@ -23,7 +23,8 @@ use crate::shard::work;
 use crate::tls::{Records, TlsServer};
 use std::net::SocketAddr;
 
-/// What the handshakes of TLS of one client may cost within a second: a third of a core, as its upgrades may at most.
+/// The work that the TLS handshakes of one client may cause in a second: a third of a core, as its upgrades may at
+/// most.
 const CLIENT_HANDSHAKES_NS_PER_S: u64 = 333_000_000;
 
 impl Shard {
@@ -129,8 +130,7 @@ impl Shard {
         if is_proxy { None } else { self.table.admission.client(address.ip()) }
     }
 
-    /// It is known now whose connection it is, which was counted as nobody's until then. Whoever is over a limit is
-    /// told so.
+    /// Counts a connection whose client is known only now. A client over a limit is told so.
     pub(in crate::shard) fn count_once_known(&mut self, slot: Slot) {
         let address: SocketAddr = self.table[slot].peer.into();
         let Some(client) = self.client_at(address) else { return };
@@ -158,8 +158,8 @@ impl Shard {
         }
     }
 
-    /// What a connection at `listener` is more than a plain one. `Err`: its client shakes hands too often, or we
-    /// cannot.
+    /// The TLS state of a connection at `listener`, if it has one. `Err`: its client makes too many handshakes, or the
+    /// server cannot make one.
     fn tls_of(&self, listener: ListenerKind, client: Option<Prefix>) -> Result<Option<Box<Tls>>, ()> {
         match listener {
             ListenerKind::Plain => Ok(None),

@@ -15,12 +15,12 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// What the client of a kept channel has asked for.
+/// The request of a kept channel's client.
 #[derive(Debug, Clone)]
 pub(in crate::shard) struct ResumeWish {
     /// The user that was logged in, where the path requires a login.
     pub user: Option<Arc<str>>,
-    /// What the client may do at the hub.
+    /// The client's rights at the hub.
     pub grant: Option<Arc<Grant>>,
     /// Whether the owner is told when the channel is left and taken up again.
     pub tells: bool,
@@ -30,7 +30,7 @@ pub(in crate::shard) struct ResumeWish {
     pub stream: Option<StreamWish>,
 }
 
-/// What the client of an event stream has asked for.
+/// The request of an event stream's client.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::shard) struct StreamWish {
     /// The event that it heard last, if it comes back; an error, if it names none of ours.
@@ -48,7 +48,7 @@ pub(in crate::shard) struct Upgraded {
     pub forwarded_for: Option<Box<str>>,
     pub extension: bool,
     pub wish: ResumeWish,
-    /// What the client has sent behind its request.
+    /// The client's bytes after its request.
     pub leftover: Vec<u8>,
 }
 
@@ -63,7 +63,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// What it keeps alive while it waits.
+    /// The bytes it keeps alive while it waits.
     pub fn heap_bytes(&self) -> usize {
         let tls = self.tls.as_ref().map_or(0, |_| size_of::<Tls>()) + self.sealed.capacity();
         size_of::<Self>() + tls + self.upgraded.response.capacity() + self.upgraded.leftover.capacity()

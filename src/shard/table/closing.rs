@@ -49,7 +49,7 @@ impl Shard {
                     false => self.close_behind(slot, &why),
                 }
             }
-            // What is closed already is as it was wanted.
+            // Closed already, as requested.
             Err(Outcome { not_owner: 0, .. }) if matches!(asked, ReportTo::Failure(_)) => {}
             Err(why) => self.answer_failed(owner, asked, why),
         }
@@ -102,7 +102,7 @@ impl Shard {
         self.end_connection(slot);
     }
 
-    /// Ends the channel now, but sends what is queued for it, then a close frame: nobody is there to hear of an answer.
+    /// Ends the channel now, but sends its queue, then a close frame: the process that would receive answers is gone.
     fn close_for_good(&mut self, slot: Slot, why: &CloseFrame) {
         if self.table[slot].flags.has(Flag::Detached) {
             return self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process);
@@ -135,8 +135,8 @@ impl Shard {
         self.end_connection(slot);
     }
 
-    /// The connection is broken, or the client has left without a word. Behind a close frame of ours it need not say
-    /// one: then the end is of who closed it.
+    /// The connection is broken, or the client has left without a close frame. After a close frame of ours it need not
+    /// send one: the end is then the closing side's.
     pub(in crate::shard) fn connection_failed(&mut self, slot: Slot) {
         if self.detach(slot) {
             return;
@@ -192,7 +192,7 @@ impl Shard {
         self.remove(slot);
     }
 
-    /// Who closes channels with a close frame that their clients answer.
+    /// The side that closes channels with a close frame which their clients answer.
     fn closer(&self) -> ClosedBy {
         if self.is_stopping() { ClosedBy::Broker } else { ClosedBy::Process }
     }
@@ -311,8 +311,8 @@ impl Shard {
         }
     }
 
-    /// The connection is nothing any more but what it still sends, and what is read and dropped meanwhile: the one
-    /// place where it leaves what it was. Returns that.
+    /// From now on the connection only sends its rest, and drops the bytes it reads: the one place where it leaves its
+    /// former phase, which is returned.
     fn begin_ending(&mut self, slot: Slot) -> ConnectionPhase {
         self.forget_asked(slot);
         let ending = ConnectionPhase::Ending(self.ending(slot));
@@ -354,7 +354,7 @@ impl Shard {
         self.go_on_closing(Box::new(Closing { owner, asked, channels, why }))
     }
 
-    /// Tells clients of a process that is gone, one slice of them.
+    /// Closes channels of a process that is gone, one slice of them.
     pub(in crate::shard) fn go_on_closing(&mut self, mut closing: Box<Closing>) -> Option<Long> {
         while let Some(slot) = closing.asked.next() {
             if self.table.is_of(&closing.asked, slot) {
@@ -473,7 +473,7 @@ impl Shard {
         dropped
     }
 
-    /// What waits, without a close frame of ours.
+    /// The waiting bytes, without a close frame of ours.
     fn unsent_bytes(&self, slot: Slot) -> usize {
         let close_bytes = self.table[slot].close_bytes.into();
         self.queued_bytes(slot).saturating_sub(close_bytes)
@@ -494,17 +494,17 @@ impl Shard {
         if connection.flags.has(Flag::Silent) {
             return self.remove(slot);
         }
-        // What is still to come of a body or message is given the time of one.
+        // The rest of a body or message is given the time of one.
         let has_more = matches!(&connection.phase, ConnectionPhase::Ending(ending) if ending.unread_bytes > 0);
         let linger_ms = self.config.linger_ms;
         self.linger(slot, if has_more { linger_ms.max(self.config.body_timeout_ms) } else { linger_ms });
     }
 
-    /// What the connection may still send, by what it is at.
+    /// The linger of the connection, by its phase.
     fn ending(&self, slot: Slot) -> Linger {
         let connection = &self.table[slot];
         let unread_bytes = match &connection.phase {
-            // Who was never let in is not waited for.
+            // A client that was never let in is not waited for.
             _ if connection.flags.has(Flag::TurnedAway) => 0,
             ConnectionPhase::Http(exchange) => exchange.unread_bytes(),
             ConnectionPhase::Registering(registering) => registering.ws.unread_bytes(),

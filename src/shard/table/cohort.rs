@@ -35,14 +35,14 @@ impl Cohort {
     }
 }
 
-/// All who were connected at one moment.
+/// All clients connected at one moment.
 pub(in crate::shard) struct AllConnected {
     at: usize,
     end: usize,
     youngest: u32,
 }
 
-/// A process that is gone: who waits for its answer, then its channels, as far as they are to be told yet.
+/// The end of a process: requests that wait for its answer, then its channels, as far as they are still to be told.
 pub(in crate::shard) struct Closing {
     pub owner: OwnerId,
     pub asked: Cohort,
@@ -51,16 +51,16 @@ pub(in crate::shard) struct Closing {
     pub why: CloseFrame,
 }
 
-/// A stop, and who is to be told of it yet.
+/// A stop, and the clients still to be told.
 pub(in crate::shard) struct Stopping {
     pub everybody: AllConnected,
     pub why: CloseFrame,
     pub within_ms: u64,
-    /// Who waits until all have been told.
+    /// Acknowledged when all have been told.
     pub told: Acknowledge,
 }
 
-/// The end of a stop, and who is to be cut off yet.
+/// The end of a stop, and the clients still to be cut off.
 pub(in crate::shard) struct Cutting {
     pub everybody: AllConnected,
 }
@@ -76,12 +76,12 @@ impl ConnectionTable {
         self.is_older(slot, cohort.youngest)
     }
 
-    /// All who are connected now.
+    /// All clients connected now.
     pub(crate) fn everybody(&self) -> AllConnected {
         AllConnected { at: 0, end: self.connections.capacity(), youngest: self.next_generation }
     }
 
-    /// The next of them who is still there.
+    /// The next of them that is still there.
     pub(crate) fn next_of(&self, everybody: &mut AllConnected) -> Option<Slot> {
         while everybody.at < everybody.end {
             let slot = Slot::new(everybody.at as u32);

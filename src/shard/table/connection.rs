@@ -69,7 +69,7 @@ impl From<PeerAddress> for SocketAddr {
     }
 }
 
-/// What a connection may hold of a message or request without being counted: 20 MB for 20,000 clients.
+/// The bytes of a message or request that a connection may hold uncounted: 20 MB for 20,000 clients.
 const INCOMING_BYTES_MIN: usize = 1024;
 
 /// One connection.
@@ -78,20 +78,20 @@ pub(crate) struct Connection {
     pub(in crate::shard) generation: u32,
     pub(in crate::shard) flags: ConnectionFlags,
     pub(in crate::shard) pings_unanswered: u8,
-    /// What the policy does under which the newest frame was pushed to it, if the push said one.
+    /// The effect of the policy with which the newest frame was pushed to it, if the push named one.
     pub(in crate::shard) policy: Option<WhenFull>,
     /// How long the close frame is that we have sent ([`Flag::CloseSent`]): it is the last in the queue.
     pub(in crate::shard) close_bytes: u8,
     /// The code that it carries.
     pub(in crate::shard) close_code: u16,
     pub(in crate::shard) peer: PeerAddress,
-    /// What it counts as, if it does.
+    /// The client it counts for, if any.
     pub(in crate::shard) client: Option<Prefix>,
     pub(in crate::shard) outbound: Outbound,
     pub(in crate::shard) phase: ConnectionPhase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
     pub(in crate::shard) unparsed: Option<Box<Unparsed>>,
-    /// What it is more than a plain connection, if its client came to the listener of TLS.
+    /// Its TLS state, if its client came to the TLS listener.
     pub(in crate::shard) tls: Option<Box<Tls>>,
     /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13
     /// years.
@@ -116,7 +116,7 @@ pub(in crate::shard) struct Unparsed(pub Box<[u8]>);
 /// Which listener a client came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerKind {
-    /// What is sent there is plain.
+    /// Plain HTTP.
     Plain,
     /// It begins with a handshake of TLS.
     Tls,
@@ -160,7 +160,7 @@ impl Sealed {
     }
 }
 
-/// What a connection is at.
+/// The phase of a connection.
 pub(in crate::shard) enum ConnectionPhase {
     /// HTTP requests and responses, until an upgrade.
     Http(Box<Exchange>),
@@ -172,14 +172,14 @@ pub(in crate::shard) enum ConnectionPhase {
     Ending(Linger),
 }
 
-/// What is read and dropped at the end, in bytes and time.
+/// The bytes and time for reading and dropping at the end.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::shard) struct Linger {
-    /// What the client may still be sending of what it was refused for.
+    /// The bytes that a refused client may still be sending.
     pub unread_bytes: u64,
     /// How many bytes more than that are dropped before the connection is cut.
     pub spare_bytes: usize,
-    /// What has come since the deadline was set.
+    /// The bytes received since the deadline was set.
     pub came_bytes: u64,
     /// How long that was before.
     pub window_ms: u64,
@@ -213,9 +213,9 @@ pub(in crate::shard) struct Channel {
     pub place: OwnerPlace,
     /// When its last message came: the low bits of the shard's milliseconds.
     pub message_ms: u32,
-    /// What it is failed for, see [`Flag::Failing`].
+    /// The violation it is failed for, see [`Flag::Failing`].
     pub violation: Option<Violation>,
-    /// What the last answered ping took; [`Self::NO_PING`] if none was.
+    /// The round trip of the last answered ping; [`Self::NO_PING`] if none was.
     pub ping_ms: u16,
 }
 
@@ -242,7 +242,7 @@ pub(in crate::shard) enum Flag {
     WaitsForOwner,
     /// Is not read until the client has taken half of what is queued for it.
     WaitsForClient,
-    /// Someone waits for the outcome of a frame that is queued.
+    /// The outcome of a queued frame was asked for.
     Watched,
     /// We have sent a close frame.
     CloseSent,
@@ -276,7 +276,7 @@ pub(in crate::shard) enum Flag {
     Keeps,
     /// There is no connection: the channel waits for its client to come back.
     Detached,
-    /// What was pushed to its channel waits in the log.
+    /// Pushes to its channel wait in the log.
     Lags,
     /// Its channel only receives: it is sent events, not frames.
     Sse,
@@ -339,7 +339,7 @@ impl Connection {
             || self.flags.has(Flag::WaitsForClient)
             || self.flags.has(Flag::WaitsForMemory)
             || self.flags.has(Flag::Failing)
-            // What was read before is parsed before what is read now.
+            // Earlier bytes are parsed before those read now.
             || self.flags.has(Flag::Resumes)
     }
 
@@ -376,7 +376,7 @@ impl Connection {
         }
     }
 
-    /// What was received and is not whole, or may not be parsed yet. The start of a message is not worth counting.
+    /// Received bytes that are incomplete, or may not be parsed yet. The start of a message is not worth counting.
     pub(in crate::shard) fn incoming_bytes(&self) -> usize {
         let partial = match &self.phase {
             ConnectionPhase::Http(exchange) => exchange.held_bytes(),
@@ -423,13 +423,13 @@ impl Connection {
         matches!(self.tls.as_deref(), Some(Tls::Open(open)) if !open.has_heard_goodbye)
     }
 
-    /// What it makes the shard hold.
+    /// The memory that it makes the shard hold.
     pub(in crate::shard) fn held(&self) -> Held {
         let queued = self.outbound.backlog_bytes();
         Held { queued, own: self.outbound.own_bytes(), incoming: self.incoming_bytes() }
     }
 
-    /// Who sends the requests of this connection, to be judged by.
+    /// The source of this connection's requests, for the rules of entry.
     pub(in crate::shard) fn client_of_requests(&self) -> gateway::RequestSource {
         gateway::RequestSource { address: self.peer.into(), is_relayed: self.flags.has(Flag::Relayed) }
     }

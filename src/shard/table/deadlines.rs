@@ -33,8 +33,8 @@ impl Shard {
     /// The same until the turn has cost so much; the rest is for [`look_at_due`](Self::look_at_due).
     pub(in crate::shard) fn tick_within(&mut self, now_ms: u64, until_ns: u64) {
         self.now_ms = now_ms;
-        // We did not listen meanwhile: what clients have sent in time is still in their sockets, and is read before
-        // anybody is judged. Once: with a machine that is always late, nobody would ever be.
+        // The shard did not read meanwhile: bytes that clients sent in time are still in their sockets, and are read
+        // before a deadline is applied. Once: on a machine that is always late, none ever would be.
         let passed_ms = now_ms.saturating_sub(self.table.ticked_ms);
         let late_ms = if passed_ms > LATE_MS { passed_ms } else { 0 };
         let reprieved = late_ms > 0 && self.table.late_ms == 0;
@@ -163,8 +163,8 @@ impl Shard {
             }
             return;
         }
-        // Where it is we who do not listen, silence means nothing. A ping is sent all the same: the system finds out by
-        // it that a client has vanished, and says so.
+        // If it is the shard that does not read, silence means nothing. A ping is sent all the same: it lets the system
+        // detect a client that has vanished.
         let is_unheard = connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing);
         if is_unheard || connection.pings_unanswered < self.config.pings_unanswered_max {
             connection.pings_unanswered = if is_unheard { 1 } else { connection.pings_unanswered + 1 };
@@ -179,7 +179,7 @@ impl Shard {
         }
         self.table[slot].flags.set(Flag::Silent);
         self.fail(slot, close::code::GOING_AWAY, "no answer to pings", ClosedBy::Timeout);
-        // The close frame is for a client that is there against all appearance; for one that is not, nobody waits.
+        // The close frame is for a client that is there against all appearance; the server does not wait for an answer.
         if self.table.contains(slot) {
             self.set_deadline(slot, self.now_ms + TICK_MS);
         }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 /// Channels that ended while detached, some 150 bytes each.
 const ENDED_MAX: usize = 4096;
 
-/// What is remembered of a channel that ended while detached.
+/// The record of a channel that ended while detached.
 pub(in crate::shard) struct EndedChannel {
     pub tokens: ResumeTokens,
     pub holder: ResumeHolder,

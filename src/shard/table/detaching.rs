@@ -17,13 +17,13 @@ use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Channel, ConnectionPhase, Flag};
 use crate::shard::work;
 
-/// What a place without a connection has instead of a socket.
+/// Stands for the socket of a place without a connection.
 const NO_SOCKET: SocketId = SocketId(-1);
 
 /// The code of an end without a close frame (RFC 6455 7.1.5).
 const NO_CLOSE_FRAME: u16 = 1006;
 
-/// What stays of a connection's flags when its socket goes: where it is listed, and what is of its channel.
+/// The flags that stay when the socket goes: those of lists, and those of the channel.
 pub(super) const OF_CHANNEL: u32 =
     Flag::Urgent.bit() | Flag::Bulk.bit() | Flag::InBatch.bit() | Flag::Keeps.bit() | Flag::Lags.bit();
 
@@ -52,8 +52,8 @@ impl Shard {
         true
     }
 
-    /// What belonged to the connection rather than to its channel is gone: what was queued counts as sent, and the
-    /// client says what of it has come.
+    /// Drops the state of the connection rather than of its channel: queued bytes count as sent, and the client will
+    /// report which of them arrived.
     pub(super) fn let_go_of_socket(&mut self, slot: Slot) {
         self.settle_as_queued(slot);
         let connection = &mut self.table[slot];
@@ -81,7 +81,7 @@ impl Shard {
         }
     }
 
-    /// Tells the owner of a kept channel, if it wants to be told.
+    /// Tells the owner of a kept channel, if it wants such events.
     pub(super) fn tell_holder(&mut self, slot: Slot, event: impl FnOnce(ChannelId) -> Event) {
         if self.out.keepings.get(&slot).is_some_and(|keeping| keeping.tells)
             && let Some(channel) = self.table[slot].channel()
@@ -129,7 +129,7 @@ impl Shard {
         is_counted
     }
 
-    /// There are too many, in all or of one client: who was left first goes first. Returns whether one has gone.
+    /// There are too many, in all or of one client: the first detached goes first. Returns whether one has gone.
     pub(super) fn make_room(&mut self, over: LimitReached, client: Option<Prefix>) -> bool {
         match (over, client) {
             (LimitReached::Total, _) => self.let_go_of_first(LetGoOf::Anyone),

@@ -45,7 +45,7 @@ impl Shard {
     /// Opens a channel that only receives.
     pub(super) fn open_stream(&mut self, slot: Slot, upgraded: Upgraded, stream: StreamWish) {
         let Upgraded { response, owner, bound_path, path, forwarded_for, wish, .. } = upgraded;
-        // Who came for an old stream was not counted where it was accepted.
+        // A client of an old stream was not counted where it was accepted.
         let is_counted = self.shard_of_last(stream).is_none();
         let owner = self.owners.directory().owners.get(&owner).cloned();
         let Some(owner) = owner.filter(|owner| is_counted || self.has_room_for_kept(owner, &path)) else {
@@ -97,8 +97,8 @@ impl Shard {
         }
     }
 
-    /// Who comes back to topics is subscribed to them at once: its process would do so a moment later, and what is
-    /// published between is neither missed nor live.
+    /// Subscribes a returning client to its topics at once: its process would do so a moment later, and messages
+    /// published in between would be neither replayed nor live.
     fn rejoin(&mut self, slot: Slot, id: ChannelId, owner: &Arc<Owner>, grant: &Grant) {
         let of_user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
         for name in of_user.iter().chain(&grant.topics) {
@@ -111,7 +111,7 @@ impl Shard {
         }
     }
 
-    /// What the client of a stream has missed.
+    /// The events that a stream's client has missed.
     fn missed(
         &mut self,
         owner: OwnerId,
@@ -127,7 +127,7 @@ impl Shard {
         let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user).map(Arc::from);
         let topics = grant.into_iter().flat_map(|grant| grant.topics.iter().cloned()).chain(of_user);
         let one = ListenerAudience::One { path: holder.path.clone(), user: holder.user.clone() };
-        // Events to one of those who are not known by name are of nobody for sure, and a gap for each of them.
+        // Events to a single anonymous client cannot be attributed, and are a gap for each of them.
         let own = [ListenerAudience::Process, ListenerAudience::Path(bound_path.clone()), one];
         let to = own.into_iter().chain(topics.map(ListenerAudience::Topic)).collect();
         let belongs = Belongs { to, has_all_topics: grant.is_some() };

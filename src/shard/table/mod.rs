@@ -1,8 +1,8 @@
-//! Connections and channels from their beginning to their end, and when each is looked at again.
+//! Connections and channels from beginning to end, and their deadlines.
 //!
 //! Invariants: a channel id leads to the open connection that carries it, and every open connection is found by its id;
-//! what was counted by admission when it came is uncounted when it leaves. It must not know what waits for a connection
-//! in any queue but the connection's own.
+//! admission's counts for a connection end with it. It must not know of data for a connection in any queue but the
+//! connection's own.
 
 mod accept;
 pub(super) mod arrival;
@@ -62,7 +62,7 @@ pub(super) struct ConnectionTable {
     stop_at_ms: Option<u64>,
     /// Set while a drain goes on, until it stops the shard.
     draining: Option<Draining>,
-    /// Who waits until every client has been told of the stop.
+    /// Acknowledged when every client has been told of the stop.
     stop_told: Acknowledge,
     disconnects: Disconnects,
     /// Channels that wait for their clients to come back.
@@ -155,7 +155,7 @@ impl ConnectionTable {
         self.is_alive(slot, token.generation).then_some(slot)
     }
 
-    /// What names this connection to the driver.
+    /// The driver's name for this connection.
     pub(super) fn token(&self, slot: Slot) -> ConnectionToken {
         ConnectionToken { slot: slot.get(), generation: self[slot].generation }
     }
@@ -181,7 +181,7 @@ impl ConnectionTable {
         self.stop_at_ms.is_some()
     }
 
-    /// All that was to be sent has been offered: whoever waits until everybody has been told of a stop is answered.
+    /// All closes have been offered to sockets: acknowledges a stop.
     pub(super) fn all_told(&mut self) {
         // By the drop.
         self.stop_told = None;

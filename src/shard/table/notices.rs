@@ -5,7 +5,7 @@ use crate::admission::Notice;
 use crate::http::Head;
 use crate::shard::core::Shard;
 
-/// What a client chose is cut to this many characters in the log.
+/// The most characters of a client's text in the log.
 const SHOWN_CHARS_MAX: usize = 100;
 
 impl Shard {
@@ -18,14 +18,14 @@ impl Shard {
         }
     }
 
-    /// Tells of what was counted since a line of its kind; the first shard that looks does.
+    /// Logs counts that are due since the last line of their kind; the first shard that looks does.
     pub(in crate::shard) fn tell_overdue_notices(&self) {
         for (notice, count) in self.table.admission.notices().overdue(self.now_ms) {
             tracing::warn!(count, "{}", notice.words());
         }
     }
 
-    /// Who a connection's client is, for the log.
+    /// A connection's client, for the log.
     pub(in crate::shard) fn peer_for_log(&self, slot: Slot) -> String {
         std::net::SocketAddr::from(self.table[slot].peer).ip().to_string()
     }

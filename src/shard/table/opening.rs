@@ -18,7 +18,7 @@ use crate::shard::table::slot::Slot;
 use crate::words::close_reason;
 use std::sync::Arc;
 
-/// What a new channel is opened with.
+/// The options of a new channel.
 pub(in crate::shard) struct Opening {
     pub ws: proto::WebSocketConnection,
     pub owner: Arc<Owner>,
@@ -31,17 +31,17 @@ pub(in crate::shard) struct Opening {
     pub extension: bool,
     /// Where the channel is to outlive its connection.
     pub keeps: Option<Keeps>,
-    /// What the client may do at the hub.
+    /// The client's rights at the hub.
     pub grant: Option<Arc<Grant>>,
 }
 
-/// What a channel is kept with that outlives its connection.
+/// The state of a new channel that outlives its connection.
 pub(in crate::shard) struct Keeps {
-    /// Who may take it up again.
+    /// The path and user that may resume it.
     pub holder: ResumeHolder,
     /// Whether its owner is told when it is left and taken up again.
     pub tells: bool,
-    /// What its client is told.
+    /// The answer to its client.
     pub answer: ResumeAnswer,
 }
 

@@ -198,7 +198,7 @@ impl Shard {
         }
     }
 
-    /// What its client has agreed on is what the channel's connection speaks from now on, behind the 101.
+    /// The channel's connection speaks its new client's agreed terms from now on, after the 101.
     fn speak_to(&mut self, slot: Slot, response: &[u8], agreed: Option<Agreed>) {
         *self.responses.entry(101).or_default() += 1;
         self.send_opaque(slot, response, bytes::Bytes::new());
@@ -219,7 +219,7 @@ impl Shard {
         *self.responses.entry(101).or_default() += 1;
         self.send_opaque(slot, &response, bytes::Bytes::new());
         let ws = proto::WebSocketConnection::new(agreed);
-        // Who came for an old channel was not counted as a new one yet.
+        // A client of an old channel was not counted as a new one yet.
         let is_counted = self.returns_to(&wish).is_none();
         let owner = self.owners.directory().owners.get(&owner).cloned();
         let Some(owner) = owner.filter(|owner| is_counted || self.has_room_for_kept(owner, &path)) else {

@@ -18,14 +18,14 @@ pub struct SaidMessage {
     /// Its channel, as the client says, and the token that proves it.
     pub(in crate::shard) channel: ChannelId,
     pub(in crate::shard) token: ResumeToken,
-    /// Who says it.
+    /// The sender.
     pub(in crate::shard) holder: ResumeHolder,
     pub(in crate::shard) kind: MessageKind,
     pub(in crate::shard) payload: Bytes,
 }
 
 impl SaidMessage {
-    /// What it keeps alive while it waits.
+    /// The bytes it keeps alive while it waits.
     pub fn heap_bytes(&self) -> usize {
         size_of::<Self>() + self.holder.path.len() + self.payload.len()
     }
