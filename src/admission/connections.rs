@@ -1,9 +1,9 @@
-//! How many connections there are, in all and per client, and how fast a client may shake hands.
+//! The number of connections, in all and per client, and the rate of a client's handshakes.
 //!
-//! Per client there is one entry in a striped table: its connections, and the state of a token bucket (kept as the time
-//! at which the bucket is full again). Invariants: an entry without connections lives until its bucket is full, at most
-//! a second; what is left of such entries is swept before a stripe grows. So a table has at most twice as many entries
-//! as there are connections, and handshakes of one second.
+//! Each client has one entry in a striped table: its connections, and the state of a token bucket (kept as the time at
+//! which the bucket is full again). Invariants: an entry without connections lives until its bucket is full, at most a
+//! second; expired entries are swept before a stripe grows. So a table has at most twice as many entries as there are
+//! connections, and handshakes of one second.
 
 use super::counter::{OfProcess, count_down, count_up};
 use super::notices::Notices;

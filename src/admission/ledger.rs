@@ -1,31 +1,31 @@
-//! How much of the broker's memory each process holds, and as what: one account for all shards, queues and links.
+//! The broker's memory held for each process, by kind: one account for all shards, queues and links.
 //!
-//! Whatever can wait anywhere says what it takes of the heap ([`HeapBytes`](super::HeapBytes)) and is counted twice:
-//! against the budget, by a lease of whoever keeps it, and under its [`Tenant`], the process for which it is kept, by
-//! [`HeldAs`]. Two things keep memory:
+//! Everything that can wait reports its heap use ([`HeapBytes`](super::HeapBytes)) and is counted twice: against the
+//! budget, by a lease of its keeper, and under its [`Tenant`], the process for which it is kept, by [`HeldAs`]. There
+//! are two kinds of keepers:
 //!
 //! - a shard, which has one lease for its clients and counts in plain numbers. It has a [`Tally`] for each tenant and
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
-//! - a [`MemoryPool`], for what is kept outside of shards: the events that a process has not read, the frames that a
-//!   link has not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only
-//!   way to give it back. It cannot be made to give, so all pools together fill half of the budget at most, or what
-//!   tenants need to have half of their share each.
+//! - a [`MemoryPool`], for data outside of shards: events that a process has not read, frames that a link's peer has
+//!   not acknowledged, static content. Its data carries a [`Charge`], and dropping that is the only way to give it back. A
+//!   pool cannot be made to give, so all pools together fill half of the budget at most, or as much as lets each tenant
+//!   have half of its share.
 //!
-//! **Fair pressure.** The share of a tenant is the budget divided by those who hold a notable part of it (1/1024). When
-//! less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), those who hold more than their
-//! share give back, on whichever shard, and nobody else:
+//! **Fair pressure.** A tenant's share is the budget divided by the number of tenants that hold a notable part of it
+//! (1/1024). When less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), tenants above their
+//! share give back, on whichever shard, and no others:
 //!
 //! 1. a shard asks for memory with [`Tenant::claim`] of the tenant for whom it is:
-//!    `lease.cover_as(used + more, tenant.claim())`. Beyond its share a tenant does not get at the reserve;
+//!    `lease.cover_as(used + more, tenant.claim())`. A tenant above its share has no access to the reserve;
 //! 2. when that fails, and at the end of each turn in which the budget is pressed, the shard goes through
-//!    [`Ledger::over_share`] (the fullest first) and lets the first give that has something here to give: its fullest
-//!    connection meets its policy. Then it trims its lease and looks again;
-//! 3. where nobody of them has anything here, it calls the other shards ([`Ledger::call_shards`]) and lets what it was
-//!    asked to hold meet its own policy, if it was not covered.
+//!    [`Ledger::over_share`] (the fullest first), and the first tenant that has something here gives: its fullest
+//!    connection meets its policy. Then the shard trims its lease and looks again;
+//! 3. where none of them has anything here, it calls the other shards ([`Ledger::call_shards`]), and the data that it
+//!    was asked to hold meets its own policy, if it was not covered.
 //!
-//! Invariants: what is held of a kind is the sum of its charges and of the published tallies; a tenant and its counts
-//! live as long as anything is held for it; the list of notable tenants has at most 2048 entries, whatever peers do.
-//! What it must not know: channels, sockets, and what it is that waits.
+//! Invariants: the memory held of a kind is the sum of its charges and of the published tallies; a tenant and its
+//! counts live as long as anything is held for it; the list of notable tenants has at most 2048 entries, whatever peers
+//! do. It must not know channels, sockets, or the contents of what waits.
 
 use super::memory::{Budget, Lease, LeaseReach};
 use crate::process_id::ProcessId;

@@ -1,4 +1,4 @@
-//! The clock of a broker: its shards count on it together, so it is one.
+//! The clock of a broker: one for all of its shards, which compare times.
 
 use std::time::{Instant, SystemTime};
 

@@ -3,8 +3,8 @@
 //! Sockets are registered once, edge-triggered for both directions, so an idle connection costs no user memory and a
 //! busy one no call but its own reads.
 //!
-//! Invariants: an edge is reported once. A reader that stops before the socket answers "nothing" has to remember
-//! that itself. What did not fit the event buffer stays in the set for the next poll: nothing is lost.
+//! Invariants: an edge is reported once. A reader that stops before the socket answers "nothing" has to remember that
+//! itself. Events beyond the event buffer stay in the set for the next poll: nothing is lost.
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};

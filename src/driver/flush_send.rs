@@ -1,5 +1,5 @@
-//! [`Flush`] by one `send(2)` or `sendmsg(2)` per socket: for the epoll driver, for kernels whose rings do not keep
-//! what [`UringFlush`](super::flush_uring::UringFlush) needs, and as the naive twin that tests it.
+//! [`Flush`] by one `send(2)` or `sendmsg(2)` per socket: for the epoll driver, for kernels whose rings lack a property
+//! that [`UringFlush`](super::flush_uring::UringFlush) needs, and as the naive twin that tests it.
 
 use super::sys;
 use crate::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend};

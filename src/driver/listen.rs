@@ -1,6 +1,6 @@
 //! One listener per shard on one address, shared by `SO_REUSEPORT`.
 //!
-//! The kernel spreads clients over all listeners of an address, also over those of another process of the same user:
+//! The kernel spreads clients over all listeners of an address, also over those of another OS process of the same user:
 //! a second daemon would silently get half of the first one's clients. So the address is bound once without
 //! `SO_REUSEPORT` first, which fails when another program listens there. (Two daemons started in the same instant can
 //! still both pass.)

@@ -1,8 +1,8 @@
 //! The sockets for peers that are no clients: a Unix socket that only its owner or a named group may open, or TCP,
 //! plain or under TLS.
 //!
-//! Invariants of the Unix socket: no other user can open it from its first moment; a living daemon's is never taken
-//! away, a dead one's is; what is no socket is never removed; at the end only our own file is removed.
+//! Invariants of the Unix socket: no other user can open it from its first moment; a living daemon's is never replaced,
+//! a dead one's is; a file that is no socket is never removed; at the end only our own file is removed.
 
 use super::tls_stream::TlsStream;
 use crate::tls::{Acceptor, Trust};

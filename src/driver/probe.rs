@@ -1,8 +1,8 @@
-//! Samples of how long pushes take from their call to the kernel: what waiting in an inbox and in a turn costs.
+//! Samples of the time that pushes take from their call to the kernel: the wait in an inbox and in a turn.
 //!
-//! A shard wants one sample a tick; the next producer sends the time behind its order. So a push costs a look at a
-//! flag that is rarely changed, and a sample what a second order costs. Invariant: at most one sample is on its way for
-//! each time that one was wanted.
+//! A shard asks for one sample a tick; the next producer sends the time after its order. So a push costs a look at a
+//! flag that is rarely changed, and a sample costs a second order. Invariant: at most one sample is on its way for each
+//! time that one was asked for.
 
 use super::clock::Clock;
 use crate::shard::command::Command;

@@ -1,4 +1,4 @@
-//! The monoio runtime of a shard thread: on which of the kernel's interfaces, and why.
+//! The monoio runtime of a shard thread: the kernel interface that it uses, and the reason.
 //!
 //! Invariant: DEFER_TASKRUN is never set; with any task runnable its completions would not arrive.
 

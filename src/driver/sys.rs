@@ -1,6 +1,6 @@
 //! The system calls of a shard thread, as safe functions: reading, accepting, socket options, cores, file limits.
 //!
-//! Nothing here waits: reads and accepts answer at once, whatever mode the socket is in. Knows nothing of connections;
+//! Nothing here waits: reads and accepts return at once, whatever mode the socket is in. It must not know connections;
 //! a closed socket is a dropped [`OwnedFd`].
 
 use crate::shard::flush::SocketId;

@@ -1,7 +1,7 @@
 //! A socket to another program, under TLS: one thread reads, another writes, and both may wait.
 //!
-//! Invariants: records leave in the order in which they were sealed; a thread that reads waits for none that writes:
-//! what the connection has to say by itself (an answer to a KeyUpdate) leaves with what is written next.
+//! Invariants: records leave in the order in which they were sealed; a reading thread waits for no writing one: records
+//! of the connection's own (an answer to a KeyUpdate) leave with the next write.
 
 use crate::tls::Duplex;
 use std::fmt;

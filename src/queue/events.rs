@@ -13,7 +13,7 @@
 //!   left: a process that leaves so much unread does not look at them;
 //! - a shard that was refused is woken once the consumer has taken half of the queue out.
 //!
-//! Knows nothing of how a shard is woken: that is a callback.
+//! It must not know how a shard is woken: that is a callback.
 
 use super::sleep::Sleep;
 use crate::admission::{Charge, HeapBytes, HeldAs, Ledger, MemoryPool, ProcessMemory};

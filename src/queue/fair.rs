@@ -2,12 +2,12 @@
 //! robin).
 //!
 //! Orders are taken out of the inbox into a lane for each producer. A lane is served until its credit is used up, then
-//! the next is; an order that is more work than that is put down where it is and taken up again when its lane is next.
-//! So a producer that orders much waits for its own orders, and one that orders little does not stand behind them.
+//! the next is; an order that is more work than that is suspended and resumed when its lane is next. So a producer with
+//! many orders waits for its own, and one with few does not queue behind them.
 //!
-//! Invariants: orders of one producer are obeyed in order, each to its end before the next begins; a lane stands in the
-//! round once, and exactly while it has something to do; what is in a lane still counts as held in the inbox, and
-//! against its producer's share of it. Knows nothing of what an order is.
+//! Invariants: orders of one producer are carried out in order, each to its end before the next begins; a lane is in
+//! the round once, and exactly while it has something to do; orders in a lane still count as held in the inbox, and
+//! against their producer's share of it. It must not know what an order is.
 
 use super::orders::{Account, FinishedOrders, Inbox, QueuedOrder};
 use rustc_hash::FxHashMap;

@@ -1,4 +1,4 @@
-//! How much is held of something that is limited in commands and in bytes, counted in one word.
+//! The amount held of something that is limited in commands and in bytes, counted in one word.
 //!
 //! Invariants: never more than the limits, except that a single command of any size passes when nothing is held, so
 //! that no command is refused for ever. A take that fails changes nothing.

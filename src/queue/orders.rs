@@ -8,8 +8,8 @@
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. A producer that
 //! waits for room is woken after each drain.
 //!
-//! Knows no I/O: what wakes the shard is given as a [`Wake`]. The parts whose orderings matter (`wake_flag`, `room`,
-//! `gauge`) are modelled with loom by `cargo test --test loom_inbox`.
+//! It must not do I/O: the caller gives a [`Wake`] that wakes the shard. The parts whose orderings matter (`wake_flag`,
+//! `room`, `gauge`) are modelled with loom by `cargo test --test loom_inbox`.
 
 pub use super::gauge::InboxLimits;
 use super::gauge::{self, Gauge};

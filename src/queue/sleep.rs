@@ -1,5 +1,6 @@
-//! How a process sleeps while its queue is empty: at once. The channel's own wait first spins for some microseconds and
-//! yields its core several times, which costs as much as what it waits for, and where the two share a core, the shard.
+//! The sleep of a process whose queue is empty: at once. The channel's own wait first spins for some microseconds and
+//! yields its core several times, which costs as much as the event it waits for, and where the two share a core, delays
+//! the shard.
 //!
 //! Invariant: the sleeper counts itself before it looks once more, and the sender looks at the count after it has
 //! sent, so a batch that comes in between is seen by one of the two. Modelled with loom by `cargo test --test

@@ -1,10 +1,10 @@
-//! Which handshaking connection is read next: in order of arrival, one address after another.
+//! The order in which handshaking connections are read: by arrival, one address after another.
 //!
 //! A handshake costs a hundred times what a read does, so a turn does a few of them, and the others wait unread in
 //! their sockets. All cost about the same, so an address gets one handshake per round, however many it has begun.
 //!
-//! Invariant: an address is in the round once, as long as one of its connections waits. Must not depend on sockets or
-//! costs.
+//! Invariant: an address is in the round once, as long as one of its connections waits. It must not depend on sockets
+//! or costs.
 
 use super::table::connection::ConnectionToken;
 use crate::admission::Prefix;

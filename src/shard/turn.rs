@@ -1,17 +1,17 @@
-//! The turns of a shard's thread: what the network reports goes into the shard, what the shard wants goes to the
+//! The turns of a shard's thread: readiness of the network goes into the shard, its bytes and actions go to the
 //! network.
 //!
 //! A turn takes in a bounded number of readiness events, clients, commands and reads, sends one batch, passes events on
-//! and carries out what the shard wants done to its sockets, as far as there is room for that in it. Clients are
-//! accepted first, when every close of the turn before has been carried out. Under load one turn follows the other, so
-//! what arrives meanwhile is handled and merged in the next; each part is bounded, so none starves another.
+//! and carries out the shard's actions on its sockets, as far as it has room. Clients are accepted first, when every
+//! close of the turn before has been carried out. Under load one turn follows the other, so input that arrives
+//! meanwhile is handled and merged in the next; each part is bounded, so none starves another.
 //!
 //! [`Sockets`] is the only interface to the network: the driver implements it with descriptors, the simulation with a
 //! network in memory, and both run these turns and no others.
 //!
-//! Invariants: readiness is edge-triggered, so a connection that was ready and not read until nothing was left stands
-//! in the list of those to read, or the shard remembers it and asks with [`Effect::Read`]; a connection stands in that
-//! list once. It must not depend on descriptors, clocks or how a thread sleeps.
+//! Invariants: readiness is edge-triggered, so a connection that was ready and not read until nothing was left is in
+//! the list of those to read, or the shard remembers it and asks with [`Effect::Read`]; a connection is in that list
+//! once. It must not depend on descriptors, clocks or how a thread sleeps.
 
 use super::command::{Carried, Command, Handover};
 use super::core::{Effect, RelayedOrder, Shard};

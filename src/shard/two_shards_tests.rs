@@ -1,6 +1,6 @@
 //! Two shards with one process, stepped by hand, over sockets in memory: connections may be handed from one to the
-//! other, as when a client comes back on another shard than its channel's. What the driver does is done here; clients
-//! and oracles are those of the tests.
+//! other, as when a client resumes on another shard than its channel's. This file acts as the driver; clients and
+//! oracles are those of the tests.
 
 use super::command::{Carried, Command};
 use super::flush::SocketId;

@@ -2,9 +2,9 @@
 //!
 //! Everything that a turn does is spent from one budget, so that no kind of work is free: commands and channels, frames
 //! and bytes, clients that resume. Counted, not timed: the same calls cost the same, so the simulation sees the same
-//! turns. What the same work costs here and now, `Calibration` knows.
+//! turns. `Calibration` has the present ratio of real time to counted work.
 //!
-//! Invariant: the amount spent only grows within a turn. Must not depend on what the work is for.
+//! Invariant: the amount spent only grows within a turn. It must not depend on the kind of work.
 
 /// Letting a client in.
 pub(super) const ACCEPT_NS: u64 = 10_000;

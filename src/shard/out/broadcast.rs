@@ -1,7 +1,7 @@
 //! The frame of a push in the forms in which channels get it, and a broadcast on its way to its channels.
 //!
-//! Invariant: between two slices of a broadcast, what it has put into the window may have left, and the segments with
-//! it: then it is encoded anew. Else all its channels get the same bytes, so that what waits for them stays one range.
+//! Invariant: between two slices of a broadcast, its bytes may have left the window, and their segments may be gone:
+//! then it is encoded anew. Otherwise all its channels get the same bytes, so that each queue stays one range.
 
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;

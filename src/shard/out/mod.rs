@@ -1,4 +1,4 @@
-//! The outbound path: what is pushed, where it waits, and how it leaves.
+//! The outbound path: pushes, the queues in which they wait, and sends.
 //!
 //! Invariants: the bulk list is in the order in which its connections were first touched, so the segment noted at its
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released; a connection

@@ -1,4 +1,4 @@
-//! Channels into and out of topics ([`subscriptions`](super::subscriptions)).
+//! Subscribing channels to topics and taking them out ([`subscriptions`](super::subscriptions)).
 //!
 //! Invariants: only its owner subscribes a channel, and only while it is open and not closing; a channel that ends has
 //! left its topics before its owner is told of the end. Presence events about joining channels need room in the queue

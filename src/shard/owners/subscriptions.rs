@@ -1,4 +1,4 @@
-//! Which channels of one process are subscribed to which of its topics, on one shard.
+//! The subscriptions of one process' channels to its topics, on one shard.
 //!
 //! Invariants: a channel stands in a topic's list once, and knows its position; so it leaves for the same cost however
 //! many others are there. A topic has a place here as long as it has subscribers. The heap use of all of it is charged

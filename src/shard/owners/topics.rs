@@ -1,4 +1,4 @@
-//! The topics of a process that have subscribers, and on which shards: shared by all shards and all publishing threads.
+//! The topics of a process that have subscribers, and the shards on which: shared by all shards and publishing threads.
 //!
 //! The thread that subscribes a channel counts it here at once ([`Topics::claim`]), before the shard is told, and the
 //! shard subtracts it when the channel leaves. So a later publish finds the shard on the list, and shards without

@@ -1,8 +1,9 @@
-//! Time: what happens to a connection when a deadline passes, and when it should be looked at again.
+//! Deadlines: the effect on a connection when one passes, and the time of its next check.
 //!
-//! Invariants: every connection has exactly one valid entry in the wheel (`wheel_tick`); deadlines that move are looked
-//! at lazily; received bytes move no deadline of a phase; a connection that *we* do not read is not judged by its
-//! silence; a client that does not take what we send is, since it is the reason why we do not read.
+//! Invariants: every connection has exactly one valid entry in the wheel (`wheel_tick`); deadlines that move are
+//! checked lazily; received bytes move no deadline of a phase; silence of a connection that *the shard* does not read
+//! has no consequence; silence of a client that does not take what it is sent has, since it is the reason for not
+//! reading.
 
 use crate::proto::{Opcode, close};
 use crate::shard::command::CloseFrame;

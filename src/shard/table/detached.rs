@@ -1,4 +1,4 @@
-//! Which channels have no connection, and which of those have ended.
+//! The channels without a connection, and those of them that have ended.
 //!
 //! Invariants: a detached channel has one entry at admission, which knows those of all shards in the order in which
 //! they lost their connections; the number of ended channels that are remembered is bounded. It must not know

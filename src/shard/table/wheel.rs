@@ -1,6 +1,6 @@
 //! Coarse deadlines for many connections: each connection stands once in a ring of ticks.
 //!
-//! A deadline that moves (every message moves some) is not moved here: when its old tick comes, the shard looks at the
+//! A deadline that moves (every message moves some) is not moved here: when its old tick comes, the shard checks the
 //! connection and, if it is not due, puts it back for later. So a message costs nothing here.
 
 use crate::shard::table::slot::Slot;
