@@ -255,8 +255,8 @@ impl Connections {
         count_down(&self.total);
         let Some(client) = client else { return };
         let mut entries = self.entries(client);
-        let entry = entries.of.get_mut(&client).expect("who leaves was counted");
-        entry.connections = entry.connections.checked_sub(1).expect("who leaves was counted");
+        let entry = entries.of.get_mut(&client).expect("a leaver was counted");
+        entry.connections = entry.connections.checked_sub(1).expect("a leaver was counted");
         if !entry.says_something(now_ms * 1000) {
             entries.of.remove(&client);
         }

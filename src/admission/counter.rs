@@ -33,5 +33,5 @@ pub(super) fn count_up(counter: &AtomicUsize, max: usize) -> Option<usize> {
 /// Takes one off.
 pub(super) fn count_down(counter: &AtomicUsize) {
     let before = counter.fetch_sub(1, Ordering::Relaxed);
-    assert!(before > 0, "who leaves was counted");
+    assert!(before > 0, "a leaver was counted");
 }

@@ -48,11 +48,10 @@ impl Notice {
     pub const fn words(self) -> &'static str {
         match self {
             Self::ForeignHost => {
-                "requests were refused with 421, for the host they name is not ours: if it should be, list it in `hosts`"
+                "requests were refused with 421: their host is not served here; if it should be, list it in `hosts`"
             }
             Self::UntrustedProxy => {
-                "X-Forwarded-For is not believed, so all who come by this proxy count as one client: list it in \
-                 `trusted_proxies`"
+                "X-Forwarded-For is not trusted, so all clients of this proxy count as one: list it in `trusted_proxies`"
             }
             Self::Connections => "clients were turned away with 503: `connections_max` is reached",
             Self::ConnectionsPerIp => {
@@ -63,22 +62,22 @@ impl Notice {
                 "clients were turned away with 503: their address is over `handshakes_per_ip_per_s_max` (`per_ip_exempt` \
                  excepts addresses, `trusted_proxies` tells a proxy's clients apart)"
             }
-            Self::LetGo => "clients were let go without a word: `turned_away_max` others were being told of a limit",
+            Self::LetGo => "clients were closed without an answer: `turned_away_max` others were being answered",
             Self::Backpressure => {
-                "channels were closed with 1013, for their clients did not keep up: raise `outbound_bytes_max`, choose \
+                "channels were closed with 1013: their clients did not keep up; raise `outbound_bytes_max`, choose \
                  another `policy`, or conflate"
             }
             Self::Memory => {
-                "clients were closed or refused, for memory is short: raise `memory_budget`, or lower `connections_max` or \
+                "clients were closed or refused: memory is short; raise `memory_budget`, or lower `connections_max` or \
                  `outbound_bytes_max`"
             }
             Self::ProxyHeader => {
-                "connections were closed, for they do not begin with a valid PROXY header: have the balancer send one \
+                "connections were closed: they do not begin with a valid PROXY header; have the balancer send one \
                  (`send-proxy`, `proxy_protocol on`), or take its address out of `proxy_protocol_from`"
             }
             Self::SlowHandler => {
-                "events took a handler on a shard more than 0.25 ms each, and everybody on that shard waited: what is slow \
-                 belongs into a process of its own thread (`Broker::process`)"
+                "a handler on a shard took more than 0.25 ms for an event, while all others on that shard waited: slow work \
+                 belongs into a process with a thread of its own (`Broker::process`)"
             }
         }
     }

@@ -159,7 +159,7 @@ impl KernelOwners {
         let read_out = self.read_out.load(Ordering::Acquire);
         for _ in 0..count.min(made.round.len()) {
             let Some(process) = made.round.pop_front() else { break };
-            let entry = made.by_name.get_mut(&process).expect("whoever is in the round is made");
+            let entry = made.by_name.get_mut(&process).expect("owners in the round are made");
             let since = match entry.is_needed() {
                 true => None,
                 false => Some(entry.unneeded_since.unwrap_or(read_out)),

@@ -254,7 +254,7 @@ impl Broker {
             broker.threads.push(thread.spawn(move || shard.work(&ready, ended))?);
         }
         drop((ready_sender, last_shard));
-        let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
+        let shared = Arc::get_mut(&mut broker.shared).expect("it is not shared yet");
         // Set once, and only here.
         let _ = peers.set(inboxes.clone());
         shared.accounts = inboxes.iter().map(InboxSender::account).collect();

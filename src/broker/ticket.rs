@@ -11,7 +11,7 @@ use std::time::Duration;
 ///
 /// The outcome is there as soon as every shard has offered the frame to its sockets; clients do not delay it.
 #[derive(Debug)]
-#[must_use = "a push whose outcome nobody wants to hear of need not be asked"]
+#[must_use = "ask only for outcomes that are used"]
 pub struct Ticket<T = Outcome>(Arc<TicketShared<T>>);
 
 /// The outcome was not known in time. The ticket stays good: wait again.

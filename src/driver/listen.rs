@@ -151,7 +151,7 @@ mod tests {
         }
         assert!(
             !matches!(accept(&listeners[0]).unwrap(), AcceptOutcome::Client(..)),
-            "and nobody waits for who is behind"
+            "and no accept waits for a client"
         );
         let silent = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         assert!(matches!(share(&silent.into(), 1, &OPTIONS), Err(ListenError::NoListener(_))));

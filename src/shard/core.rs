@@ -327,7 +327,7 @@ impl Shard {
         self.owners.check();
         self.memory.check();
         let held = self.table.iter().filter(|(_, connection)| connection.flags.has(Flag::Holds)).count();
-        assert_eq!(held, self.memory.holders(), "who holds memory is counted");
+        assert_eq!(held, self.memory.holders(), "holders of memory are counted");
         for (slot, connection) in self.table.iter() {
             // Bytes that wait for their first send count as the window's, until that has been tried.
             if connection.flags.has(Flag::Urgent) || connection.flags.has(Flag::Bulk) {

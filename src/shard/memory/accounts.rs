@@ -114,7 +114,7 @@ impl OwnerAccount {
     pub(super) fn fullest(&self, kind: HolderList) -> Option<(usize, Slot)> {
         let lists = &self.lists[kind as usize];
         let class = lists.occupied.checked_ilog2()? as usize;
-        Some((class, *lists.classes[class].last().expect("an occupied class has somebody")))
+        Some((class, *lists.classes[class].last().expect("an occupied class has a holder")))
     }
 
     /// Puts a connection where `bytes` belong; returns where it stands.

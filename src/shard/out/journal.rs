@@ -404,7 +404,7 @@ impl Journal {
         assert_eq!(self.audiences.len(), self.audiences_in.iter().sum::<usize>(), "each is in a lane");
         assert!(self.entries <= ENTRIES_MAX && self.departed.len() <= AUDIENCES_MAX);
         let departed = self.audiences.values().filter(|known| known.departed.is_some());
-        assert_eq!(departed.count(), self.departed.len(), "who is left is on the list");
+        assert_eq!(departed.count(), self.departed.len(), "departed audiences are listed");
     }
 }
 

@@ -288,7 +288,11 @@ impl KeptFrames {
     pub(crate) fn check(&self) {
         let live = || self.segments.iter().flatten();
         assert_eq!(self.bytes, live().map(|segment| segment.bytes).sum::<usize>(), "what is kept is counted");
-        assert_eq!(self.bytes, self.owners.values().map(|own| own.bytes).sum::<usize>(), "for somebody");
+        assert_eq!(
+            self.bytes,
+            self.owners.values().map(|own| own.bytes).sum::<usize>(),
+            "the total is the sum over owners"
+        );
         let lanes = || self.owners.values().flat_map(|own| &own.lanes);
         assert_eq!(self.bytes, lanes().map(|lane| lane.bytes).sum::<usize>(), "in one lane");
         assert_eq!(live().count(), lanes().map(|lane| lane.numbers.len()).sum::<usize>());

@@ -262,7 +262,7 @@ impl Out {
         });
         assert!(is_ordered, "the bulk list is in the order of first touch");
         if !self.wants_flush() {
-            assert_eq!(self.window.bytes(), 0, "nobody needs what is in the window");
+            assert_eq!(self.window.bytes(), 0, "an unneeded window is empty");
         }
         self.window.kept.check();
         self.journals.values().for_each(Journal::check);

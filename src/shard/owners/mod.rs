@@ -319,9 +319,9 @@ impl Owners {
             let place = place as u32;
             assert_eq!(self.find(local.owner.id), Some(place), "an owner is where its number says");
             assert!(!local.is_idle(), "an owner of whom nothing is left is forgotten");
-            assert_eq!(local.batch.is_some(), self.touched.contains(&place), "who has events is listed");
-            assert_eq!(local.is_full, self.full.contains(&place), "who is full is listed");
-            assert!(local.waiting.is_empty() || local.is_full, "who is waited for is listed");
+            assert_eq!(local.batch.is_some(), self.touched.contains(&place), "owners with events are listed");
+            assert_eq!(local.is_full, self.full.contains(&place), "full owners are listed");
+            assert!(local.waiting.is_empty() || local.is_full, "owners that are waited for are listed");
             local.subscriptions.check(self.shard);
             let is_hosted = self.hosted.iter().filter(|&&hosted| hosted == place).count();
             assert_eq!(is_hosted, local.unread.as_ref().map_or(0, |unread| usize::from(unread.is_listed)));

@@ -171,7 +171,7 @@ impl Subscriptions {
 
     /// Takes a channel out of the lists. The topic still counts it.
     fn take_out(&mut self, shard: u32, slot: Slot, nth: usize) -> Arc<Topic> {
-        let places = self.of_channel.get_mut(&slot).expect("who leaves was there");
+        let places = self.of_channel.get_mut(&slot).expect("a leaver was subscribed");
         let TopicPlace { list, at } = places.swap_remove(nth);
         // Another of its topics has this number now.
         if let Some(moved) = places.get(nth) {
@@ -186,7 +186,7 @@ impl Subscriptions {
         members.nths.swap_remove(at as usize);
         // Another channel stands at this place now.
         if let Some((moved, nth)) = members.slots.get(at as usize).zip(members.nths.get(at as usize)) {
-            let places = self.of_channel.get_mut(moved).expect("who is listed knows where");
+            let places = self.of_channel.get_mut(moved).expect("a listed channel has its place");
             places[usize::from(*nth)].at = at;
         }
         let topic = members.topic.clone();
@@ -241,7 +241,7 @@ impl Subscriptions {
         for (at, list) in &self.lists {
             assert!(!list.slots.is_empty(), "a topic without subscribers is forgotten");
             assert_eq!(list.topic.place(shard), Some(at as u32), "a topic is where it says");
-            assert!(list.topic.counted(shard) >= list.slots.len(), "who is subscribed is counted");
+            assert!(list.topic.counted(shard) >= list.slots.len(), "subscribers are counted");
             for (member, (slot, nth)) in std::iter::zip(&list.slots, &list.nths).enumerate() {
                 let place = self.of_channel[slot][usize::from(*nth)];
                 assert_eq!(

@@ -195,7 +195,7 @@ impl ConnectionTable {
     /// Asserts what the module promises, as far as the table knows it.
     pub(super) fn check(&self) {
         let over_tls = self.connections.iter().filter(|(_, connection)| connection.tls.is_some()).count();
-        assert_eq!(over_tls, self.over_tls, "who came over TLS is counted");
+        assert_eq!(over_tls, self.over_tls, "connections over TLS are counted");
         let open = self.connections.iter().filter(|(_, connection)| connection.channel().is_some()).count();
         assert_eq!(open, self.channels.len(), "every open connection is found by its channel's id");
         for (id, &slot) in &self.channels {
@@ -204,16 +204,19 @@ impl ConnectionTable {
             assert_eq!(channel.id, *id, "a channel is where its id says");
         }
         let detached = self.iter().filter(|(_, connection)| connection.flags.has(Flag::Detached)).count();
-        assert_eq!(detached, self.detached.len(), "who waits for a client is listed");
+        assert_eq!(detached, self.detached.len(), "detached channels are listed");
         for (slot, connection) in self.iter() {
-            assert_ne!(connection.generation, 0, "generation 0 is nobody's");
+            assert_ne!(connection.generation, 0, "no connection has generation 0");
             assert!(
                 !connection.is_shaking() || connection.outbound.offerable_bytes() == 0,
                 "nothing is said before TLS is"
             );
             assert!(connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");
             if let ConnectionPhase::Ending(_) = connection.phase {
-                assert!(connection.unparsed.is_none() && !connection.is_paused(), "who ends waits for nobody");
+                assert!(
+                    connection.unparsed.is_none() && !connection.is_paused(),
+                    "an ending connection waits for nothing"
+                );
             }
         }
     }
