@@ -7,9 +7,9 @@
 //! - a shard, which has one lease for its clients and counts in plain numbers. It has a [`Tally`] for each tenant and
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
 //! - a [`MemoryPool`], for data outside of shards: events that a process has not read, frames that a link's peer has
-//!   not acknowledged, static content. Its data carries a [`Charge`], and dropping that is the only way to give it back. A
-//!   pool cannot be made to give, so all pools together fill half of the budget at most, or as much as lets each tenant
-//!   have half of its share.
+//!   not acknowledged, static content. Its data carries a [`Charge`], and dropping that is the only way to give it
+//!   back. A pool cannot be made to give, so all pools together fill half of the budget at most, or as much as lets
+//!   each tenant have half of its share.
 //!
 //! **Fair pressure.** A tenant's share is the budget divided by the number of tenants that hold a notable part of it
 //! (1/1024). When less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), tenants above their
