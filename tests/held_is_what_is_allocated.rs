@@ -206,7 +206,9 @@ fn static_content() {
 fn small_messages_that_a_process_does_not_read_beside_one_that_does() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let broker = broker();
-    let processes = ["slow:test:sys", "fast:test:sys"].map(|name| attach_as(&broker, name, QueueLimits::default()));
+    // So much that one client may add all of it.
+    let queue = QueueLimits { messages_max: 1 << 20, bytes_max: 256 * MIB };
+    let processes = ["slow:test:sys", "fast:test:sys"].map(|name| attach_as(&broker, name, queue));
     processes.iter().for_each(|process| process.bind("/", Default::default()).unwrap());
     let [slow, fast] = ["/slow:test:sys/", "/fast:test:sys/"].map(|path| {
         let (client, status) = connect(&broker, path, UPGRADE);

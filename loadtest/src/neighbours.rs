@@ -59,6 +59,8 @@ pub(crate) enum Hog {
     Messages,
     /// Clients send messages of 60 KiB as fast as they are taken.
     Uploads,
+    /// Other clients of the same process send it messages as fast as they are taken, and it sends them back.
+    Siblings,
     /// A process broadcasts small messages to many channels as fast as the broker lets it.
     Broadcasts,
     /// Clients connect and leave as fast as they can.
@@ -83,9 +85,13 @@ impl Hog {
     /// The behaviour of its own process; none: it uses the demo's.
     fn of_process(self) -> Option<ProcessHog> {
         Some(match self {
-            Self::None | Self::Fragments | Self::Messages | Self::Uploads | Self::Broadcasts | Self::Churn => {
-                return None;
-            }
+            Self::None
+            | Self::Fragments
+            | Self::Messages
+            | Self::Uploads
+            | Self::Siblings
+            | Self::Broadcasts
+            | Self::Churn => return None,
             Self::Resumes => ProcessHog::Resumes,
             Self::Headers => ProcessHog::Headers,
             Self::SameId => ProcessHog::SameId,
@@ -159,7 +165,7 @@ fn measure(bench: &mut Bench, settings: &Settings, hog: Hog, link: &Path) -> any
     let echoes = std::thread::scope(|scope| {
         let hog_thread = scope.spawn(|| match hog.of_process() {
             Some(hog) => process_hogs::work(hog, link, &own, settings.channels, &is_over),
-            None => work(hog, settings, &drops, &relays, &is_over),
+            None => work(hog, settings, [&echo, &drops, &relays], &is_over),
         });
         let result = exchange(innocent, Duration::from_secs_f64(settings.seconds), &mut wait);
         is_over.store(true, Ordering::Relaxed);
@@ -196,7 +202,7 @@ fn exchange(mut stream: TcpStream, how_long: Duration, wait: &mut Latency) -> an
     Ok(echoes)
 }
 
-fn work(hog: Hog, settings: &Settings, drops: &Target, relays: &Target, over: &AtomicBool) -> anyhow::Result<()> {
+fn work(hog: Hog, settings: &Settings, [echo, drops, relays]: [&Target; 3], over: &AtomicBool) -> anyhow::Result<()> {
     let frames = |first: &[&[u8]], times: usize| first.concat().repeat(times);
     const MASK: [u8; 4] = [0; 4];
     match hog {
@@ -212,6 +218,11 @@ fn work(hog: Hog, settings: &Settings, drops: &Target, relays: &Target, over: &A
             let mut message = Vec::new();
             frame::write_masked(Opcode::Text, &[b'x'; 60 * 1024], MASK, &mut message);
             flood(drops, settings.clients, &message, over)
+        }
+        Hog::Siblings => {
+            let mut message = Vec::new();
+            frame::write_masked(Opcode::Binary, &[7; 16], MASK, &mut message);
+            flood(echo, settings.clients, &message.repeat(100), over)
         }
         Hog::Broadcasts => broadcast(relays, settings.channels, over),
         Hog::Churn => {

@@ -11,7 +11,8 @@
 //! - an outcome is never refused: the process that asks for it as an event bounds how many it has not read. Failures
 //!   that were asked for only in case they happen have half as many places as outcomes, and are dropped where none is
 //!   left: a process that leaves so much unread does not look at them;
-//! - a shard that was refused is woken once the consumer has taken half of the queue out.
+//! - a shard that was refused is woken once the consumer has taken half of the queue out, or, where clients of it wait
+//!   that have had their share ([`QueueLevel::High`]), once little is left.
 //!
 //! It must not know how a shard is woken: that is a callback.
 
@@ -22,7 +23,7 @@ use crate::process_id::ProcessId;
 use crate::shard::event::Event;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -42,6 +43,71 @@ impl Default for QueueLimits {
         Self { messages_max: 64 * 1024, bytes_max: 16 * 1024 * 1024 }
     }
 }
+
+/// Below this part of its limits a queue is low.
+const LOW_PART: usize = 32;
+
+/// The share of a client is what so many clients could add alike, where fewer want to.
+const CLIENTS_MIN: usize = 16;
+
+/// No share is smaller: going on with a client costs as much as some messages do.
+const SHARE_MIN: usize = 16;
+
+impl QueueLimits {
+    /// A queue with less than this is low; with twice as much it is high.
+    pub(crate) fn low(self) -> Self {
+        Self { messages_max: self.messages_max.div_ceil(LOW_PART), bytes_max: self.bytes_max.div_ceil(LOW_PART) }
+    }
+
+    /// What a message counts as where clients have shares: as much of the limits as it takes, in messages.
+    pub(crate) fn units(self, message_bytes: usize) -> usize {
+        1 + message_bytes / (self.bytes_max / self.messages_max.max(1)).max(1)
+    }
+
+    /// What each of so many clients may add until the queue is low again, in such units.
+    pub(crate) fn share(self, clients: usize) -> usize {
+        (2 * self.low().messages_max / clients.max(CLIENTS_MIN)).max(SHARE_MIN)
+    }
+
+    /// How full a queue with so much in it is, if it is not low.
+    pub(crate) fn level_above_low(self, messages: usize, bytes: usize) -> QueueLevel {
+        let low = self.low();
+        if messages >= self.messages_max || bytes >= self.bytes_max {
+            QueueLevel::Full
+        } else if messages >= 2 * low.messages_max || bytes >= 2 * low.bytes_max {
+            QueueLevel::High
+        } else {
+            QueueLevel::Middle
+        }
+    }
+}
+
+/// How full a queue is, as clients see it that want to add to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueLevel {
+    /// Its process keeps up: a client may add what it likes.
+    Low,
+    /// As when it was last low or high.
+    Middle,
+    /// From here on, until it is low, each client may add its share: what is ahead of a message is bounded by that,
+    /// however much others send.
+    High,
+    /// Nobody may add to it.
+    Full,
+}
+
+/// What a shard waits for whose clients were refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RoomWanted {
+    /// Half of the queue.
+    Half = 1,
+    /// That the queue is [low](QueueLevel::Low).
+    Low = 2,
+}
+
+/// No shard waits.
+const NO_ROOM_WANTED: u8 = 0;
 
 /// Events of one owner, from one turn of one shard.
 #[derive(Debug)]
@@ -122,6 +188,8 @@ const SPARE_EVENTS: usize = 16;
 
 struct EventQueueShared {
     limits: QueueLimits,
+    /// Below these it is low.
+    low: QueueLimits,
     outcomes_max: usize,
     messages: AtomicUsize,
     bytes: AtomicUsize,
@@ -130,8 +198,8 @@ struct EventQueueShared {
     pool: MemoryPool,
     /// The queue's bytes, plus one, when no more could be charged; 0: the last attempt succeeded.
     short_bytes: AtomicUsize,
-    /// One for each shard: it stopped reading clients because this queue was full.
-    waiting: Vec<AtomicBool>,
+    /// One for each shard: the [`RoomWanted`] by one that stopped reading clients because of this queue.
+    waiting: Vec<AtomicU8>,
     wake: Box<dyn Fn(usize) + Send + Sync>,
 }
 
@@ -201,13 +269,14 @@ pub fn process_queue_for(
     let (sender, receiver) = crossbeam_channel::unbounded();
     let shared = Arc::new(EventQueueShared {
         limits,
+        low: limits.low(),
         outcomes_max,
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         outcomes: AtomicUsize::new(0),
         pool: ledger.pool(),
         short_bytes: AtomicUsize::new(0),
-        waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+        waiting: (0..shards).map(|_| AtomicU8::new(NO_ROOM_WANTED)).collect(),
         wake: Box::new(wake),
     });
     let sleep = Arc::new(Sleep::new());
@@ -222,13 +291,29 @@ impl ProcessQueue {
     /// Returns whether another message for `memory` may follow those in the queue and those of `pending`, which is not
     /// sent yet.
     pub fn has_room(&self, memory: &ProcessMemory, pending: Option<&EventBatch>) -> bool {
+        self.level(memory, pending) != QueueLevel::Full
+    }
+
+    /// The limits of the queue.
+    pub fn limits(&self) -> QueueLimits {
+        self.shared.limits
+    }
+
+    /// How full the queue is for another message for `memory`, with `pending`, which is not sent yet.
+    pub fn level(&self, memory: &ProcessMemory, pending: Option<&EventBatch>) -> QueueLevel {
         let pending = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
         let messages = self.shared.messages.load(Ordering::Relaxed) + pending.0;
         let queued = self.shared.bytes.load(Ordering::Relaxed) + pending.1;
-        messages < self.shared.limits.messages_max
-            && queued < self.shared.limits.bytes_max
-            && (messages == 0 && queued == 0
-                || self.shared.is_covered(memory, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES))
+        let low = &self.shared.low;
+        let level = if messages < low.messages_max && queued < low.bytes_max {
+            QueueLevel::Low
+        } else {
+            self.shared.limits.level_above_low(messages, queued)
+        };
+        let is_covered = messages == 0 && queued == 0
+            || level != QueueLevel::Full
+                && self.shared.is_covered(memory, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES);
+        if is_covered { level } else { QueueLevel::Full }
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told. What is kept of channels (by a link)
@@ -249,16 +334,19 @@ impl ProcessQueue {
         self.shared.pool.memory_of(process)
     }
 
-    /// Asks to be woken when there is room, and returns whether there is some already (then it will not be).
-    pub fn wait_for_room(&self, shard: usize) -> bool {
-        self.shared.waiting[shard].store(true, Ordering::SeqCst);
-        let half_empty = self.shared.is_half_empty();
-        half_empty && self.shared.waiting[shard].swap(false, Ordering::SeqCst)
+    /// Asks to be woken when there is so much room, and returns whether there is already (then it will not be).
+    pub fn wait_for_room(&self, shard: usize, wanted: RoomWanted) -> bool {
+        let waiting = &self.shared.waiting[shard];
+        // Processes of one node share a queue: the shard looks at all of them when the first has its room.
+        if waiting.load(Ordering::SeqCst) != RoomWanted::Half as u8 {
+            waiting.store(wanted as u8, Ordering::SeqCst);
+        }
+        self.shared.has(wanted) && waiting.swap(NO_ROOM_WANTED, Ordering::SeqCst) != NO_ROOM_WANTED
     }
 
-    /// Returns whether a shard that waited may go on.
-    pub fn is_half_empty(&self) -> bool {
-        self.shared.is_half_empty()
+    /// Returns whether a shard that waited for so much room may go on.
+    pub fn has(&self, wanted: RoomWanted) -> bool {
+        self.shared.has(wanted)
     }
 
     /// Hands a batch over, charged to `memory`. Returns false when the process is gone.
@@ -307,12 +395,14 @@ impl ProcessQueue {
 }
 
 impl EventQueueShared {
-    fn is_half_empty(&self) -> bool {
+    fn has(&self, wanted: RoomWanted) -> bool {
         let (messages, bytes) = (self.messages.load(Ordering::SeqCst), self.bytes.load(Ordering::SeqCst));
         let short_bytes = self.short_bytes.load(Ordering::SeqCst);
-        messages <= self.limits.messages_max / 2
-            && bytes <= self.limits.bytes_max / 2
-            && (short_bytes == 0 || bytes <= short_bytes / 2)
+        let is_left = match wanted {
+            RoomWanted::Half => messages <= self.limits.messages_max / 2 && bytes <= self.limits.bytes_max / 2,
+            RoomWanted::Low => messages < self.low.messages_max && bytes < self.low.bytes_max,
+        };
+        is_left && (short_bytes == 0 || bytes <= short_bytes / 2)
     }
 
     /// Returns whether `more` can be charged beside what is in the queue, `queued` bytes.
@@ -383,11 +473,15 @@ impl ProcessReceiver {
         if outcomes > 0 {
             self.shared.outcomes.fetch_sub(outcomes, Ordering::Relaxed);
         }
-        if self.shared.is_half_empty() {
-            for (shard, waiting) in self.shared.waiting.iter().enumerate() {
-                if waiting.load(Ordering::SeqCst) && waiting.swap(false, Ordering::SeqCst) {
-                    (self.shared.wake)(shard);
-                }
+        if !self.shared.has(RoomWanted::Half) {
+            return;
+        }
+        let is_low = self.shared.has(RoomWanted::Low);
+        for (shard, waiting) in self.shared.waiting.iter().enumerate() {
+            let wanted = waiting.load(Ordering::SeqCst);
+            let is_there = wanted == RoomWanted::Half as u8 || wanted == RoomWanted::Low as u8 && is_low;
+            if is_there && waiting.swap(NO_ROOM_WANTED, Ordering::SeqCst) != NO_ROOM_WANTED {
+                (self.shared.wake)(shard);
             }
         }
     }
@@ -427,15 +521,39 @@ mod tests {
         queue.send(&memory, batch(2));
         queue.send(&memory, batch(2));
         assert!(memory.tenant().held().events >= 4 * EVENT_BYTES + 4);
-        assert!(!queue.has_room(&memory, None) && !queue.wait_for_room(1));
+        assert!(!queue.has_room(&memory, None) && !queue.wait_for_room(1, RoomWanted::Half));
         receiver.try_recv().unwrap();
         assert_eq!(woken.load(Ordering::SeqCst), 1);
         receiver.try_recv().unwrap();
         assert_eq!(woken.load(Ordering::SeqCst), 1, "woken once for each time it asked");
-        assert!(queue.wait_for_room(1), "there is room, so there is nothing to wait for");
+        assert!(queue.wait_for_room(1, RoomWanted::Half), "there is room, so there is nothing to wait for");
         drop(queue);
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::Stopped);
         assert_eq!(memory.tenant().total(), 0);
+    }
+
+    #[test]
+    fn a_queue_is_high_until_it_is_low_and_wakes_who_waits_for_that_only_then() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let seen = woken.clone();
+        let limits = QueueLimits { messages_max: 64, bytes_max: 64 * 1024 };
+        let (queue, receiver) = process_queue(1, limits, &Ledger::default(), move |_| {
+            seen.fetch_add(1, Ordering::SeqCst);
+        });
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
+        let level = |pending: usize| queue.level(&memory, Some(&batch(pending)));
+        assert_eq!([1, 2, 4, 64].map(level), [QueueLevel::Low, QueueLevel::Middle, QueueLevel::High, QueueLevel::Full]);
+        (0..4).for_each(|_| assert!(queue.send(&memory, batch(1))));
+        assert!(!queue.wait_for_room(0, RoomWanted::Low));
+        for woken_by_now in [0, 0, 1, 1] {
+            receiver.try_recv().unwrap();
+            assert_eq!(woken.load(Ordering::SeqCst), woken_by_now);
+        }
+        assert!(queue.wait_for_room(0, RoomWanted::Low));
+        // Bytes count as messages do, and a share is never nothing.
+        assert_eq!((limits.units(0), limits.units(2048)), (1, 3));
+        assert_eq!((QueueLimits::default().share(1), QueueLimits::default().share(64)), (256, 64));
+        assert_eq!(QueueLimits::default().share(1_000_000), SHARE_MIN);
     }
 
     #[test]

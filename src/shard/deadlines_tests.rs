@@ -7,6 +7,10 @@ use crate::shard::table::slot::Slot;
 
 const CLOSED: Effect = Effect::Close(SocketId(0));
 
+/// So many messages of one client are more than it may add to a queue that is high, and fewer than may be in two turns
+/// of it.
+const MORE_THAN_ONE_MAY_ADD: usize = 5_000;
+
 fn channel() -> (Scene, ChannelId) {
     behind(usize::MAX)
 }
@@ -127,7 +131,7 @@ fn intervals_longer_than_the_wheel_are_kept() {
 #[test]
 fn whom_we_do_not_read_is_not_judged_by_its_silence() {
     let (mut scene, _) = channel();
-    let flood = client_frame(2, b"").repeat(QueueLimits::default().messages_max + 1);
+    let flood = client_frame(2, b"").repeat(MORE_THAN_ONE_MAY_ADD);
     scene.read(flood);
     scene.turn();
     assert_eq!(scene.pass(300_000), [], "its process takes nothing");
@@ -455,7 +459,7 @@ fn control_frames_are_counted_by_the_second() {
 /// Pings of a client that came behind more messages than its process takes, and what it is told once that takes them.
 fn pinged_meanwhile(pings: usize) -> Vec<u8> {
     let (mut scene, _) = channel();
-    let messages = client_frame(2, b"").repeat(QueueLimits::default().messages_max + 1);
+    let messages = client_frame(2, b"").repeat(MORE_THAN_ONE_MAY_ADD);
     scene.read([messages, client_frame(9, b"p").repeat(pings)].concat());
     scene.turn();
     scene.pass(2_000);

@@ -99,6 +99,7 @@ mod node_server;
 mod nodes_over_a_link;
 mod nodes_survive_memory_groups;
 mod on_shards;
+mod one_client_does_not_fill_a_queue;
 mod opened_once_closed_once;
 mod operations_page;
 mod operators_hear_what_mends_it;

@@ -131,6 +131,10 @@ fn clients_that_never_finish_a_message() {
     });
 }
 
+/// What they send together is three times the budget.
+const SENDERS: usize = 64;
+const MESSAGES_OF_EACH: u32 = 6;
+
 #[test]
 fn a_process_that_does_not_read() {
     on_each_driver(|driver| {
@@ -138,12 +142,19 @@ fn a_process_that_does_not_read() {
         let mut witness = Witness::new(&broker);
         let process = process(&broker, "deaf", AttachOptions::default());
         let mut inbound = Inbound::default();
-        let (client, channel) = inbound.open(&broker, &process);
-        let sender = std::thread::spawn(move || {
-            let mut client = client;
-            (0..400u32).for_each(|at| send(&mut client, [&at.to_be_bytes()[..], &[0; 64 * 1024]].concat()));
-            client
-        });
+        // As many as it takes: a client alone does not fill the queue.
+        let clients: Vec<_> = (0..SENDERS).map(|_| inbound.open(&broker, &process)).collect();
+        let channels: Vec<_> = clients.iter().map(|(_, channel)| *channel).collect();
+        let senders: Vec<_> = clients
+            .into_iter()
+            .map(|(mut client, _)| {
+                std::thread::spawn(move || {
+                    let message = |at: u32| [&at.to_be_bytes()[..], &[0; 64 * 1024]].concat();
+                    (0..MESSAGES_OF_EACH).for_each(|at| send(&mut client, message(at)));
+                    client
+                })
+            })
+            .collect();
         let deadline = Instant::now() + PATIENCE;
         // Memory that cannot be reclaimed fills half of the budget, less other kept data and the last message.
         while memory(&broker).process_queue_bytes < BUDGET / 2 - MIB / 4 {
@@ -156,11 +167,18 @@ fn a_process_that_does_not_read() {
             assert!(memory.process_queue_bytes + memory.used_bytes() <= BUDGET + MIB, "{memory:?}");
         }
         // It reads after all: everything is there, in order.
-        for at in 0..400u32 {
-            assert_eq!(inbound.message(&process, channel)[..4], at.to_be_bytes());
+        let mut next = [0_u32; SENDERS];
+        for _ in 0..SENDERS as u32 * MESSAGES_OF_EACH {
+            let Event::Message { channel, payload, .. } = inbound.next(&process) else { panic!("a message is next") };
+            let at = channels.iter().position(|&one| one == channel).unwrap();
+            assert_eq!(payload[..4], next[at].to_be_bytes());
+            next[at] += 1;
         }
-        drop(sender.join().unwrap());
-        inbound.closed(&process);
+        assert_eq!(next, [MESSAGES_OF_EACH; SENDERS]);
+        for sender in senders {
+            drop(sender.join().unwrap());
+            inbound.closed(&process);
+        }
         all_free(&broker);
     });
 }

@@ -280,6 +280,7 @@ impl Shard {
                 let connection = &mut self.table[slot];
                 if let ConnectionPhase::Open(channel) = &mut connection.phase {
                     channel.message_ms = self.now_ms as u32;
+                    self.owners.count_added(owner, &mut channel.added, payload.len());
                 }
                 if connection.flags.has(Flag::Keeps) {
                     return self.receive_kept(slot, kind, payload);
@@ -431,13 +432,11 @@ impl Shard {
         let connection = &self.table[slot];
         let ConnectionPhase::Open(channel) = &connection.phase else { return false };
         let place = channel.owner;
-        if self.owners.has_room(place) {
-            return false;
-        }
+        let Err(wanted) = self.owners.may_add(place, channel.added) else { return false };
         let flags = &mut self.table[slot].flags;
         flags.set(Flag::WaitsForOwner);
         flags.set(Flag::HasWaited);
-        self.owners.wait_for_room(place, slot);
+        self.owners.wait_for_room(place, slot, wanted);
         true
     }
 

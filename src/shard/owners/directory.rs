@@ -8,7 +8,7 @@
 use crate::admission::{OfProcess, ProcessMemory};
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
-use crate::queue::events::{EventBatch, ProcessQueue};
+use crate::queue::events::{EventBatch, ProcessQueue, QueueLevel};
 use crate::shard::out::deflate::Windows;
 use crate::shard::owners::topics::Topics;
 use crate::words::policy::Policy;
@@ -57,9 +57,9 @@ impl Owner {
         self.queue.send(&self.memory, batch)
     }
 
-    /// Returns whether one more message may follow those in its queue and in `pending`, which is not sent yet.
-    pub fn has_room(&self, pending: Option<&EventBatch>) -> bool {
-        self.queue.has_room(&self.memory, pending)
+    /// How full its queue is for one more message, with `pending`, which is not sent yet.
+    pub fn level(&self, pending: Option<&EventBatch>) -> QueueLevel {
+        self.queue.level(&self.memory, pending)
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told.

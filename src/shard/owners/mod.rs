@@ -9,6 +9,7 @@ pub mod directory;
 pub mod grants;
 mod guests;
 pub(super) mod owner;
+pub(super) mod sharing;
 mod subscribing;
 mod subscriptions;
 pub mod topics;
@@ -17,11 +18,12 @@ mod unread;
 use self::directory::{Directory, Owner};
 use self::grants::Grants;
 use self::owner::LocalOwner;
+use self::sharing::SharedRound;
 use self::unread::Unread;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::Payload;
-use crate::queue::events::{EventBatch, QueueLimits};
+use crate::queue::events::{EventBatch, QueueLevel, QueueLimits, RoomWanted};
 use crate::shard::event::Event;
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
@@ -222,10 +224,31 @@ impl Owners {
 
     /// Returns whether one more message may be given to the owner.
     pub(super) fn has_room(&self, place: u32) -> bool {
+        self.locals[place as usize].level() != QueueLevel::Full
+    }
+
+    /// A client that has added `had` is about to give the owner one more message.
+    ///
+    /// # Errors
+    /// It may not, before there is so much room.
+    pub(super) fn may_add(&mut self, place: u32, had: SharedRound) -> Result<(), RoomWanted> {
+        let local = &mut self.locals[place as usize];
+        // The owners of a node share its queue.
+        let waiting = local.waiting.len() + self.full.len();
+        match local.level() {
+            QueueLevel::Low => local.sharing.close(),
+            QueueLevel::Full => return Err(RoomWanted::Half),
+            level if local.sharing.may_add(level, local.limits(), had, waiting) => {}
+            _ => return Err(RoomWanted::Low),
+        }
+        Ok(())
+    }
+
+    /// A client has given the owner a message of so many bytes.
+    pub(super) fn count_added(&self, place: u32, had: &mut SharedRound, message_bytes: usize) {
         let local = &self.locals[place as usize];
-        match &local.unread {
-            Some(unread) => unread.has_room(&local.owner.memory),
-            None => local.owner.has_room(local.batch.as_ref()),
+        if local.sharing.is_open() {
+            local.sharing.count(local.limits(), had, message_bytes);
         }
     }
 
@@ -243,10 +266,11 @@ impl Owners {
         self.shard
     }
 
-    /// This connection waits until the owner has room.
-    pub(super) fn wait_for_room(&mut self, place: u32, slot: Slot) {
+    /// This connection waits until the owner has so much room.
+    pub(super) fn wait_for_room(&mut self, place: u32, slot: Slot, wanted: RoomWanted) {
         let local = &mut self.locals[place as usize];
         local.waiting.push_back(slot);
+        local.sharing.is_waited_for |= wanted == RoomWanted::Low;
         if !std::mem::replace(&mut local.is_full, true) {
             self.full.push(place);
         }
@@ -264,15 +288,22 @@ impl Owners {
     /// one owner no more at a time than a turn could let go on.
     pub(super) fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
         // A connection that fills the queue again puts its owner into the list anew, for the next time.
-        for place in std::mem::take(&mut self.full) {
+        let full = std::mem::take(&mut self.full);
+        let owners = full.len();
+        for place in full {
             let may_go_on = self.may_go_on(place);
             let local = &mut self.locals[place as usize];
+            let wait =
+                || local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize, local.wanted());
             // A handler here need not be asked to say when there is room: this is looked at in each turn.
-            if !may_go_on && (local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize)) {
+            if !may_go_on && wait() {
                 self.full.push(place);
                 continue;
             }
             let going = local.waiting.len().min(RESUMED_MAX);
+            if local.sharing.is_waited_for {
+                local.sharing.begin_next(local.waiting.len() + owners);
+            }
             local.waiting.drain(..going).for_each(&mut resume);
             if local.waiting.is_empty() {
                 // It ends with what is left to it.
@@ -286,10 +317,11 @@ impl Owners {
 
     fn may_go_on(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
+        let wanted = local.wanted();
         match &local.unread {
-            Some(unread) => unread.is_half_empty() && unread.has_room(&local.owner.memory),
+            Some(unread) => unread.has(wanted) && self.has_room(place),
             // Memory may have come free though nothing was read: looking for room finds that out.
-            None => (local.owner.queue.is_half_empty() || self.has_room(place)) && local.owner.queue.is_half_empty(),
+            None => (local.owner.queue.has(wanted) || self.has_room(place)) && local.owner.queue.has(wanted),
         }
     }
 

@@ -4,9 +4,10 @@
 //! has a channel, so there are never more lists than channels. Adding, removing and finding a path cost the same
 //! however many channels there are. Knows a connection only by its place in the shard's table.
 
-use crate::queue::events::EventBatch;
+use crate::queue::events::{EventBatch, QueueLevel, QueueLimits, RoomWanted};
 use crate::shard::owners::arena::Arena;
 use crate::shard::owners::directory::Owner;
+use crate::shard::owners::sharing::QueueSharing;
 use crate::shard::owners::subscriptions::Subscriptions;
 use crate::shard::owners::unread::Unread;
 use crate::shard::table::slot::Slot;
@@ -26,6 +27,8 @@ pub(in crate::shard) struct LocalOwner {
     gone: usize,
     /// It stands in the list of those with connections that wait.
     pub is_full: bool,
+    /// What clients may add to a queue that is high.
+    pub(super) sharing: QueueSharing,
     /// Connections whose HTTP request waits for its answer.
     pub asked: FxHashSet<Slot>,
     /// The subscriptions of its channels, by topic.
@@ -63,6 +66,7 @@ impl LocalOwner {
             waiting: VecDeque::new(),
             gone: 0,
             is_full: false,
+            sharing: QueueSharing::default(),
             asked: FxHashSet::default(),
             subscriptions: Subscriptions::default(),
             batch: None,
@@ -77,6 +81,24 @@ impl LocalOwner {
         if let Some(unread) = &mut self.unread {
             unread.settle(self.arena.end_batch());
         }
+    }
+
+    /// How full its queue is for one more message.
+    pub(super) fn level(&self) -> QueueLevel {
+        match &self.unread {
+            Some(unread) => unread.level(&self.owner.memory),
+            None => self.owner.level(self.batch.as_ref()),
+        }
+    }
+
+    /// The limits of its queue.
+    pub(super) fn limits(&self) -> QueueLimits {
+        self.unread.as_ref().map_or_else(|| self.owner.queue.limits(), Unread::limits)
+    }
+
+    /// What those wait for who wait.
+    pub(super) fn wanted(&self) -> RoomWanted {
+        if self.sharing.is_waited_for { RoomWanted::Low } else { RoomWanted::Half }
     }
 
     /// Returns whether nothing here needs it any more.
@@ -151,7 +173,7 @@ mod tests {
     use super::*;
     use crate::admission::Ledger;
     use crate::gateway::OwnerId;
-    use crate::queue::events::{QueueLimits, process_queue};
+    use crate::queue::events::process_queue;
     use crate::shard::command::Policy;
 
     fn local() -> LocalOwner {

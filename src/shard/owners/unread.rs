@@ -5,7 +5,7 @@
 //! turn to the next are charged to their process.
 
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
-use crate::queue::events::QueueLimits;
+use crate::queue::events::{QueueLevel, QueueLimits, RoomWanted};
 use crate::shard::event::Event;
 use std::collections::VecDeque;
 
@@ -18,6 +18,8 @@ const KEPT_EVENTS: usize = 1024;
 /// See the module.
 pub(in crate::shard) struct Unread {
     limits: QueueLimits,
+    /// Below these it is low.
+    low: QueueLimits,
     events: VecDeque<Event>,
     messages: usize,
     bytes: usize,
@@ -34,6 +36,7 @@ impl Unread {
         let charge = memory.charge_anyway(HeldAs::Events, 0);
         Self {
             limits,
+            low: limits.low(),
             events: VecDeque::new(),
             messages: 0,
             bytes: 0,
@@ -72,11 +75,17 @@ impl Unread {
         self.events.len()
     }
 
-    /// Returns whether one more message may follow.
-    pub(crate) fn has_room(&self, memory: &ProcessMemory) -> bool {
-        self.messages < self.limits.messages_max
-            && self.bytes < self.limits.bytes_max
-            && (self.messages == 0 && self.bytes == 0 || memory.has_room(self.uncharged_bytes() + EVENT_BYTES))
+    /// How full it is for one more message.
+    pub(crate) fn level(&self, memory: &ProcessMemory) -> QueueLevel {
+        let level =
+            if self.is_low() { QueueLevel::Low } else { self.limits.level_above_low(self.messages, self.bytes) };
+        let is_covered = self.messages == 0 && self.bytes == 0 || memory.has_room(self.uncharged_bytes() + EVENT_BYTES);
+        if is_covered { level } else { QueueLevel::Full }
+    }
+
+    /// Its limits.
+    pub(crate) fn limits(&self) -> QueueLimits {
+        self.limits
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told.
@@ -84,9 +93,18 @@ impl Unread {
         self.bytes < self.limits.bytes_max && memory.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
     }
 
-    /// Returns whether clients that waited for room may go on.
-    pub(crate) fn is_half_empty(&self) -> bool {
-        self.messages <= self.limits.messages_max / 2 && self.bytes <= self.limits.bytes_max / 2
+    /// Returns whether clients that waited for so much room may go on.
+    pub(crate) fn has(&self, wanted: RoomWanted) -> bool {
+        match wanted {
+            RoomWanted::Half => {
+                self.messages <= self.limits.messages_max / 2 && self.bytes <= self.limits.bytes_max / 2
+            }
+            RoomWanted::Low => self.is_low(),
+        }
+    }
+
+    fn is_low(&self) -> bool {
+        self.messages < self.low.messages_max && self.bytes < self.low.bytes_max
     }
 
     /// Charges the events that go on waiting, and `spare_bytes` more of the last ones. To be called once a turn.
@@ -133,25 +151,26 @@ mod tests {
         let memory = Ledger::default().pool().memory_of("p:unread:sys".parse().unwrap());
         let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
         let mut unread = Unread::new(limits, &memory);
+        let has_room = |unread: &Unread| unread.level(&memory) != QueueLevel::Full;
         for _ in 0..4 {
-            assert!(unread.has_room(&memory));
+            assert!(has_room(&unread));
             unread.push(message(1));
         }
-        assert!(!unread.has_room(&memory) && !unread.is_half_empty());
+        assert!(!has_room(&unread) && !unread.has(RoomWanted::Half));
         unread.settle(0);
         assert!(unread.charge.bytes() >= 4 * (EVENT_BYTES + 1));
         for left in [3, 2] {
             unread.take().unwrap();
-            assert_eq!((unread.len(), unread.is_half_empty()), (left, left == 2));
+            assert_eq!((unread.len(), unread.has(RoomWanted::Half)), (left, left == 2));
         }
         unread.push(message(200));
-        assert!(!unread.has_room(&memory), "over its bytes");
+        assert!(!has_room(&unread), "over its bytes");
         for ticket in 0..5 {
             unread.push(Event::Failed { ticket, outcome: Outcome::default() });
         }
         assert_eq!(unread.len(), 5, "failures beyond half of the messages are dropped");
         while unread.take().is_some() {}
-        assert!(unread.has_room(&memory) && unread.is_half_empty());
+        assert!(has_room(&unread) && unread.has(RoomWanted::Low));
         unread.settle(0);
         assert_eq!((unread.charge.bytes(), unread.messages, unread.bytes, unread.failures), (0, 0, 0, 0));
     }

@@ -11,6 +11,7 @@ use crate::shard::intake::exchange::Exchange;
 use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
 use crate::shard::owners::owner::OwnerPlace;
+use crate::shard::owners::sharing::SharedRound;
 use crate::tls::{Handshake, Records, TlsState};
 use crate::words::policy::WhenFull;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -217,6 +218,8 @@ pub(in crate::shard) struct Channel {
     pub violation: Option<Violation>,
     /// The round trip of the last answered ping; [`Self::NO_PING`] if none was.
     pub ping_ms: u16,
+    /// What it has added to its owner's queue while that is high.
+    pub added: SharedRound,
 }
 
 impl Channel {
@@ -437,6 +440,14 @@ impl Connection {
     /// The channel, if it is one.
     pub(in crate::shard) fn channel(&self) -> Option<&Channel> {
         match &self.phase {
+            ConnectionPhase::Open(channel) => Some(channel),
+            _ => None,
+        }
+    }
+
+    /// The same, to change.
+    pub(in crate::shard) fn channel_mut(&mut self) -> Option<&mut Channel> {
+        match &mut self.phase {
             ConnectionPhase::Open(channel) => Some(channel),
             _ => None,
         }

@@ -166,14 +166,16 @@ impl Shard {
         let slot = self.table.slot_of(channel);
         let slot = slot.filter(|slot| self.out.listeners.get(slot).is_some_and(is_its));
         let slot = slot.filter(|&slot| self.owner_of(slot) == Some(owner));
-        let place = slot.and_then(|slot| self.table[slot].channel()).map(|channel| channel.owner);
-        let response = match place {
+        let of = slot.and_then(|slot| self.table[slot].channel_mut());
+        let response = match of {
             None => PreparedResponse::text(404, "there is no such channel, or it is another's"),
-            Some(place) if !self.owners.has_room(place) => {
+            Some(of) if self.owners.may_add(of.owner, of.added).is_err() => {
                 PreparedResponse::text(503, "the process has too much to do").with("retry-after", "1")
             }
-            Some(place) => {
+            Some(of) => {
+                let place = of.owner;
                 self.stats.received += 1;
+                self.owners.count_added(place, &mut of.added, payload.len());
                 let control = payload.strip_prefix(&[MARK]).filter(|_| kind == MessageKind::Text);
                 match control {
                     Some(control) if self.owners[place].owner.wants_control => {

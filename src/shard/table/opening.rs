@@ -13,6 +13,7 @@ use crate::shard::event::{ClosedBy, Event, Opened};
 use crate::shard::intake::receive::ANSWER_GRACE_MS;
 use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::owners::directory::Owner;
+use crate::shard::owners::sharing::SharedRound;
 use crate::shard::table::connection::{Channel, Connection, ConnectionPhase, Linger, Registering};
 use crate::shard::table::slot::Slot;
 use crate::words::close_reason;
@@ -65,6 +66,7 @@ impl Shard {
             message_ms: (self.now_ms as u32).wrapping_sub(ANSWER_GRACE_MS),
             violation: None,
             ping_ms: Channel::NO_PING,
+            added: SharedRound::default(),
         });
         connection.deadline_tick = Connection::NO_TICK;
         connection.since_s = (self.now_ms / 1000) as u32;
