@@ -282,7 +282,7 @@ impl<S: Sockets> Turns<S> {
         let handlers_ns = work.handlers_ns.saturating_sub(at_once_ns);
         self.shard.run_handlers(self.shard.spent_ns() + handlers_ns, self.called);
         self.put_off_effects();
-        self.shard.flush_within(work.sends_ns);
+        self.shard.flush_within(work.batch_ns(self.shard.spent_ns()));
         self.carry_out_effects();
         self.shard.end_turn_within(self.shard.spent_ns() + work.resumes_ns);
         self.put_off_effects();

@@ -162,9 +162,7 @@ impl Pump {
             self.woken_ms = now_ms;
             let Ok(is_busy) = turns.turn(shown_ms, || UNIX_S * 1000 + shown_ms);
             self.network.borrow_mut().check_ends();
-            let (work, spent_ns) = (self.pace.limits.work, turns.shard().spent_ns());
-            let parts = work.begin_ns + work.orders_ns + work.reads_ns + work.handlers_ns + work.resumes_ns;
-            let least_ns = parts + work.effects_ns + work.sends_ns;
+            let (least_ns, spent_ns) = (self.pace.limits.work.turn_ns(), turns.shard().spent_ns());
             if spent_ns > least_ns + STEPS_NS_MAX + LAST_SEND_NS {
                 return Err(format!(
                     "a turn of {spent_ns} ns of work, where {least_ns} and a step of each kind are due"

@@ -218,6 +218,7 @@ impl Settings {
             reads_ns: ample_ns,
             handlers_ns: ample_ns,
             sends_ns: WorkLimits::default().sends_ns,
+            until_sent_ns: ample_ns,
             resumes_ns: ample_ns,
             effects_ns: ample_ns,
         };
@@ -259,6 +260,7 @@ fn pace(rng: &mut Rng) -> TurnPace {
         reads_ns: share(rng, usual.reads_ns),
         handlers_ns: share(rng, usual.handlers_ns),
         sends_ns: share(rng, usual.sends_ns),
+        until_sent_ns: usual.until_sent_ns,
         resumes_ns: share(rng, usual.resumes_ns),
         effects_ns: share(rng, usual.effects_ns),
     };
