@@ -138,7 +138,7 @@ impl Shard {
             now_ms,
             time_of_day: TimeOfDay { unix_s: 0, ahead_ms: 0, date: Date::at(0) },
             table: ConnectionTable::new(mint, common.admission, now_ms),
-            out: Out::new(flusher, common.config.deflate.push_level.into()),
+            out: Out::new(flusher, common.config.deflate.push_level.into(), seed),
             intake: Intake::new(index, seed),
             owners: Owners::new(index, common.directory),
             handlers: Handlers::default(),

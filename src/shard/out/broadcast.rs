@@ -40,6 +40,8 @@ pub(in crate::shard) struct Encoding {
     original: Option<Bytes>,
     /// Where it lies for channels that outlive their connections, as it is.
     kept: Option<Range>,
+    /// In which lane of history, where that is known before it is first needed.
+    lane: Option<u8>,
 }
 
 impl Encoding {
@@ -54,7 +56,8 @@ impl Encoding {
         let header = server_header(opcode(kind), compressed, payload.len());
         let parts = FrameParts { header, payload, charge };
         let is_control_text = kind == PushKind::ControlText;
-        Self { parts, copy_bytes_max, range: None, message: None, is_control_text, original: None, kept: None }
+        let (range, message, original, kept, lane) = Default::default();
+        Self { parts, copy_bytes_max, range, message, is_control_text, original, kept, lane }
     }
 
     /// An event of a stream: not a frame, but it waits and is sent like one.
@@ -62,7 +65,8 @@ impl Encoding {
         let (header, rest) = ServerHeader::split_from(&event);
         let payload = event.slice(event.len() - rest.len()..);
         let parts = FrameParts { header, payload, charge };
-        Self { parts, copy_bytes_max, range: None, message: None, is_control_text: false, original: None, kept: None }
+        let (range, message, original, kept, lane) = Default::default();
+        Self { parts, copy_bytes_max, range, message, is_control_text: false, original, kept, lane }
     }
 
     /// Writes the event where it is kept for `of`, from where it is sent, too.
@@ -115,18 +119,19 @@ impl Encoding {
         server_header(Opcode::Text, false, len).as_slice().len() + len
     }
 
-    /// The frame for channels that outlive their connections, for `of`: not compressed, and escaped where need be.
+    /// The frame for channels that outlive their connections, of `owner`: not compressed, and escaped where need be.
+    /// `channel` is the first.
     pub(crate) fn kept_range(
         &mut self,
         kept: &mut KeptFrames,
-        of: OwnerId,
+        (owner, channel): (OwnerId, ChannelId),
         now_ms: u64,
         charge: impl FnOnce(usize) -> SharedCharge,
     ) -> Range {
         if let Some(range) = self.kept {
             return range;
         }
-        let of = KeptFor::of_channels(of);
+        let of = KeptFor { owner, lane: self.lane.unwrap_or_else(|| kept.lane_of(&channel)) };
         let is_escaped = self.is_escaped();
         let payload = self.plain();
         let mark: &[u8] = if is_escaped { &[resume::MARK] } else { &[] };
@@ -197,6 +202,13 @@ impl Forms {
         let (kind, plain_charge) = (frame.kind, charge(&frame.payload));
         let plain = Encoding::new(kind, false, frame.payload, plain_charge, copy_bytes_max);
         Self { plain, compressed, event: None, kind }
+    }
+
+    /// In history they lie in this lane, if it is known.
+    pub(super) fn kept_in(mut self, lane: Option<u8>) -> Self {
+        self.plain.lane = lane;
+        self.compressed.iter_mut().for_each(|form| form.1.lane = lane);
+        self
     }
 
     /// Those that are not where they were are to be encoded anew.

@@ -143,7 +143,7 @@ impl Journal {
     pub(crate) fn keeper(&mut self, owner: OwnerId, audience: &ListenerAudience) -> KeptFor {
         match audience {
             ListenerAudience::Listed => KeptFor::of_channels(owner),
-            audience => KeptFor { owner, lane: 1 + self.audience(audience).lane },
+            audience => KeptFor::of_stream(owner, self.audience(audience).lane),
         }
     }
 

@@ -4,8 +4,9 @@
 //! A frame is written here once per push, whatever the number of channels, and such a channel's first send takes it
 //! from here. The history of one owner is separate from that of others, and is counted as the owner's (each segment
 //! holds a [`SharedCharge`]), so that an owner that keeps much loses its own history first. Within an owner it is
-//! divided into lanes: what audiences of event streams were sent is in lanes beside each other, and the fullest lane
-//! loses its history first, so that an audience that is sent much does not cost a quiet one what it missed.
+//! divided into lanes: what audiences are sent, and single channels, is in lanes beside each other, and the fullest
+//! lane loses its history first, so that an audience that is sent much does not cost a quiet one what it missed. For
+//! channels that outlive their connections a keyed hash says which lane is whose, for event streams the journal does.
 //!
 //! Invariants: bytes never move or change while a segment lives; a segment that a connection has not been offered yet
 //! is not released (`needed_until`); the segments of one lane are released in the order in which they were begun. The
@@ -18,9 +19,16 @@ use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// The size of a segment. Smaller than the window's: each owner has one that is not full.
+/// The size of a segment. Smaller than the window's: each lane has one that is not full.
 const SEGMENT_BYTES: usize = 16 * 1024;
+
+/// A lane's first segments are so much smaller: 2 KiB, 4 KiB, 8 KiB.
+const SMALLER_SEGMENTS: usize = 3;
+
+/// Lanes of channels that outlive their connections: that of all channels, and those among which audiences are divided.
+const CHANNEL_LANES: u8 = 16;
 
 /// The largest frame that is kept: far below what a range can name, far above what waits for any client.
 pub(super) const FRAME_BYTES_MAX: usize = 1 << 30;
@@ -35,9 +43,14 @@ pub(crate) struct KeptFor {
 }
 
 impl KeptFor {
-    /// Of the frames of channels that outlive their connections.
+    /// Of what all channels of a process are sent that outlive their connections.
     pub(crate) fn of_channels(owner: OwnerId) -> Self {
         Self { owner, lane: 0 }
+    }
+
+    /// Of an audience of event streams, which has this lane among those.
+    pub(crate) fn of_stream(owner: OwnerId, lane: u8) -> Self {
+        Self { owner, lane: CHANNEL_LANES + lane }
     }
 }
 
@@ -95,9 +108,24 @@ pub(crate) struct KeptFrames {
     bytes: usize,
     /// The part of it that may wait for its first send.
     waiting_bytes: usize,
+    /// Of the hash that divides audiences: peers choose names.
+    seed: u64,
 }
 
 impl KeptFrames {
+    /// Divides audiences by this seed from now on.
+    pub(crate) fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    /// The lane of what is sent to this audience, a name or a channel: with a few others, and mostly without any.
+    pub(crate) fn lane_of(&self, audience: &(impl Hash + ?Sized)) -> u8 {
+        let mut hasher = DefaultHasher::new();
+        self.seed.hash(&mut hasher);
+        audience.hash(&mut hasher);
+        1 + (hasher.finish() % u64::from(CHANNEL_LANES - 1)) as u8
+    }
+
     /// The bytes of all segments.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -264,7 +292,10 @@ impl KeptFrames {
         {
             return number;
         }
-        let bytes = Vec::with_capacity(len.max(SEGMENT_BYTES));
+        let begun = self.owners.get(&of.owner).and_then(|own| own.lanes.get(usize::from(of.lane)));
+        let begun = begun.map_or(0, |lane| lane.numbers.len()).min(SMALLER_SEGMENTS);
+        let smaller = if of.lane == 0 { 0 } else { SMALLER_SEGMENTS - begun };
+        let bytes = Vec::with_capacity(len.max(SEGMENT_BYTES >> smaller));
         let capacity = bytes.capacity();
         let number = self.push(of, now_ms, capacity, KeptBody::Joined(bytes), charge(capacity));
         self.owners.entry(of.owner).or_default().lane(of.lane).tail = Some(number);
@@ -381,6 +412,29 @@ mod tests {
         kept.check();
         assert!(kept.shed(0) && !kept.has(full[1]) && kept.shed(0) && !kept.has(quiet) && !kept.shed(0));
         assert!(kept.owners.is_empty());
+    }
+
+    #[test]
+    fn audiences_are_divided_among_lanes_and_one_that_is_sent_much_pushes_out_its_own_lane() {
+        let mut kept = KeptFrames::default();
+        kept.set_seed(7);
+        let lane_of = |kept: &KeptFrames, channel: u32| KeptFor { lane: kept.lane_of(&channel), ..A };
+        let loud = lane_of(&kept, 0);
+        let mut quiet = Vec::new();
+        for channel in 1..500 {
+            let of = lane_of(&kept, channel);
+            quiet.push((of, frame(&mut kept, of, 0, b"quiet")));
+        }
+        let lanes: std::collections::BTreeSet<u8> = quiet.iter().map(|(of, _): &(KeptFor, Range)| of.lane).collect();
+        assert_eq!((lanes.len(), lanes.first()), (usize::from(CHANNEL_LANES) - 1, Some(&1)));
+        for _ in 0..1000 {
+            frame(&mut kept, loud, 1, &[b'x'; 1000]);
+            while kept.bytes() > 200_000 && kept.shed(0) {}
+        }
+        for (of, range) in quiet {
+            assert!(kept.has(range) || of.lane == loud.lane, "{of:?}");
+        }
+        kept.check();
     }
 
     #[test]

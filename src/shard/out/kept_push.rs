@@ -7,7 +7,7 @@
 
 use crate::proto::{Opcode, server_header};
 use crate::resume::text;
-use crate::shard::command::{Policy, WhenFull};
+use crate::shard::command::{Policy, ShardAudience, WhenFull};
 use crate::shard::core::Shard;
 use crate::shard::out::broadcast::Encoding;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
@@ -161,8 +161,18 @@ impl Shard {
     fn kept_range(&mut self, slot: Slot, encoding: &mut Encoding) -> Range {
         let channel = self.table[slot].channel().expect("only open channels are offered frames");
         let owner = &self.owners[channel.owner].owner;
-        let memory = &mut self.memory;
-        encoding.kept_range(&mut self.out.window.kept, owner.id, self.now_ms, |bytes| memory.charge(bytes, Some(owner)))
+        let (memory, of) = (&mut self.memory, (owner.id, channel.id));
+        encoding.kept_range(&mut self.out.window.kept, of, self.now_ms, |bytes| memory.charge(bytes, Some(owner)))
+    }
+
+    /// The lane of history for what an audience is sent, if any channel here outlives its connection.
+    pub(super) fn kept_lane(&self, audience: &ShardAudience) -> Option<u8> {
+        let kept = (!self.out.keepings.is_empty()).then_some(&self.out.window.kept)?;
+        Some(match audience {
+            ShardAudience::Topic(topic) => kept.lane_of(topic.name()),
+            ShardAudience::Path(path) => kept.lane_of(&**path),
+            ShardAudience::Process | ShardAudience::Channels(_) => 0,
+        })
     }
 
     /// Counts the memory of this channel's log for its owner.

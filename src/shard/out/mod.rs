@@ -69,10 +69,13 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// Nothing waits yet; messages to one channel are compressed as hard as `level` says.
-    pub(super) fn new(flusher: Box<dyn Flush>, level: u32) -> Self {
+    /// Nothing waits yet; messages to one channel are compressed as hard as `level` says. History is divided by
+    /// `seed`.
+    pub(super) fn new(flusher: Box<dyn Flush>, level: u32, seed: u64) -> Self {
+        let mut window = Window::default();
+        window.kept.set_seed(seed);
         Self {
-            window: Window::default(),
+            window,
             records: Vec::new(),
             spares: Spares::default(),
             waiting: SendQueues::default(),

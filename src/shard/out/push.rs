@@ -180,7 +180,8 @@ impl Shard {
             message,
             |payload| self.charge(payload, policy, of.as_deref()),
             copy_bytes_max,
-        );
+        )
+        .kept_in(self.kept_lane(&audience));
         let heard_by = self.out.journals.contains_key(&owner).then(|| match &audience {
             ShardAudience::Channels(_) => ListenerAudience::Listed,
             ShardAudience::Path(path) => ListenerAudience::Path(path.as_ref().into()),
