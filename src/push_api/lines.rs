@@ -1,7 +1,8 @@
 //! A batch: an order in JSON on each line, answered line by line.
 //!
 //! Invariants: each part of it is bounded, so that other requests are answered between two parts, and while it waits
-//! for other nodes; its waiting data, answers included, is charged.
+//! for other nodes; its waiting data, answers included, is charged, and where no more can be charged no further line is
+//! pushed: an answer is many times as long as the shortest line.
 
 use super::body;
 use super::idempotency::KeyDigest;
@@ -17,6 +18,9 @@ use std::collections::VecDeque;
 const PART_LINES: usize = 128;
 const PART_BYTES: usize = 64 << 10;
 
+/// What the answers to a part are taken to be before they are known.
+const PART_ANSWERS_BYTES: usize = PART_LINES * 256;
+
 /// See the module.
 pub(super) struct LineBatch {
     rest: Bytes,
@@ -24,6 +28,8 @@ pub(super) struct LineBatch {
     answers: Vec<u8>,
     /// From that one on.
     waiting: VecDeque<LineAnswer>,
+    /// What those of them that are known take.
+    known_bytes: usize,
     key: Option<KeyDigest>,
     body_bytes: usize,
     charge: Charge,
@@ -31,7 +37,7 @@ pub(super) struct LineBatch {
 
 /// The answer to a line.
 enum LineAnswer {
-    Known(Value),
+    Known(Box<str>),
     /// Other nodes are asked.
     Asked(PushTickets),
 }
@@ -45,7 +51,7 @@ impl LineBatch {
         let body_bytes = body.len();
         let charge = memory.charge(HeldAs::Content, body_bytes)?;
         let (answers, waiting) = Default::default();
-        Ok(Self { rest: body, answers, waiting, key: None, body_bytes, charge })
+        Ok(Self { rest: body, answers, waiting, known_bytes: 0, key: None, body_bytes, charge })
     }
 
     pub(super) fn keyed(self, key: Option<KeyDigest>) -> Self {
@@ -54,6 +60,12 @@ impl LineBatch {
 
     /// One part. Returns whether all lines were pushed.
     pub(super) fn work(&mut self, performer: &mut Performer) -> bool {
+        if self.charge.grow(PART_ANSWERS_BYTES).is_err() && !self.rest.is_empty() {
+            self.rest = Bytes::new();
+            let why = "memory is short (memory_budget): this line and those behind it were not pushed";
+            self.answer(LineAnswer::known(&json!({"status": 429, "error": why})));
+            return true;
+        }
         let before = self.rest.len();
         for _ in 0..PART_LINES {
             if self.rest.is_empty() {
@@ -66,14 +78,19 @@ impl LineBatch {
             let line = self.rest.split_to(end);
             let _ = self.rest.split_to(1.min(self.rest.len()));
             if !line.trim_ascii().is_empty() {
-                self.waiting.push_back(one(&line, performer));
-                self.settle();
+                self.answer(one(&line, performer));
             }
         }
         // Lines that were pushed are answered, however short memory is.
-        let waiting_bytes = self.waiting.capacity() * size_of::<LineAnswer>();
+        let waiting_bytes = self.waiting.capacity() * size_of::<LineAnswer>() + self.known_bytes;
         self.charge.resize(self.body_bytes + self.answers.capacity() + waiting_bytes);
         false
+    }
+
+    fn answer(&mut self, answer: LineAnswer) {
+        self.known_bytes += answer.known_bytes();
+        self.waiting.push_back(answer);
+        self.settle();
     }
 
     /// Returns whether an answer waits for other nodes.
@@ -97,27 +114,38 @@ impl LineBatch {
         while self.waiting.front().is_some_and(is_known)
             && let Some(answer) = self.waiting.pop_front()
         {
+            self.known_bytes -= answer.known_bytes();
             let answer = match answer {
                 LineAnswer::Known(answer) => answer,
-                LineAnswer::Asked(tickets) => outcome_of(&tickets),
+                LineAnswer::Asked(tickets) => outcome_of(&tickets).to_string().into(),
             };
-            self.answers.extend_from_slice(answer.to_string().as_bytes());
+            self.answers.extend_from_slice(answer.as_bytes());
             self.answers.push(b'\n');
         }
     }
 }
 
+impl LineAnswer {
+    fn known(answer: &Value) -> Self {
+        Self::Known(answer.to_string().into())
+    }
+
+    fn known_bytes(&self) -> usize {
+        if let Self::Known(answer) = self { answer.len() } else { 0 }
+    }
+}
+
 fn one(line: &[u8], performer: &mut Performer) -> LineAnswer {
     if line.len() > JSON_BYTES_MAX {
-        return LineAnswer::Known(json!({"status": 413, "error": "a line has 256 KiB at most"}));
+        return LineAnswer::known(&json!({"status": 413, "error": "a line has 256 KiB at most"}));
     }
     match body::of_json(line).map_err(ApiAnswer::from).and_then(|order| performer.push(order)) {
-        Ok(PushResult::Accepted) => LineAnswer::Known(json!({"status": 202})),
+        Ok(PushResult::Accepted) => LineAnswer::known(&json!({"status": 202})),
         Ok(PushResult::Asked(tickets)) => LineAnswer::Asked(tickets),
         Err(answer) => {
             let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
             told["status"] = answer.status.into();
-            LineAnswer::Known(told)
+            LineAnswer::known(&told)
         }
     }
 }

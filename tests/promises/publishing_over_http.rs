@@ -198,6 +198,28 @@ fn a_batch_is_answered_line_by_line_and_a_key_is_obeyed_once() {
 }
 
 #[test]
+fn a_batch_of_any_number_of_lines_is_answered_as_far_as_there_is_memory_for_it() {
+    let broker = broker(support::driver(), |config| (config.shards, config.memory_bytes_max) = (1, Some(8 << 20)));
+    let rooms = process(&broker, "rooms", AttachOptions::default());
+    let options = ApiOptions {
+        token: ApiToken::new(TOKEN).unwrap(),
+        process: Some(rooms.id().clone()),
+        keys: IdempotencyKeys::default(),
+    };
+    push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
+    let fields = format!("{}Content-Type: application/x-ndjson\r\n", authorized());
+    let lines = 400_000;
+    let body = "x\n".repeat(lines);
+    let (status, _, answers) = ask(broker.address(), "POST /push:pushring:sys/api/push", &fields, body.as_bytes());
+    assert_eq!(status, 200);
+    let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, others) = answers.split_last().unwrap();
+    assert!((1_000..lines / 2).contains(&others.len()), "{} lines were answered", others.len());
+    assert!(others.iter().all(|answer| answer["status"] == 400), "each is no JSON");
+    assert!(last["status"] == 429 && last["error"].as_str().unwrap().contains("memory_budget"), "{last}");
+}
+
+#[test]
 fn a_key_is_one_whichever_listener_it_comes_to_and_a_full_table_is_told() {
     let mut scene = start();
     let fields = format!("{}Idempotency-Key: both\r\nPush-To: process=rooms:test:sys\r\n", authorized());
