@@ -2,6 +2,8 @@
 //! process.
 #![allow(missing_docs)]
 
+#[path = "held/fleet.rs"]
+mod fleet;
 mod node_support;
 #[path = "held/services.rs"]
 mod services;
@@ -95,9 +97,17 @@ impl Scene {
     /// Asserts that the held bytes are at least `least` and equal the allocated ones, once they are stable.
     #[track_caller]
     fn judge(&self, what: &str, least: usize) {
+        Self::judge_together(&[self], what, least);
+    }
+
+    /// The same of several brokers, which were all begun anew one after the other.
+    #[track_caller]
+    fn judge_together(scenes: &[&Self], what: &str, least: usize) {
         let deadline = Instant::now() + PATIENCE;
+        let idle = scenes.iter().map(|scene| scene.idle).max().expect("there is one");
         loop {
-            let (held, allocated) = (self.held(), ALLOCATED.load(Ordering::Relaxed) - self.idle);
+            let held = scenes.iter().map(|scene| scene.held()).sum::<usize>();
+            let allocated = ALLOCATED.load(Ordering::Relaxed) - idle;
             let ratio = held as f64 / allocated as f64;
             if held >= least && (0.8..=1.25).contains(&ratio) {
                 return println!("{what}: {held} held, {allocated} allocated, {ratio:.2}");

@@ -73,6 +73,24 @@ impl<K: HeapBytes, V: HeapBytes> HeapBytes for BTreeMap<K, V> {
     }
 }
 
+/// What a hash table takes that has room for so many entries, seven eighths full: an entry and a byte for each bucket.
+pub fn table_bytes<K, V>(capacity: usize) -> usize {
+    match capacity {
+        0 => 0,
+        1..=3 => 4 * (size_of::<(K, V)>() + 1) + 16,
+        4..=7 => 8 * (size_of::<(K, V)>() + 1) + 16,
+        more => (more * 8 / 7).next_power_of_two() * (size_of::<(K, V)>() + 1) + 16,
+    }
+}
+
+/// About what a tree takes of so many entries that came in the order of their keys: its nodes have places for 11, and
+/// each was split when it was full, behind the sixth.
+pub fn tree_bytes_in_order<K, V>(len: usize) -> usize {
+    let leaf = 11 * (size_of::<K>() + size_of::<V>()) + 16;
+    let leaves = len.div_ceil(6);
+    leaves * leaf + leaves / 6 * (leaf + 12 * size_of::<usize>())
+}
+
 impl HeapBytes for u8 {
     fn heap_bytes(&self) -> usize {
         0

@@ -21,7 +21,7 @@ mod waiting;
 
 pub use connections::{ConnectionLimits, Connections, LimitReached};
 pub use counter::OfProcess;
-pub use heap::HeapBytes;
+pub use heap::{HeapBytes, table_bytes, tree_bytes_in_order};
 pub use ledger::{
     Charge, HeldAs, HeldBytes, Ledger, MemoryPool, OverBudget, ProcessMemory, Tally, Tenant, TenantReport,
 };

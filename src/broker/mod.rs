@@ -371,6 +371,12 @@ pub struct BrokerHandle {
 }
 
 impl BrokerHandle {
+    /// Where memory is charged that a part of the broker keeps, in the name of `part`.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
+    pub(crate) fn memory_for(&self, part: crate::process_id::ProcessId) -> admission::ProcessMemory {
+        self.shared.memory.pool().memory_of(part)
+    }
+
     /// Attaches a process.
     ///
     /// # Errors

@@ -8,8 +8,10 @@
 //! down, messages that have been accepted wait, and no more are accepted.
 
 mod asking;
+mod held;
 
 use self::asking::NodesAsked;
+use self::held::FleetMemory;
 use super::Options;
 use super::connection::{connect_options, note_connected, pause_before_leaving, server};
 use super::member::Member;
@@ -188,6 +190,8 @@ struct Engine {
     /// The askers for other nodes' outcomes.
     asking: RefCell<HashMap<u64, NodesAsked>>,
     remembered: RefCell<Remembered>,
+    /// What all of this takes.
+    held: FleetMemory,
     /// Outcomes for pushes of other nodes that ask.
     outcomes: mpsc::Sender<(Name, u64, Outcome)>,
     /// Answers that need no push.
@@ -223,6 +227,7 @@ impl EngineStart {
         let engine = Rc::new(Engine {
             asking: RefCell::default(),
             remembered: RefCell::default(),
+            held: FleetMemory::new(&broker),
             outcomes,
             answers,
             hands: RefCell::new(Hands::new(&broker)),
@@ -413,11 +418,12 @@ impl Engine {
 
     /// Subscribes to an audience, if that was not done. None: there are too many.
     async fn listen(self: &Rc<Self>, target: &Target) -> Option<Line> {
-        let (line, wanted) = self.member.borrow_mut().listen(target, self.now_ms());
+        let (line, wanted) = self.member.borrow_mut().listen_if(target, self.now_ms(), || self.may_listen());
         match wanted {
             super::interest::Wanted::Already => Some(line),
             super::interest::Wanted::Full => {
-                self.log(1, |more| tracing::warn!(more, "fleet: audience limit reached (fleet_subjects_max)"));
+                let why = "fleet: audience limit reached (fleet_subjects_max, memory_budget)";
+                self.log(1, |more| tracing::warn!(more, "{why}"));
                 self.has_refused.set(true);
                 None
             }
@@ -476,6 +482,7 @@ impl Engine {
             if look % LOOKS_PER_TICK == 0 {
                 self.say_and_judge().await;
             }
+            self.count_held();
             self.report();
         }
     }

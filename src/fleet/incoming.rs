@@ -13,7 +13,9 @@
 //! Invariants: a number is delivered at most once, and never behind a higher one of its stream; the number of entries
 //! is limited, and the count of entries evicted for want of room is reported; a source can affect only its own counts.
 
+use super::names::NAME_BYTES_MAX;
 use super::subject::Line;
+use crate::admission::{table_bytes, tree_bytes_in_order};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -63,6 +65,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Incoming {
     places: HashMap<Line, HashMap<Arc<str>, Place>>,
+    /// What the tables of all lines take.
+    of_lines_bytes: usize,
     /// All of them by when they were used last.
     by_use: BTreeMap<u64, (Line, Arc<str>)>,
     uses: u64,
@@ -97,6 +101,13 @@ struct Claim {
     is_younger: bool,
 }
 
+/// What the name of a place's source takes, which came with a message.
+const NAME_BYTES: usize = 2 * size_of::<usize>() + NAME_BYTES_MAX / 2;
+
+fn bytes_of(of_line: &HashMap<Arc<str>, Place>) -> usize {
+    table_bytes::<Arc<str>, Place>(of_line.capacity())
+}
+
 /// A source's report of one of its counts, and its time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Announced {
@@ -120,7 +131,7 @@ impl Incoming {
     pub(super) fn new(places_max: usize) -> Self {
         assert!(places_max > 0);
         let (places, by_use, claims) = Default::default();
-        Self { places, by_use, uses: 0, places_max, claims }
+        Self { places, of_lines_bytes: 0, by_use, uses: 0, places_max, claims }
     }
 
     /// Judges a message of `source` to `line`. With it, whose place was forgotten for it.
@@ -251,7 +262,9 @@ impl Incoming {
 
     /// Forgets an audience: this node does not listen to it any more.
     pub(super) fn leave(&mut self, line: &Line) {
-        for place in self.places.remove(line).unwrap_or_default().into_values() {
+        let of_line = self.places.remove(line).unwrap_or_default();
+        self.of_lines_bytes -= bytes_of(&of_line);
+        for place in of_line.into_values() {
             self.by_use.remove(&place.used);
         }
     }
@@ -263,6 +276,16 @@ impl Incoming {
             of_line.remove(source);
             !of_line.is_empty()
         });
+        self.of_lines_bytes = self.places.values().map(bytes_of).sum();
+    }
+
+    /// What they take of the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        table_bytes::<Line, HashMap<Arc<str>, Place>>(self.places.capacity())
+            + self.of_lines_bytes
+            + tree_bytes_in_order::<u64, (Line, Arc<str>)>(self.by_use.len())
+            + self.len() * NAME_BYTES
+            + self.claims.capacity() * size_of::<Claim>()
     }
 
     /// How many places there are.
@@ -290,6 +313,7 @@ impl Incoming {
             let of_line = self.places.get_mut(line).expect("both hold the same");
             of_line.remove(source);
             if of_line.is_empty() {
+                self.of_lines_bytes -= bytes_of(of_line);
                 self.places.remove(line);
             }
         }
@@ -297,7 +321,10 @@ impl Incoming {
         let Number { incarnation, stream, .. } = number;
         let unheard = last.unwrap_or(0).saturating_sub(1);
         let place = Place { incarnation, stream, last, unheard, base: None, used: self.uses, is_claimed: false };
-        self.places.entry(line).or_default().insert(source.clone(), place);
+        let of_line = self.places.entry(line).or_default();
+        let before = bytes_of(of_line);
+        of_line.insert(source.clone(), place);
+        self.of_lines_bytes += bytes_of(of_line) - before;
         self.by_use.insert(self.uses, (line, source.clone()));
         forgotten.map(|(_, entry)| entry)
     }

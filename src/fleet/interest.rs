@@ -4,6 +4,7 @@
 //! that comes and goes costs NATS nothing each time; audiences that there was no room for are counted.
 
 use super::subject::{Line, Target};
+use crate::admission::table_bytes;
 use std::collections::HashMap;
 
 /// How long an audience without members is still listened to.
@@ -14,6 +15,8 @@ pub(super) const IDLE_MS: u64 = 10_000;
 pub(super) struct Interest {
     lines: HashMap<Line, Listening>,
     lines_max: usize,
+    /// The names of them.
+    names_bytes: usize,
     refused: u64,
 }
 
@@ -39,20 +42,21 @@ pub(super) enum Wanted {
 impl Interest {
     /// At most so many audiences.
     pub(super) fn new(lines_max: usize) -> Self {
-        Self { lines: HashMap::new(), lines_max, refused: 0 }
+        Self { lines: HashMap::new(), lines_max, names_bytes: 0, refused: 0 }
     }
 
-    /// A channel here belongs to an audience.
-    pub(super) fn want(&mut self, line: Line, target: &Target, now_ms: u64) -> Wanted {
+    /// A channel here belongs to an audience. `has_room` is asked where it is new.
+    pub(super) fn want(&mut self, line: Line, target: &Target, now_ms: u64, has_room: impl FnOnce() -> bool) -> Wanted {
         if let Some(listening) = self.lines.get_mut(&line) {
             listening.idle_since_ms = None;
             return Wanted::Already;
         }
-        if self.lines.len() >= self.lines_max {
+        if self.lines.len() >= self.lines_max || !has_room() {
             self.refused += 1;
             return Wanted::Full;
         }
         let listening = Listening { target: target.clone(), since_ms: now_ms, idle_since_ms: None };
+        self.names_bytes += target.name().len();
         self.lines.insert(line, listening);
         Wanted::New
     }
@@ -72,8 +76,16 @@ impl Interest {
                 idle.push((*line, listening.target.clone()));
             }
         }
-        idle.iter().for_each(|(line, _)| drop(self.lines.remove(line)));
+        for (line, target) in &idle {
+            self.lines.remove(line);
+            self.names_bytes -= target.name().len();
+        }
         idle
+    }
+
+    /// What they take of the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        table_bytes::<Line, Listening>(self.lines.capacity()) + self.names_bytes
     }
 
     /// How many are listened to.
@@ -100,11 +112,13 @@ mod tests {
     fn what_has_no_members_is_given_up_after_a_while() {
         let mut interest = Interest::new(2);
         let (x, y, z) = (target("x"), target("y"), target("z"));
-        let want = |interest: &mut Interest, target: &Target, now_ms| interest.want(target.line(), target, now_ms);
+        let want =
+            |interest: &mut Interest, target: &Target, now_ms| interest.want(target.line(), target, now_ms, || true);
         assert_eq!(want(&mut interest, &x, 0), Wanted::New);
         assert_eq!(want(&mut interest, &y, 0), Wanted::New);
         assert_eq!(want(&mut interest, &x, 5), Wanted::Already);
         assert_eq!((want(&mut interest, &z, 5), interest.refused()), (Wanted::Full, 1));
+        assert_eq!(interest.names_bytes, 2);
         let only_y = |target: &Target| *target == y;
         assert!(interest.sweep(1000, only_y).is_empty() && interest.sweep(1000 + IDLE_MS - 1, only_y).is_empty());
         // It has come back meanwhile, so it begins anew.
@@ -112,6 +126,8 @@ mod tests {
         assert!(interest.sweep(1000 + IDLE_MS, only_y).is_empty());
         assert_eq!(interest.sweep(1000 + 2 * IDLE_MS, only_y), [(x.line(), x.clone())]);
         assert_eq!((interest.len(), interest.get(&x.line()), interest.get(&y.line())), (1, None, Some((&y, 0))));
+        assert_eq!(interest.want(z.line(), &z, 50_000, || false), Wanted::Full, "there is no memory");
         assert_eq!(want(&mut interest, &z, 50_000), Wanted::New);
+        assert_eq!(interest.want(z.line(), &z, 50_000, || panic!("it is there")), Wanted::Already);
     }
 }

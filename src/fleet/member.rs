@@ -288,10 +288,10 @@ impl Member {
         self.asked.give_up(ask)
     }
 
-    /// Wants to hear what is said to an audience.
-    pub(super) fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
+    /// Wants to hear what is said to an audience, if it does already or `may`.
+    pub(super) fn listen_if(&mut self, target: &Target, now_ms: u64, may: impl FnOnce() -> bool) -> (Line, Wanted) {
         let line = target.line();
-        let wanted = self.interest.want(line, target, now_ms);
+        let wanted = self.interest.want(line, target, now_ms, may);
         if wanted == Wanted::New {
             self.standing.listens(line);
         }
@@ -743,6 +743,12 @@ impl Member {
     /// Where clients reach other nodes.
     pub(super) fn runs(&self) -> BTreeMap<Run, Arc<str>> {
         self.roster.runs()
+    }
+
+    /// What its tables take of the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let numbers = self.outgoing.heap_bytes() + self.incoming.heap_bytes();
+        numbers + self.interest.heap_bytes() + self.standing.heap_bytes()
     }
 
     /// The number of audiences it listens to, of its own counts, and of others'.

@@ -6,6 +6,13 @@ use crate::shard::command::PushFrame;
 
 const NOW_MS: u64 = 1_000_000;
 
+impl Member {
+    /// Wants to hear what is said to an audience.
+    pub(in crate::fleet) fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
+        self.listen_if(target, now_ms, || true)
+    }
+}
+
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }

@@ -5,6 +5,7 @@
 //! count that was used is announced several times. Counts evicted before that are announced as a number of such counts.
 
 use super::subject::Line;
+use crate::admission::{table_bytes, tree_bytes_in_order};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// How often a count is announced after it was used: one announcement may be lost, and so may two.
@@ -143,6 +144,13 @@ impl Outgoing {
     /// Those that were forgotten too early.
     pub(super) fn forgotten(&self) -> ForgottenCounts {
         self.forgotten
+    }
+
+    /// What they take of the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        table_bytes::<Line, Count>(self.counts.capacity())
+            + tree_bytes_in_order::<u64, Line>(self.by_use.len())
+            + self.due.capacity() * size_of::<(Line, u32)>()
     }
 
     /// How many counts there are.

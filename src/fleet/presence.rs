@@ -4,6 +4,7 @@
 
 use super::names::NAME_BYTES_MAX;
 use super::subject::Line;
+use crate::admission::{table_bytes, tree_bytes_in_order};
 use crate::broker::{OnNodes, Presence, Present};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -31,6 +32,13 @@ struct Said {
 }
 
 impl Remembered {
+    /// What is remembered takes of the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        table_bytes::<(Line, Arc<str>), Said>(self.said.capacity())
+            + tree_bytes_in_order::<u64, (Line, Arc<str>)>(self.by_age.len())
+            + self.said.len() * (2 * size_of::<usize>() + NAME_BYTES_MAX / 2)
+    }
+
     /// The presence in a topic, from the nodes' answers just now.
     pub(super) fn presence(&mut self, line: Line, now: OnNodes, now_ms: u64) -> Presence {
         let mut presence = Presence { is_partial: now.is_partial, ..Presence::default() };

@@ -10,6 +10,7 @@
 //! else was lost.
 
 use super::subject::Line;
+use crate::admission::table_bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -134,6 +135,13 @@ impl CountsAtStart {
         for question in self.questions.values_mut() {
             question.waits_for.remove(node);
         }
+    }
+
+    /// What is kept takes of the heap, but for the answers: some hundred bytes of a node for each question.
+    pub(super) fn heap_bytes(&self) -> usize {
+        (self.new.capacity() + self.lines) * size_of::<Line>()
+            + self.questions.len() * 2 * size_of::<(u64, StandingQuestion)>()
+            + table_bytes::<Line, u64>(self.of.capacity())
     }
 
     /// Forgets what has been known for long enough.

@@ -12,12 +12,17 @@ use std::time::{Duration, Instant};
 
 const RESUMABLE: &str = "Sec-WebSocket-Protocol: pushring.1\r\n";
 
-fn take_turn() -> MutexGuard<'static, ()> {
+pub(super) fn take_turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// So many channels, and clients that read nothing.
-fn open(broker: &Broker, process: &Process, count: usize, fields: &str) -> Vec<(TcpStream, pushring::ChannelId)> {
+pub(super) fn open(
+    broker: &Broker,
+    process: &Process,
+    count: usize,
+    fields: &str,
+) -> Vec<(TcpStream, pushring::ChannelId)> {
     let clients: Vec<TcpStream> = (0..count).map(|_| connect(broker, "/p:test:sys/", fields).0).collect();
     let (mut events, mut channels) = (Vec::new(), Vec::new());
     while channels.len() < count {

@@ -5,7 +5,7 @@
 //! to the process, by capacity. Knows connections by their place in the shard's table alone.
 
 use super::topics::{Topic, TopicClaim, Topics};
-use crate::admission::{Charge, HeldAs, ProcessMemory};
+use crate::admission::{Charge, HeldAs, ProcessMemory, table_bytes};
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -57,16 +57,6 @@ impl TopicSubscribers {
 
 fn places_bytes(places: &Vec<TopicPlace>) -> usize {
     places.capacity() * size_of::<TopicPlace>()
-}
-
-/// The memory of a hash table with room for so many entries, seven eighths full: an entry and a byte for each bucket.
-fn table_bytes<K, V>(capacity: usize) -> usize {
-    match capacity {
-        0 => 0,
-        1..=3 => 4 * (size_of::<(K, V)>() + 1) + 16,
-        4..=7 => 8 * (size_of::<(K, V)>() + 1) + 16,
-        more => (more * 8 / 7).next_power_of_two() * (size_of::<(K, V)>() + 1) + 16,
-    }
 }
 
 impl Subscriptions {

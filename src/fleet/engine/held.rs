@@ -1,0 +1,67 @@
+//! What the fleet's thread keeps of audiences and other nodes, charged to the fleet as to a process.
+//!
+//! Invariants: what clients choose, audiences above all, is charged before it is listened to, and refused where there
+//! is no memory for it; numbers are bounded by `fleet_subjects_max`, and charged as they are found to be kept.
+
+use super::Engine;
+use crate::admission::{Charge, HeldAs, ProcessMemory, table_bytes};
+use crate::broker::BrokerHandle;
+use crate::fleet::subject::Line;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use tokio::task::AbortHandle;
+
+/// In whose name it is charged.
+const NAME: &str = "fleet:pushring:sys";
+
+/// What listening to an audience takes beside the tables: a subscription of NATS' client, whose queue is made with room
+/// for 32 messages, and the task that reads it.
+const SUBSCRIPTION_BYTES: usize = 7 * 1024;
+
+/// So many audiences are listened to whatever memory there is: those of the processes themselves.
+const LISTENS_ANYWAY: usize = 64;
+
+/// See the module.
+pub(super) struct FleetMemory {
+    memory: ProcessMemory,
+    charge: RefCell<Charge>,
+}
+
+impl FleetMemory {
+    /// Nothing is kept yet.
+    pub(super) fn new(broker: &BrokerHandle) -> Self {
+        let memory = broker.memory_for(NAME.parse().expect("it is a process' name"));
+        let charge = RefCell::new(memory.charge_anyway(HeldAs::Topics, 0));
+        Self { memory, charge }
+    }
+}
+
+impl Engine {
+    /// Returns whether there is memory to listen to one more audience; then it is charged.
+    pub(super) fn may_listen(&self) -> bool {
+        let may = self.listening.borrow().len() < LISTENS_ANYWAY || self.held.memory.has_room(SUBSCRIPTION_BYTES);
+        if may {
+            let mut charge = self.held.charge.borrow_mut();
+            let bytes = charge.bytes();
+            charge.resize(bytes + SUBSCRIPTION_BYTES);
+        }
+        may
+    }
+
+    /// Charges what is kept now.
+    pub(super) fn count_held(&self) {
+        let listening = self.listening.borrow();
+        let heard = self.state.heard.read().unwrap_or_else(PoisonError::into_inner).capacity();
+        let bytes = listening.len() * SUBSCRIPTION_BYTES
+            + table_of(&listening)
+            + table_bytes::<Line, ()>(heard)
+            + self.member.borrow().heap_bytes()
+            + self.remembered.borrow().heap_bytes();
+        self.held.charge.borrow_mut().resize(bytes);
+    }
+}
+
+fn table_of(listening: &HashMap<Line, AbortHandle>) -> usize {
+    table_bytes::<Line, AbortHandle>(listening.capacity())
+}
