@@ -98,5 +98,5 @@ impl Options {
 /// A shard's inbox of payloads has four times as much; all of it is for one queue here.
 pub const QUEUE_BYTES_MAX_DEFAULT: u64 = 16 << 20;
 
-/// Some 30 MB of numbers when all of them are in use.
+/// Some 30 MB of numbers, and 450 MB of subscriptions, when all of them are in use; `memory_budget` bounds them too.
 pub const SUBJECTS_MAX_DEFAULT: usize = 64 * 1024;
