@@ -1,8 +1,8 @@
 //! Publishing over HTTP: `POST /api/push`, queries and closes, for backends that have no link.
 //!
 //! The shards' own HTTP side takes requests in and sends answers, with all its limits. What a request says is read and
-//! done on the shard that it came to ([`on_shard`]), if it is short and its answer waits for nothing, and otherwise on a
-//! thread of the API's own ([`on_thread`]), in the name of the process that it names. The protocol stands in
+//! done on the shard that it came to ([`on_shard`]), if it is short and its answer waits for nothing, and otherwise on
+//! a thread of the API's own ([`on_thread`]), in the name of the process that it names. The protocol stands in
 //! `docs/PUBLISHING.md` and `docs/openapi.json`.
 //!
 //! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: a
