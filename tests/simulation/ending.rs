@@ -94,15 +94,16 @@ impl World {
                 process.phase = Phase::Attached;
             }
         }
-        // Clients' messages are read at the pace of their processes, a few in each step.
+        // Clients' messages are read at the pace of their processes, a few in each step, and so are orders given.
         let (mut heard, mut quiet_ms, until_ms) = (0, 0, self.now_ms + CALM_MS_MAX);
         while quiet_ms < CALM_MS {
             if self.now_ms > until_ms {
-                return Err("there is no end to what clients have sent".into());
+                return Err("there is no end to what clients have sent, or handlers have to order".into());
             }
             self.one_step(TICK_MS, false)?;
             quiet_ms += TICK_MS;
-            if std::mem::replace(&mut heard, self.report.messages + self.report.pings) != heard {
+            let has_heard = std::mem::replace(&mut heard, self.report.messages + self.report.pings) != heard;
+            if has_heard || self.has_hosted_orders() {
                 quiet_ms = quiet_ms.min(CALM_MS / 2);
             }
         }

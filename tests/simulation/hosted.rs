@@ -20,6 +20,10 @@ use std::sync::{Arc, Mutex};
 /// The time of the slowest event.
 pub const SLOW_EVENT_NS: u64 = 400_000;
 
+/// A process orders nothing more while one of its handlers has so many orders to give: they are as good as in an inbox,
+/// where the oracle expects no more than `IN_INBOXES_MAX`.
+pub const ORDERS_WAITING_MAX: usize = 32;
+
 /// The event that only says that there is something to do.
 const POKE: u64 = u64::MAX;
 
@@ -65,6 +69,11 @@ impl Booths {
     /// An order for the handler to give.
     pub fn order(&self, shard: usize, order: Order) {
         self.0[shard].lock().unwrap().orders.push_back(order);
+    }
+
+    /// Orders that the handler on the busiest shard has not given yet.
+    pub fn orders_waiting(&self) -> usize {
+        self.0.iter().map(|booth| booth.lock().unwrap().orders.len()).max().unwrap_or(0)
     }
 
     /// Whether its handlers take no events now.
@@ -199,6 +208,11 @@ impl World {
         for Order { note, awaits, .. } in orders {
             self.note(index, shard, note, awaits, false);
         }
+    }
+
+    /// Returns whether handlers have orders to give.
+    pub fn has_hosted_orders(&self) -> bool {
+        self.processes.iter().filter_map(|process| process.hosted.as_ref()).any(|hosted| hosted.orders_waiting() > 0)
     }
 
     /// Its process ran on the shards and is gone: it has not heard of what happened to its channels since.

@@ -1,5 +1,6 @@
 //! Actions of processes: read, push, close, answer requests, let guests in, lose their link, end and start again.
 
+use super::hosted::{Booths, ORDERS_WAITING_MAX};
 use super::oracle::{Fate, Pushed};
 use super::payload;
 use super::plant::Plant;
@@ -87,7 +88,11 @@ impl World {
         if !faults || self.processes[index].phase != Phase::Attached {
             return Ok(());
         }
-        let orders = self.draw_orders(index);
+        let is_behind = |hosted: &Booths| hosted.orders_waiting() >= ORDERS_WAITING_MAX;
+        let orders = match self.processes[index].hosted.as_ref().is_some_and(is_behind) {
+            true => Vec::new(),
+            false => self.draw_orders(index),
+        };
         if self.processes[index].rng.chance(self.settings.batch_percent) && self.processes[index].hosted.is_none() {
             self.hand_over_batches(index, orders);
         } else {
