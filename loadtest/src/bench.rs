@@ -21,7 +21,7 @@ pub(crate) struct Run<S: Args> {
     pub server: ServerArgs,
 }
 
-/// Which server, and how this program behaves.
+/// The server, and this program's behaviour.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArgs {
@@ -37,7 +37,7 @@ pub(crate) struct ServerArgs {
     /// Start a reference server instead (see `loadtest reference --help`).
     #[arg(long, value_name = "NAME", conflicts_with_all = ["url", "start"])]
     pub reference: Option<String>,
-    /// Shards of the pushring that is started.
+    /// Shards of the started pushring.
     #[arg(long, default_value_t = 1)]
     pub shards: usize,
     /// CPUs to pin the started server to, such as 0 or 0,1.
@@ -64,10 +64,10 @@ pub(crate) struct ServerArgs {
     /// Give up when nothing arrives for this long, in seconds.
     #[arg(long, default_value_t = 10.0)]
     pub patience: f64,
-    /// The server that is started speaks TLS, by a certificate that is made now.
+    /// The started server speaks TLS, with a self-signed certificate made at the start.
     #[arg(long, conflicts_with = "url")]
     pub tls: bool,
-    /// Check the certificate of a wss:// server, against the authority in this PEM file; without it, any is taken.
+    /// Check the certificate of a wss:// server against the authority in this PEM file; without it, any is accepted.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// Offer X25519 alone to a wss:// server, instead of X25519MLKEM768 first, as browsers do.

@@ -38,11 +38,11 @@ pub(crate) enum Command {
     Inbound(Run<inbound::Settings>),
     /// A bounded soak: churn, resets, slow readers and half-open peers beside clients that must not notice.
     Soak(Run<soak::Settings>),
-    /// Neighbours: what the echo of one process feels of others that take all they can get.
+    /// Neighbours: the effect of greedy processes on the echo of another.
     Neighbours(Run<neighbours::Settings>),
     /// A fleet: several daemons and a nats-server on loopback, clients on each, every delivery counted.
     Fleet(fleet::Settings),
-    /// The floors: what the system calls alone cost here.
+    /// The floors: the cost of the system calls alone on this machine.
     Limit(CompareArgs),
     /// Servers side by side, interleaved, with ratios and a report.
     Compare(CompareArgs),

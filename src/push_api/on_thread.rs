@@ -1,7 +1,7 @@
-//! The API's thread: requests whose answers wait for an outcome or for other nodes, batches, bodies that are long to
-//! parse, requests that are answered once however often they come, and what is asked of topics and channels.
+//! The API's thread: requests whose answers wait for an outcome or for other nodes, batches, long bodies, requests
+//! with an `Idempotency-Key`, and queries of topics and channels.
 //!
-//! Invariants: a request that other nodes have to answer holds up no other; a batch is worked off a part at a time.
+//! Invariants: a request that other nodes have to answer holds up no other; a batch is processed a part at a time.
 
 use super::idempotency::{KeyDigest, KeyStatus};
 use super::lines::LineBatch;

@@ -47,11 +47,11 @@ counts! {
     turned_away_per_process,
     /// Clients answered 503 because their address had too many handshakes per second.
     handshakes_refused,
-    /// Clients let go without a word, since too many were being turned away.
+    /// Clients closed without an answer, since too many others were being answered 503.
     let_go,
     /// Channels opened.
     opened,
-    /// Orders obeyed.
+    /// Orders carried out.
     commands,
     /// Frames pushed to channels, each channel counted.
     pushed,
@@ -61,7 +61,7 @@ counts! {
     pushes_unknown,
     /// Frames that waited behind a full socket.
     queued,
-    /// Frames that took the place of an older one of their key.
+    /// Frames that replaced an older one of their key.
     conflated,
     /// Frames that a policy dropped.
     dropped,
@@ -83,7 +83,7 @@ counts! {
     sent_bytes,
     /// Events that handlers on the shards have taken.
     handler_events,
-    /// How long they took.
+    /// The time that handlers took for them.
     handler_ns,
     /// Events for which a handler took longer than its part of a turn, 0.25 ms.
     handler_slow,
@@ -99,7 +99,7 @@ counts! {
     misdirected,
     /// Requests with X-Forwarded-For whose peer is no trusted proxy.
     forwarded_untrusted,
-    /// Connections of balancers closed, for they did not begin with a valid PROXY header.
+    /// Connections of balancers closed because they did not begin with a valid PROXY header.
     proxy_headers_refused,
     /// Registrations refused.
     registrations_refused,
@@ -109,17 +109,17 @@ counts! {
     unsubscribed,
     /// Subscriptions refused: too many, or no memory.
     subscriptions_refused,
-    /// Channels whose connections were lost, and that waited for their clients to come back.
+    /// Channels whose connections were lost, and that waited for their clients to resume.
     detached,
-    /// Channels that clients came back for, and went on with.
+    /// Channels that clients have resumed.
     resumed,
-    /// Those of them whose clients had missed more than was remembered.
+    /// Those of them whose clients had missed more than was kept.
     resumed_with_gap,
     /// Those of them whose old connections still seemed alive.
     taken_over,
-    /// Clients that came back for a channel and got a new one.
+    /// Clients that tried to resume a channel and got a new one.
     resumes_refused,
-    /// Segments of history that were let go of because memory was short, or a shard remembered too much.
+    /// Segments of history released because memory was short, or a shard kept too much.
     history_shed,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     /// Connections to hold open idle; 0 skips that part.
     #[arg(long, default_value_t = 8000)]
     pub clients: usize,
-    /// For how long, in seconds.
+    /// How long to hold them, in seconds.
     #[arg(long, default_value_t = 1.0)]
     pub hold: f64,
     /// Connections to open and close again after that; 0 skips that part.

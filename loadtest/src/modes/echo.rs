@@ -21,7 +21,7 @@ pub(crate) struct Settings {
     /// Clients.
     #[arg(long, default_value_t = 100)]
     pub clients: usize,
-    /// Messages of each client on their way at a time.
+    /// Messages of each client in flight.
     #[arg(long, default_value_t = 16)]
     pub in_flight: u64,
     /// Bytes of a message.

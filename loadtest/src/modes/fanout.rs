@@ -33,7 +33,7 @@ pub(crate) struct WindowSettings {
     /// Bytes of a message.
     #[arg(long, default_value = "128", value_parser = parse_size)]
     pub size: usize,
-    /// Messages on their way at a time: the next is sent when all clients have the oldest.
+    /// Messages in flight: the next is sent when all clients have the oldest.
     #[arg(long, default_value_t = 1)]
     pub in_flight: u64,
     /// Each message leaves the publisher in a write of its own, instead of all that may be sent in one.
@@ -45,7 +45,7 @@ pub(crate) struct WindowSettings {
     /// Publish for this long instead, in seconds.
     #[arg(long, conflicts_with_all = ["messages", "stall"])]
     pub seconds: Option<f64>,
-    /// So many of the clients stop reading for a while, each at its own time.
+    /// The number of clients that stop reading for a while, each at its own time.
     #[arg(long, default_value_t = 0)]
     pub stall: usize,
     /// For how many messages each of them stops.
