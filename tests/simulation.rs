@@ -35,7 +35,7 @@ fn equal_seeds_give_equal_traces() {
 
 #[test]
 fn a_stalled_client_changes_nobody_elses_trace() {
-    for seed in 0..10 {
+    for seed in 0..15 {
         let lawful = Options { lawful: true, ..options(seed) };
         let flowing = run(lawful).unwrap();
         let stalled = run(Options { stalled: Some(0), ..lawful }).unwrap();

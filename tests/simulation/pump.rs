@@ -174,6 +174,12 @@ impl Pump {
             if !is_busy {
                 self.bell.0.store(false, Ordering::SeqCst);
                 if turns.prepare_sleep() {
+                    // What the ready set has to tell ends a sleep at once: else it would depend on what others want
+                    // whether a client is heard in this step or in the next.
+                    if self.network.borrow().has_news(self.port) {
+                        turns.awake();
+                        continue;
+                    }
                     self.is_asleep = true;
                     return Ok(());
                 }

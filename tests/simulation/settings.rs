@@ -228,8 +228,6 @@ impl Settings {
         self.tls_percent = 0;
         self.jumps = 0;
         (self.stops_at, self.drains_at) = (None, None);
-        // A handler's input in a turn depends on its clients, so a client that stalls shifts others by a turn.
-        self.hosted = [false; NAMES];
     }
 
     pub fn admission(&self) -> admission::ConnectionLimits {

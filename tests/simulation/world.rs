@@ -333,10 +333,9 @@ impl World {
             if faults && self.clients[number].state == State::Away && self.step > self.clients[number].plan.arrives_at {
                 self.connect(number);
             }
-            if self.options.stalled == Some(number) {
-                if self.clients[number].state == State::Open {
-                    self.clients[number].stall(u64::MAX);
-                }
+            // Until its channel is open it does the same as ever: ids are minted in the order of opening.
+            if self.options.stalled == Some(number) && self.clients[number].state == State::Open {
+                self.clients[number].stall(u64::MAX);
                 continue;
             }
             if faults {
