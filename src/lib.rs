@@ -1,8 +1,8 @@
 //! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
 //!
-//! A [`Process`] attaches to a [`Broker`] and owns the channels that clients open on its paths. It hears of them in
+//! A [`Process`] attaches to a [`Broker`] and owns the channels that clients open on its paths. It receives their
 //! [`Event`]s and pushes [`Message`]s to them. A push to a channel, or to thousands, is encoded once and never waits
-//! for a client; its [`Outcome`] is told to code that asks.
+//! for a client; its [`Outcome`] is reported on request.
 //!
 //! ```
 //! use pushring::{Broker, Message, Policy};
@@ -13,24 +13,24 @@
 //! chat.bind_at("/chat")?;
 //! println!("clients connect to ws://{}/chat", broker.address());
 //!
-//! // To all that are there. Where a client does not keep up, this push is dropped rather than the client.
+//! // To all channels. If a client does not keep up, this push is dropped rather than the client.
 //! let ticket = chat.broadcast(Message::text("hello")).policy(Policy::DropNewest).ask().send()?;
 //! let outcome = ticket.wait(Duration::from_secs(5))?;
 //! assert_eq!(outcome.sent, 0, "no client has connected yet");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | an embedder meets | |
+//! | type | |
 //! |---|---|
 //! | [`Broker`], [`Broker::builder`] | the shards and their listener |
-//! | [`Process`], [`ProcessHandle`] | the owner of channels: binds, hears, pushes; and its half for other threads |
+//! | [`Process`], [`ProcessHandle`] | the owner of channels: binds paths, receives events, pushes; and its half for other threads |
 //! | [`Broker::on_shards`] | a process without a thread: its handlers run on the shards, where its channels are |
 //! | [`ChannelId`] | one client's WebSocket; its shard is `id % shards` |
-//! | [`Message`] | what is pushed: Text, Binary, a ping |
-//! | [`Event`] | what happened to a channel: opened, a message, closed |
+//! | [`Message`] | a message to push: Text, Binary, a ping |
+//! | [`Event`] | an event of a channel: opened, a message, closed |
 //! | [`Push`], [`Broadcast`], [`Subscribe`], [`Close`], [`Respond`] | orders: options by name, and an end that says whether it may wait |
-//! | [`Policy`] | what happens to a frame for a client that does not keep up |
-//! | [`Ticket`], [`Outcome`], [`OnNodes`] | what became of a push |
+//! | [`Policy`] | the rule for a client that does not keep up |
+//! | [`Ticket`], [`Outcome`], [`OnNodes`] | the outcome of a push |
 //!
 //! # Features
 //!
@@ -42,7 +42,7 @@
 //! | `node` | [`node`], [`process_lib`]: a node's own HTTP and WebSocket server | `control` |
 //! | `control` | [`control`]: statistics, disconnects and metrics for an operator | `driver` |
 //! | `tls` | TLS without a proxy in front | |
-//! | `driver` | [`Broker`] and all that is said of it here: threads, sockets, io_uring and epoll | |
+//! | `driver` | [`Broker`] and its threads, sockets, io_uring and epoll | |
 //!
 //! An embedder takes `default-features = false, features = ["driver"]`. Without `driver` the core remains, which does
 //! no I/O and depends on no crate that could.
@@ -50,8 +50,8 @@
 //! # Calls that may wait
 //!
 //! These block the thread that calls them, and no others do. None waits for a client. On a shard's thread, where
-//! handlers run ([`Broker::on_shards`]), those that wait for shards panic instead of hanging. What [`Here`] offers
-//! never waits.
+//! handlers run ([`Broker::on_shards`]), those that wait for shards panic instead of hanging. The methods of
+//! [`Here`] never wait.
 //!
 //! | call | waits for |
 //! |---|---|
@@ -74,10 +74,10 @@
 //! | the names of the Kinode process library | [`process_lib`] |
 //! | a node's own HTTP and WebSocket server | [`node`] |
 //! | processes and nodes in other programs | [`link`] |
-//! | what an operator asks of a running broker | [`control`] |
+//! | an operator's questions to a running broker | [`control`] |
 //!
-//! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each
-//! other in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway,
+//! The rest is private: `docs/ARCHITECTURE.md` shows the path of a byte through it. Its parts depend on each other in
+//! one direction only, which a test enforces: `words, channel, process_id ← proto, http, resume ← gateway,
 //! admission, jwks, tls ← shard, queue ← driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
@@ -189,7 +189,7 @@ pub mod internals {
     pub use queue::orders as inbox;
 }
 
-/// What the README tells people to write, compiled.
+/// The code in the README, compiled.
 #[cfg(all(doctest, feature = "driver"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

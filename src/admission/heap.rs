@@ -73,7 +73,7 @@ impl<K: HeapBytes, V: HeapBytes> HeapBytes for BTreeMap<K, V> {
     }
 }
 
-/// What a hash table takes that has room for so many entries, seven eighths full: an entry and a byte for each bucket.
+/// The memory of a hash table with room for so many entries, seven eighths full: an entry and a byte for each bucket.
 pub fn table_bytes<K, V>(capacity: usize) -> usize {
     match capacity {
         0 => 0,

@@ -1,4 +1,4 @@
-//! A limited number of places, each with its peer: who makes room when they run out.
+//! A limited number of places, each with its peer, and the rule for making room when they run out.
 //!
 //! The rule: the peer that has most places gives its oldest; of peers with equally many, the one that was here first.
 //! Limits, and whether a newcomer may displace another at all, are the caller's to decide.

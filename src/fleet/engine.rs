@@ -190,7 +190,7 @@ struct Engine {
     /// The askers for other nodes' outcomes.
     asking: RefCell<HashMap<u64, NodesAsked>>,
     remembered: RefCell<Remembered>,
-    /// What all of this takes.
+    /// The memory of all of this.
     held: FleetMemory,
     /// Outcomes for pushes of other nodes that ask.
     outcomes: mpsc::Sender<(Name, u64, Outcome)>,

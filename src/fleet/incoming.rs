@@ -65,7 +65,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Incoming {
     places: HashMap<Line, HashMap<Arc<str>, Place>>,
-    /// What the tables of all lines take.
+    /// The heap bytes of the tables of all lines.
     of_lines_bytes: usize,
     /// All of them by when they were used last.
     by_use: BTreeMap<u64, (Line, Arc<str>)>,
@@ -101,7 +101,7 @@ struct Claim {
     is_younger: bool,
 }
 
-/// What the name of a place's source takes, which came with a message.
+/// The memory of the name of a place's source, which came with a message.
 const NAME_BYTES: usize = 2 * size_of::<usize>() + NAME_BYTES_MAX / 2;
 
 fn bytes_of(of_line: &HashMap<Arc<str>, Place>) -> usize {
@@ -279,7 +279,7 @@ impl Incoming {
         self.of_lines_bytes = self.places.values().map(bytes_of).sum();
     }
 
-    /// What they take of the heap.
+    /// Their heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         table_bytes::<Line, HashMap<Arc<str>, Place>>(self.places.capacity())
             + self.of_lines_bytes

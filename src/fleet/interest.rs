@@ -83,7 +83,7 @@ impl Interest {
         idle
     }
 
-    /// What they take of the heap.
+    /// Their heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         table_bytes::<Line, Listening>(self.lines.capacity()) + self.names_bytes
     }

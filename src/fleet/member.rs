@@ -745,7 +745,7 @@ impl Member {
         self.roster.runs()
     }
 
-    /// What its tables take of the heap.
+    /// The heap bytes of its tables.
     pub(super) fn heap_bytes(&self) -> usize {
         let numbers = self.outgoing.heap_bytes() + self.incoming.heap_bytes();
         numbers + self.interest.heap_bytes() + self.standing.heap_bytes()

@@ -146,7 +146,7 @@ impl Outgoing {
         self.forgotten
     }
 
-    /// What they take of the heap.
+    /// Their heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         table_bytes::<Line, Count>(self.counts.capacity())
             + tree_bytes_in_order::<u64, Line>(self.by_use.len())

@@ -32,7 +32,7 @@ struct Said {
 }
 
 impl Remembered {
-    /// What is remembered takes of the heap.
+    /// The heap bytes of the counts kept.
     pub(super) fn heap_bytes(&self) -> usize {
         table_bytes::<(Line, Arc<str>), Said>(self.said.capacity())
             + tree_bytes_in_order::<u64, (Line, Arc<str>)>(self.by_age.len())

@@ -137,7 +137,7 @@ impl CountsAtStart {
         }
     }
 
-    /// What is kept takes of the heap, but for the answers: some hundred bytes of a node for each question.
+    /// The heap bytes kept, without the answers: some hundred bytes of a node for each question.
     pub(super) fn heap_bytes(&self) -> usize {
         (self.new.capacity() + self.lines) * size_of::<Line>()
             + self.questions.len() * 2 * size_of::<(u64, StandingQuestion)>()

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 const PART_LINES: usize = 128;
 const PART_BYTES: usize = 64 << 10;
 
-/// What the answers to a part are taken to be before they are known.
+/// The assumed bytes of a part's answers before they are known.
 const PART_ANSWERS_BYTES: usize = PART_LINES * 256;
 
 /// See the module.
@@ -28,7 +28,7 @@ pub(super) struct LineBatch {
     answers: Vec<u8>,
     /// From that one on.
     waiting: VecDeque<LineAnswer>,
-    /// What those of them that are known take.
+    /// The bytes of those that are known.
     known_bytes: usize,
     key: Option<KeyDigest>,
     body_bytes: usize,

@@ -59,12 +59,12 @@ impl QueueLimits {
         Self { messages_max: self.messages_max.div_ceil(LOW_PART), bytes_max: self.bytes_max.div_ceil(LOW_PART) }
     }
 
-    /// What a message counts as where clients have shares: as much of the limits as it takes, in messages.
+    /// The units of a message where clients have shares: its part of the limits, in messages.
     pub(crate) fn units(self, message_bytes: usize) -> usize {
         1 + message_bytes / (self.bytes_max / self.messages_max.max(1)).max(1)
     }
 
-    /// What each of so many clients may add until the queue is low again, in such units.
+    /// The units that each of so many clients may add until the queue is low again.
     pub(crate) fn share(self, clients: usize) -> usize {
         (2 * self.low().messages_max / clients.max(CLIENTS_MIN)).max(SHARE_MIN)
     }
@@ -92,11 +92,11 @@ pub enum QueueLevel {
     /// From here on, until it is low, each client may add its share: what is ahead of a message is bounded by that,
     /// however much others send.
     High,
-    /// Nobody may add to it.
+    /// Nothing may be added.
     Full,
 }
 
-/// What a shard waits for whose clients were refused.
+/// The room for which a shard waits after its clients were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RoomWanted {

@@ -78,7 +78,7 @@ pub struct WorkLimits {
     pub handlers_ns: u64,
     /// Sending a batch: as much where the parts before took little, and a third of it whatever they took.
     pub sends_ns: u64,
-    /// What the turn may have cost when its batch has been sent.
+    /// The most work of a turn once its batch has been sent.
     pub until_sent_ns: u64,
     /// Clients that go on.
     pub resumes_ns: u64,
@@ -87,17 +87,17 @@ pub struct WorkLimits {
 }
 
 impl WorkLimits {
-    /// What a batch may cost in a turn that has cost so much before it.
+    /// The most work of a batch in a turn that has done so much before it.
     pub(super) fn batch_ns(&self, spent_ns: u64) -> u64 {
         self.sends_ns.min(self.until_sent_ns.saturating_sub(spent_ns)).max(self.least_batch_ns())
     }
 
-    /// What a batch may cost whatever the turn has cost before it.
+    /// The work that a batch may always do, whatever the turn has done before it.
     fn least_batch_ns(&self) -> u64 {
         self.sends_ns.div_ceil(3)
     }
 
-    /// What a turn costs at most, but for the last step of each of its parts.
+    /// The most work of a turn, but for the last step of each of its parts.
     pub fn turn_ns(&self) -> u64 {
         let before_ns = self.begin_ns + self.orders_ns + self.reads_ns + self.handlers_ns;
         let sent_ns = (before_ns + self.sends_ns).min(self.until_sent_ns).max(before_ns + self.least_batch_ns());

@@ -1,7 +1,7 @@
-//! What the fleet's thread keeps of audiences and other nodes, charged to the fleet as to a process.
+//! The memory of the fleet's thread for audiences and other nodes, charged to the fleet as to a process.
 //!
-//! Invariants: what clients choose, audiences above all, is charged before it is listened to, and refused where there
-//! is no memory for it; numbers are bounded by `fleet_subjects_max`, and charged as they are found to be kept.
+//! Invariants: audiences, which clients choose, are charged before they are listened to, and refused if there is no
+//! memory for them; numbers are bounded by `fleet_subjects_max`, and charged as they are found to be kept.
 
 use super::Engine;
 use crate::admission::{Charge, HeldAs, ProcessMemory, table_bytes};
@@ -15,8 +15,8 @@ use tokio::task::AbortHandle;
 /// In whose name it is charged.
 const NAME: &str = "fleet:pushring:sys";
 
-/// What listening to an audience takes beside the tables: a subscription of NATS' client, whose queue is made with room
-/// for 32 messages, and the task that reads it.
+/// The memory of listening to an audience, beside the tables: a subscription of NATS' client, whose queue is made with
+/// room for 32 messages, and the task that reads it.
 const SUBSCRIPTION_BYTES: usize = 7 * 1024;
 
 /// So many audiences are listened to whatever memory there is: those of the processes themselves.

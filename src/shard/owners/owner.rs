@@ -27,7 +27,7 @@ pub(in crate::shard) struct LocalOwner {
     gone: usize,
     /// It stands in the list of those with connections that wait.
     pub is_full: bool,
-    /// What clients may add to a queue that is high.
+    /// The units that clients may add to a high queue.
     pub(super) sharing: QueueSharing,
     /// Connections whose HTTP request waits for its answer.
     pub asked: FxHashSet<Slot>,
@@ -96,7 +96,7 @@ impl LocalOwner {
         self.unread.as_ref().map_or_else(|| self.owner.queue.limits(), Unread::limits)
     }
 
-    /// What those wait for who wait.
+    /// The room for which the waiting clients wait.
     pub(super) fn wanted(&self) -> RoomWanted {
         if self.sharing.is_waited_for { RoomWanted::Low } else { RoomWanted::Half }
     }

@@ -1,16 +1,16 @@
-//! What each client may add to its process' queue while that is high.
+//! The part that each client may add to its process' queue while that is high.
 //!
-//! A queue is one list, and what is in it is ahead of whatever comes. A client that sends as fast as it is read would
+//! A queue is one list, and events in it are ahead of all later ones. A client that sends as fast as it is read would
 //! fill it, and every message of the process' other clients would wait behind all of that. So from a height on
 //! ([`QueueLevel::High`]) and until it is low again, which is a round, each client may add its share and then waits for
-//! the next round. Who sends less than that never waits for room, until the queue is full.
+//! the next round. A client that sends less than that never waits for room, until the queue is full.
 //!
-//! Invariants: a round ends only when the queue is low; what is ahead of a message is bounded by the height and a share
-//! of each client that sends, whatever each of them sends. While the process keeps up, nothing is counted.
+//! Invariants: a round ends only when the queue is low; the events ahead of a message are bounded by the height and a
+//! share of each client that sends, whatever each of them sends. While the process keeps up, nothing is counted.
 
 use crate::queue::events::{QueueLevel, QueueLimits};
 
-/// What a client has added in a round.
+/// The units that a client has added in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::shard) struct SharedRound {
     round: u16,

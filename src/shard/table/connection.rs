@@ -218,7 +218,7 @@ pub(in crate::shard) struct Channel {
     pub violation: Option<Violation>,
     /// The round trip of the last answered ping; [`Self::NO_PING`] if none was.
     pub ping_ms: u16,
-    /// What it has added to its owner's queue while that is high.
+    /// The units that it has added to its owner's queue while that is high.
     pub added: SharedRound,
 }
 
