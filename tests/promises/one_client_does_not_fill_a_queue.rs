@@ -78,6 +78,7 @@ fn what_others_of_the_process_say_is_behind_a_part_of_the_queue() {
     let before = received(&broker);
     assert!((before as usize) < QUEUE_MESSAGES_MAX / 4, "{before} messages wait");
 
+    let deadline = Instant::now() + PATIENCE;
     send(&mut innocent, Message::binary(HELLO.to_vec()));
     while received(&broker) == before {
         assert!(Instant::now() < deadline, "who has said nothing yet is read");

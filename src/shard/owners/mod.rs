@@ -233,13 +233,16 @@ impl Owners {
     /// It may not, before there is so much room.
     pub(super) fn may_add(&mut self, place: u32, had: SharedRound) -> Result<(), RoomWanted> {
         let local = &mut self.locals[place as usize];
-        // The owners of a node share its queue.
-        let waiting = local.waiting.len() + self.full.len();
         match local.level() {
             QueueLevel::Low => local.sharing.close(),
             QueueLevel::Full => return Err(RoomWanted::Half),
-            level if local.sharing.may_add(level, local.limits(), had, waiting) => {}
-            _ => return Err(RoomWanted::Low),
+            level => {
+                // The owners of a node share its queue.
+                let waiting = local.waiting.len() + self.full.len();
+                if !local.sharing.may_add(level, local.limits(), had, waiting) {
+                    return Err(RoomWanted::Low);
+                }
+            }
         }
         Ok(())
     }
