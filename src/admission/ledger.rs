@@ -336,11 +336,10 @@ impl Tenant {
     /// How far a pool's lease may go to hold so many bytes more for it. What shards hold for it does not count: that,
     /// it can be made to give back.
     fn claim_to_keep(&self, more: usize) -> LeaseReach {
-        let share = self.0.book.share_bytes();
+        let Some(share) = self.0.book.share_bytes() else { return LeaseReach::WithinShare };
         let held = self.held();
         let kept = held.orders + held.events + held.content + held.topics + held.link;
-        let is_within = share.is_none_or(|share| kept.saturating_add(more) <= share / 2);
-        if is_within { LeaseReach::WithinShare } else { LeaseReach::ToKeep }
+        if kept.saturating_add(more) <= share / 2 { LeaseReach::WithinShare } else { LeaseReach::ToKeep }
     }
 
     /// How far a shard's lease may go for it.

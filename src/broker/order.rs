@@ -17,7 +17,7 @@ use crate::channel::ChannelId;
 use crate::http::{HeaderFields, PreparedResponse};
 use crate::proto::close;
 use crate::shard::command::{CloseCommand, CloseFrame, Command, Policy};
-use crate::shard::command::{Membership, PushMany, RespondCommand, SubscribeCommand};
+use crate::shard::command::{Membership, PushFrame, PushMany, RespondCommand, SubscribeCommand};
 use crate::shard::event::RequestId;
 use crate::words::topic;
 use bytes::Bytes;
@@ -335,18 +335,25 @@ impl<'p> Order<'p> for Broadcast<'p> {
         let except: Arc<[ChannelId]> = except.into();
         let targets = pusher.split(audience);
         let compressed = if targets.is_empty() { None } else { pusher.compress(&message) };
-        let mut parts = pusher.parts(delivery.ask, targets.len().max(1)).into_iter();
-        let command = |audience| PushMany {
-            audience,
-            except: except.clone(),
-            owner,
-            frame: message.0.clone(),
-            compressed: compressed.clone(),
-            policy: delivery.policy,
-            part: parts.next().flatten(),
+        // Most are for one shard, and nobody asks about them: nothing is made or shared for these.
+        let parts = delivery.ask.map(|ask| pusher.parts(Some(ask), targets.len().max(1)));
+        let mut parts = parts.into_iter().flatten();
+        let PushFrame { kind, mut payload } = message.0;
+        let last = targets.len().saturating_sub(1);
+        let command = |(number, (shard, audience))| {
+            let payload = if number == last { std::mem::take(&mut payload) } else { payload.clone() };
+            let many = PushMany {
+                audience,
+                except: except.clone(),
+                owner,
+                frame: PushFrame { kind, payload },
+                compressed: compressed.clone(),
+                policy: delivery.policy,
+                part: parts.next().flatten(),
+            };
+            (shard, Command::PushMany(Box::new(many)))
         };
-        let mut command = command;
-        targets.into_iter().map(|(shard, audience)| (shard, Command::PushMany(Box::new(command(audience))))).collect()
+        targets.into_iter().enumerate().map(command).collect()
     }
 }
 

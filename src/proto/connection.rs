@@ -76,6 +76,17 @@ pub enum Received<'a> {
     Close(CloseReceived<'a>),
 }
 
+/// A message of one frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WholeMessage<'a> {
+    /// Text or binary.
+    pub kind: MessageKind,
+    /// Its bytes, unmasked. Text is UTF-8.
+    pub payload: &'a [u8],
+    /// How many bytes of the input it was, with its header.
+    pub frame_bytes: usize,
+}
+
 /// The bytes of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
@@ -237,31 +248,53 @@ impl WebSocketConnection {
         limits: &MessageLimits,
         scratch: &'a mut Scratch,
     ) -> Result<(usize, Option<Received<'a>>), Violation> {
-        if self.is_between_messages()
-            && let Some(small) = frame::small_message(input)
-            && small.payload_bytes <= limits.frame_bytes_max
-            && small.payload_bytes <= limits.message_bytes_max
-        {
-            return self.short_way(input, frame::SMALL_HEADER_BYTES, &small);
+        if let Some(whole) = self.find_whole(input, limits) {
+            let WholeMessage { kind, payload, frame_bytes } = self.take_whole(input, &whole)?;
+            return Ok((frame_bytes, Some(Received::Message { kind, payload: Payload::Borrowed(payload) })));
         }
         self.receive_any(input, limits, scratch)
     }
 
-    /// A message of one frame that is whole: unmasked and checked where it lies.
-    #[inline(always)]
-    fn short_way<'a>(
+    /// Takes the message at the front of `input`, unmasked in place, if it is one that [`receive`](Self::receive) would
+    /// give without more input and without anything else to do: of one frame, whole and not compressed.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn receive_whole<'a>(
         &mut self,
         input: &'a mut [u8],
-        header_bytes: usize,
+        limits: &MessageLimits,
+    ) -> Option<Result<WholeMessage<'a>, Violation>> {
+        let whole = self.find_whole(input, limits)?;
+        Some(self.take_whole(input, &whole))
+    }
+
+    #[inline(always)]
+    fn find_whole(&self, input: &[u8], limits: &MessageLimits) -> Option<frame::ShortMessage> {
+        if !self.is_between_messages() {
+            return None;
+        }
+        let message = frame::small_message(input).or_else(|| frame::medium_message(input))?;
+        let is_allowed =
+            message.payload_bytes <= limits.frame_bytes_max && message.payload_bytes <= limits.message_bytes_max;
+        is_allowed.then_some(message)
+    }
+
+    /// Unmasks and checks it where it lies.
+    #[inline(always)]
+    fn take_whole<'a>(
+        &mut self,
+        input: &'a mut [u8],
         message: &frame::ShortMessage,
-    ) -> Result<(usize, Option<Received<'a>>), Violation> {
-        let end = header_bytes + message.payload_bytes;
-        let payload = &mut input[header_bytes..end];
+    ) -> Result<WholeMessage<'a>, Violation> {
+        let frame_bytes = message.header_bytes + message.payload_bytes;
+        let payload = &mut input[message.header_bytes..frame_bytes];
         mask::unmask(payload, message.masking_key);
         if message.kind == MessageKind::Text && !utf8::is_utf8(payload) {
             return Err(self.fail(Violation::TextNotUtf8));
         }
-        Ok((end, Some(Received::Message { kind: message.kind, payload: Payload::Borrowed(payload) })))
+        Ok(WholeMessage { kind: message.kind, payload, frame_bytes })
     }
 
     /// Returns whether nothing is kept of a frame or message: what arrives next begins a new one.
@@ -308,12 +341,8 @@ impl WebSocketConnection {
         scratch: &'a mut Scratch,
     ) -> Result<(usize, Option<Received<'a>>), Violation> {
         let input_bytes = input.len();
-        if self.is_between_messages()
-            && let Some(medium) = frame::medium_message(input)
-            && medium.payload_bytes <= limits.frame_bytes_max
-            && medium.payload_bytes <= limits.message_bytes_max
-        {
-            return self.short_way(input, frame::MEDIUM_HEADER_BYTES, &medium);
+        if input_bytes == 0 && self.is_between_messages() {
+            return Ok((0, None));
         }
         if self.finished {
             return Ok((input_bytes, None));

@@ -196,7 +196,12 @@ pub(super) fn small_message(bytes: &[u8]) -> Option<ShortMessage> {
     // Below zero (wraps to above 125) without the mask bit; 126 and 127 announce a longer form.
     let payload_bytes = usize::from(second.wrapping_sub(MASKED));
     let is_whole = payload_bytes <= CONTROL_BYTES_MAX && payload_bytes <= rest.len();
-    is_whole.then_some(ShortMessage { kind, masking_key: [a, b, c, d], payload_bytes })
+    is_whole.then_some(ShortMessage {
+        kind,
+        masking_key: [a, b, c, d],
+        payload_bytes,
+        header_bytes: SMALL_HEADER_BYTES,
+    })
 }
 
 /// The same with a length of sixteen bits.
@@ -213,7 +218,12 @@ pub(super) fn medium_message(bytes: &[u8]) -> Option<ShortMessage> {
     let is_whole = second == MASKED | LENGTH_IS_16_BITS
         && payload_bytes >= usize::from(LENGTH_IS_16_BITS)
         && payload_bytes <= rest.len();
-    is_whole.then_some(ShortMessage { kind, masking_key: [a, b, c, d], payload_bytes })
+    is_whole.then_some(ShortMessage {
+        kind,
+        masking_key: [a, b, c, d],
+        payload_bytes,
+        header_bytes: MEDIUM_HEADER_BYTES,
+    })
 }
 
 /// See [`small_message`] and [`medium_message`].
@@ -221,13 +231,15 @@ pub(super) struct ShortMessage {
     pub kind: MessageKind,
     pub masking_key: MaskingKey,
     pub payload_bytes: usize,
+    /// What stands before the payload.
+    pub header_bytes: usize,
 }
 
 /// The header bytes of a [`small_message`].
-pub(super) const SMALL_HEADER_BYTES: usize = 6;
+const SMALL_HEADER_BYTES: usize = 6;
 
 /// The header bytes of a [`medium_message`].
-pub(super) const MEDIUM_HEADER_BYTES: usize = 8;
+const MEDIUM_HEADER_BYTES: usize = 8;
 
 /// The header of a frame of ours, inline.
 #[derive(Clone, Copy)]
@@ -241,6 +253,12 @@ impl ServerHeader {
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The same, and behind it whatever makes it as long as any.
+    #[inline]
+    pub(crate) fn padded(&self) -> &[u8; SERVER_HEADER_BYTES_MAX] {
+        &self.bytes
     }
 }
 

@@ -27,7 +27,7 @@ pub mod utf8;
 mod violation;
 
 pub use close::CloseReceived;
-pub use connection::{MessageLimits, Payload, Received, Scratch, WebSocketConnection};
+pub use connection::{MessageLimits, Payload, Received, Scratch, WebSocketConnection, WholeMessage};
 pub use frame::{MessageKind, Opcode, ServerHeader, server_frame_len, server_header};
 pub use upgrade::{Upgrade, UpgradeError};
 pub use violation::Violation;

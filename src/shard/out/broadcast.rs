@@ -160,17 +160,27 @@ impl Encoding {
         self.kept = self.kept.filter(|&range| is_there(range));
     }
 
+    /// Where it is sent from: written there when it is first asked for.
+    #[inline]
     pub(crate) fn range(&mut self, window: &mut Window) -> Range {
-        *self.range.get_or_insert_with(|| {
-            let FrameParts { header, payload, charge } = &self.parts;
-            if payload.len() > self.copy_bytes_max {
-                window.append_blob(Some(*header), payload.clone(), charge.clone())
-            } else if charge.is_counted() {
-                window.append_large(header, payload, charge)
-            } else {
-                window.append_joined(header.as_slice(), payload)
-            }
-        })
+        match self.range {
+            Some(range) => range,
+            None => self.write(window),
+        }
+    }
+
+    #[cold]
+    fn write(&mut self, window: &mut Window) -> Range {
+        let FrameParts { header, payload, charge } = &self.parts;
+        let range = if payload.len() > self.copy_bytes_max {
+            window.append_blob(Some(*header), payload.clone(), charge.clone())
+        } else if charge.is_counted() {
+            window.append_large(header, payload, charge)
+        } else {
+            window.append_joined(header.as_slice(), payload)
+        };
+        self.range = Some(range);
+        range
     }
 }
 
@@ -221,6 +231,12 @@ impl Forms {
     /// The message as it is.
     pub(super) fn message(&self) -> (PushKind, &Bytes) {
         (self.kind, &self.plain.parts.payload)
+    }
+
+    /// The form that every channel gets that is sent frames, where there is only one.
+    #[inline]
+    pub(super) fn only(&mut self) -> Option<&mut Encoding> {
+        self.compressed.is_empty().then_some(&mut self.plain)
     }
 
     /// The form that this channel gets.

@@ -116,6 +116,7 @@ impl Out {
     }
 
     /// This connection has something to send that concerns it alone.
+    #[inline]
     pub(super) fn mark_urgent(&mut self, connection: &mut Connection, slot: Slot) {
         if connection.flags.set_new(Flag::Urgent) {
             // By its owner's place; the first lane is for connections without one.
@@ -125,6 +126,7 @@ impl Out {
     }
 
     /// This connection has something to send that many others have too, at `segment` or later.
+    #[inline]
     fn mark_bulk(&mut self, connection: &mut Connection, slot: Slot, segment: u32) {
         if connection.flags.set_new(Flag::Bulk) {
             debug_assert!(
@@ -137,6 +139,7 @@ impl Out {
 
     /// Puts a small frame behind what waits for a connection whose socket takes bytes. Returns whether that takes more
     /// of the heap now.
+    #[inline]
     pub(super) fn append(
         &mut self,
         connection: &mut Connection,
@@ -145,7 +148,7 @@ impl Out {
         payload: &[u8],
         copy_bytes_max: usize,
     ) -> bool {
-        let range = self.window.append_joined(header.as_slice(), payload);
+        let range = self.window.append_frame(header, payload);
         let grew = connection.outbound.push_range(range, copy_bytes_max, &mut self.spares);
         self.mark_urgent(connection, slot);
         grew

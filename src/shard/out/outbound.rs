@@ -100,6 +100,7 @@ impl Outbound {
     }
 
     /// Returns whether the socket was full when last offered bytes.
+    #[inline]
     pub(crate) fn is_blocked(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.blocked)
     }
@@ -117,9 +118,9 @@ impl Outbound {
     }
 
     /// Everything that waits and counts against the budget: all but the lane.
+    #[inline]
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.offerable_bytes()
-            + self.backlog.as_ref().map_or(0, |backlog| backlog.held.bytes() + backlog.sealed().len())
+        self.first.len() + self.backlog_bytes()
     }
 
     /// Sealed bytes that have not left: they go before all others.
@@ -128,10 +129,9 @@ impl Outbound {
     }
 
     /// As [`queued_bytes`](Self::queued_bytes), if the socket has left anything behind.
+    #[inline]
     pub(crate) fn backlog_bytes(&self) -> usize {
-        self.backlog
-            .as_ref()
-            .map_or(0, |backlog| backlog.pieces.bytes() + backlog.held.bytes() + backlog.sealed().len())
+        self.backlog.as_ref().map_or(0, |backlog| backlog.queued_bytes())
     }
 
     /// Its memory that is not counted elsewhere: no ranges, no payloads by reference.
@@ -147,22 +147,36 @@ impl Outbound {
 
     /// Returns whether so many ranges wait, none of which touches the next, that they are to be sent before more are
     /// appended.
+    #[inline]
     pub(crate) fn is_scattered(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.blocked && backlog.pieces.len() >= RANGES_MAX)
     }
 
     /// Appends whole frames in the window. Only while not blocked. Returns whether it takes more of the heap now.
+    #[inline]
     pub(crate) fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
         debug_assert!(!self.is_blocked());
+        !self.extend(range) && self.push_apart(range, copy_bytes_max, spares)
+    }
+
+    /// The same where all that waits is one range then. Returns whether it is; if not, nothing has happened.
+    #[inline]
+    pub(crate) fn extend(&mut self, range: Range) -> bool {
+        if self.backlog.is_some() {
+            return false;
+        }
+        if self.first.is_empty() {
+            self.first = range;
+            return true;
+        }
+        self.first.try_extend(range)
+    }
+
+    /// The same where it is not.
+    fn push_apart(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
         if let Some(backlog) = &mut self.backlog {
             // Values that were held until now are older: the last word on their key must not come before them.
             backlog.let_go_of_held(copy_bytes_max);
-        }
-        if self.backlog.is_none() && (self.first.is_empty() || self.first.try_extend(range)) {
-            if self.first.is_empty() {
-                self.first = range;
-            }
-            return false;
         }
         let is_first = self.backlog.is_none();
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
@@ -355,17 +369,16 @@ impl Outbound {
 
     /// Makes the queue ready to be offered: held frames follow when nothing stands before them any more.
     /// Returns whether there is anything to send.
+    #[inline]
     pub(crate) fn prepare(&mut self, copy_bytes_max: usize) -> bool {
-        // As long as older bytes wait, a newer value may still take the place of a held one.
-        if let Some(backlog) = &mut self.backlog
-            && backlog.pieces.is_empty()
-        {
-            backlog.let_go_of_held(copy_bytes_max);
+        match &mut self.backlog {
+            None => !self.first.is_empty(),
+            Some(backlog) => backlog.prepare(copy_bytes_max) || !self.first.is_empty(),
         }
-        self.offerable_bytes() > 0 || !self.sealed().is_empty()
     }
 
     /// When all that waits is one joined slice: that slice.
+    #[inline]
     pub(crate) fn as_slice<'a>(&'a self, window: &'a Window) -> Option<&'a [u8]> {
         if self.first.is_empty() || self.backlog.is_some() {
             return None;
@@ -402,6 +415,17 @@ impl Outbound {
             }
         }
         bytes_max - gathered.bytes_left
+    }
+
+    /// So much has left. Returns whether that was all, where all that waited was one range; if not, nothing has
+    /// happened.
+    #[inline]
+    pub(crate) fn sent_only_range(&mut self, bytes: usize) -> bool {
+        let is_all = self.backlog.is_none() && self.first.len() == bytes;
+        if is_all {
+            (self.first, self.until_boundary) = (Range::default(), 0);
+        }
+        is_all
     }
 
     /// Everything that was offered has left: all but the held frames, whose turn is next. With nothing sealed.
@@ -461,6 +485,20 @@ impl Outbound {
 }
 
 impl Backlog {
+    /// Everything here that waits and counts against the budget.
+    fn queued_bytes(&self) -> usize {
+        self.pieces.bytes() + self.held.bytes() + self.sealed().len()
+    }
+
+    /// As [`Outbound::prepare`].
+    fn prepare(&mut self, copy_bytes_max: usize) -> bool {
+        // As long as older bytes wait, a newer value may still take the place of a held one.
+        if self.pieces.is_empty() {
+            self.let_go_of_held(copy_bytes_max);
+        }
+        self.pieces.bytes() > 0 || !self.sealed().is_empty()
+    }
+
     fn sealed(&self) -> &[u8] {
         &self.sealed[self.sealed_sent..]
     }

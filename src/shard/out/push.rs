@@ -62,15 +62,23 @@ pub(super) fn fits(queued: usize, len: usize, budget: usize) -> bool {
 }
 
 impl Shard {
+    #[inline]
     pub(in crate::shard) fn push(&mut self, push: PushCommand) {
-        let PushCommand { channel, owner, frame, policy, asked } = push;
-        let slot = match self.pushable(channel, owner) {
+        let slot = match self.pushable(push.channel, push.owner) {
             Ok(slot) => slot,
-            Err(why) => return self.answer_failed(owner, asked, why),
+            Err(why) => return self.answer_failed(push.owner, push.asked, why),
         };
-        if !matches!(asked, ReportTo::Outcome(_)) && self.push_at_once(slot, frame.kind, &frame.payload, policy) {
-            return;
+        if matches!(push.asked, ReportTo::Outcome(_))
+            || !self.push_at_once(slot, push.frame.kind, &push.frame.payload, push.policy)
+        {
+            self.push_encoded(slot, push);
         }
+    }
+
+    /// The way of all pushes that cannot take the short one.
+    #[inline(never)]
+    fn push_encoded(&mut self, slot: Slot, push: PushCommand) {
+        let PushCommand { owner, frame, policy, asked, .. } = push;
         let mut encoding = self.encode_for(slot, frame, policy);
         let (part, asked) = match asked {
             ReportTo::Outcome(part) => (Some(Rc::new(RefCell::new(part))), ReportTo::Nobody),
@@ -84,21 +92,26 @@ impl Shard {
 
     /// The short way of most pushes: a small frame, as it is, to a channel that has nothing in the way of it. Returns
     /// whether it was that; if not, nothing has happened.
+    #[inline]
     fn push_at_once(&mut self, slot: Slot, kind: PushKind, payload: &[u8], policy: Option<Policy>) -> bool {
-        let connection = &self.table[slot];
+        let connection = &mut self.table[slot];
+        let ConnectionPhase::Open(channel) = &connection.phase else { return false };
         let header = server_header(opcode(kind), false, payload.len());
         let len = header.as_slice().len() + payload.len();
         let is_free = payload.len() <= self.config.copy_bytes_max
-            && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
+            && channel.ws.deflate().is_none()
             && !connection.flags.has_any(NOT_AT_ONCE)
             && !connection.outbound.is_blocked()
             && !connection.outbound.is_scattered()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
-            self.table[slot].policy = policy.map(Policy::when_full);
-            self.append(slot, &header, payload);
+            connection.policy = policy.map(Policy::when_full);
+            let grew = self.out.append(connection, slot, &header, payload, self.config.copy_bytes_max);
             self.stats.pushed += 1;
             self.work.spend(work::OFFER_NS);
+            if grew {
+                self.weigh(slot);
+            }
         }
         is_free
     }
@@ -234,7 +247,7 @@ impl Shard {
         let heard_by = heard_by.as_ref().map(|audience| if *hides { &ListenerAudience::Listed } else { audience });
         let to = BroadcastTo { owner: *owner, heard_by, policy: *policy, part: part.as_ref() };
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
-        let since = Some(self.out.window.tail());
+        let since = self.out.window.tail();
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
         match reached {
             Reached::Named(channels) => {
@@ -247,7 +260,7 @@ impl Shard {
                         continue;
                     }
                     match self.pushable(id, Some(*owner)) {
-                        Ok(slot) => drop(self.offer_form(slot, forms, to, since)),
+                        Ok(slot) => self.offer_form(slot, forms, to, since),
                         Err(why) => {
                             self.work.spend(work::OFFER_NS);
                             if let Some(part) = to.part {
@@ -279,17 +292,49 @@ impl Shard {
         true
     }
 
-    fn offer_form(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: Option<u32>) -> Fate {
+    #[inline]
+    fn offer_form(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: u32) {
+        if !self.offer_at_once(slot, forms, to, since) {
+            self.offer_any_form(slot, forms, to, since);
+        }
+    }
+
+    /// The short way of most of a broadcast's frames: as it is, where it lies, to a channel that has nothing in the way
+    /// of it. Returns whether it was that; if not, nothing has happened.
+    #[inline]
+    fn offer_at_once(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: u32) -> bool {
+        if to.part.is_some() {
+            return false;
+        }
+        let (Some(plain), Some(connection)) = (forms.only(), self.table.get_mut(slot)) else { return false };
+        let is_free = matches!(connection.phase, ConnectionPhase::Open(_))
+            && !connection.flags.has_any(NOT_AT_ONCE)
+            && !connection.outbound.is_blocked()
+            && fits(connection.outbound.queued_bytes(), plain.parts.len(), self.config.outbound_bytes_max)
+            && connection.outbound.extend(plain.range(&mut self.out.window));
+        if is_free {
+            connection.policy = to.policy.map(Policy::when_full);
+            self.out.mark_bulk(connection, slot, since);
+            self.stats.pushed += 1;
+            self.work.spend(work::OFFER_NS);
+        }
+        is_free
+    }
+
+    #[inline(never)]
+    fn offer_any_form(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: u32) {
+        let since = Some(since);
         if let Some(audience) = to.heard_by
             && self.table.get(slot).is_some_and(|connection| connection.flags.has(Flag::Sse))
         {
             self.make_event(forms, to.owner, audience, to.policy);
             if let Some(event) = &mut forms.event {
-                return self.offer_counted(slot, event, to.policy, to.part, since);
+                self.offer_counted(slot, event, to.policy, to.part, since);
+                return;
             }
         }
         let form = forms.of(&self.table, slot);
-        self.offer_counted(slot, form, to.policy, to.part, since)
+        self.offer_counted(slot, form, to.policy, to.part, since);
     }
 
     fn offer_to_nobody(&mut self, part: Option<&SharedPart>) {

@@ -8,8 +8,9 @@
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released.
 
 use crate::shard::core::Shard;
-use crate::shard::flush::{OutgoingBytes, PARTS_MAX, SendParts};
-use crate::shard::table::connection::Flag;
+use crate::shard::flush::{OutgoingBytes, PARTS_MAX, SendParts, ShortSend};
+use crate::shard::out::sealing::Sealing;
+use crate::shard::table::connection::{Connection, ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::work::{self, WorkLimits};
 use smallvec::SmallVec;
@@ -20,6 +21,23 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// The most bytes that one connection is offered at a time, so that one large blob does not hold up a batch.
 const OFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// Connections of which more is to be seen to when all that waited has left.
+const FOLLOWED_UP: u32 =
+    Flag::Watched.bit() | Flag::Holds.bit() | Flag::WaitsForClient.bit() | Flag::Lags.bit() | Flag::Shutdown.bit();
+
+impl Connection {
+    /// Readies it for a batch. Returns false if it has nothing to send, or cannot.
+    #[inline]
+    fn enter_batch(&mut self, copy_bytes_max: usize) -> bool {
+        let is_ready =
+            !self.flags.has(Flag::InBatch) && !self.outbound.is_blocked() && self.outbound.prepare(copy_bytes_max);
+        if is_ready {
+            self.flags.set(Flag::InBatch);
+        }
+        is_ready
+    }
+}
 
 impl Shard {
     /// Sends one batch of the usual size. Returns whether more is waiting.
@@ -51,7 +69,7 @@ impl Shard {
     /// Offers one connection its waiting bytes, ahead of all others: a policy applies only to bytes that the socket
     /// itself has refused.
     pub(in crate::shard) fn flush_one(&mut self, slot: Slot) {
-        if self.enter_batch(slot) {
+        if self.table[slot].enter_batch(self.config.copy_bytes_max) {
             // Bytes that the socket was not offered go on with the urgent ones: the push in progress may yet put others
             // on the bulk list, for a segment before the tail.
             self.out.mark_urgent(&mut self.table[slot], slot);
@@ -60,26 +78,18 @@ impl Shard {
     }
 
     /// Takes connections off the lists, urgent ones first.
-    fn take_batch(&mut self, sends_ns: u64) -> Vec<Slot> {
+    fn take_batch(&mut self, sends_ns: u64) -> SmallVec<[Slot; 16]> {
         let sends_max = sends_ns.div_ceil(work::SEND_NS) as usize;
         let expected = sends_max.min(self.out.waiting.urgent.len() + self.out.waiting.bulk.len());
-        let mut batch = Vec::with_capacity(expected);
+        let mut batch = SmallVec::with_capacity(expected);
         let (mut bytes, mut cost_ns) = (0, 0);
-        while cost_ns < sends_ns && bytes < BATCH_BYTES_MAX {
-            let (slot, list) = match self.out.waiting.urgent.pop_front() {
-                Some(slot) => (slot, Flag::Urgent),
-                None => match self.out.waiting.bulk.pop_front() {
-                    Some(bulk) => {
-                        self.out.waiting.offered += 1;
-                        (bulk.slot, Flag::Bulk)
-                    }
-                    None => break,
-                },
-            };
+        while cost_ns < sends_ns
+            && bytes < BATCH_BYTES_MAX
+            && let Some((slot, list)) = self.out.waiting.pop_front()
+        {
             // The connection may be gone, and its place even taken by another.
             let Some(connection) = self.table.get_mut(slot) else { continue };
-            if connection.flags.take(list) && self.enter_batch(slot) {
-                let connection = &self.table[slot];
+            if connection.flags.take(list) && connection.enter_batch(self.config.copy_bytes_max) {
                 let offered = connection.outbound.queued_bytes().min(OFFER_BYTES_MAX);
                 bytes += offered;
                 // With the last bytes of a stream goes its end.
@@ -91,62 +101,65 @@ impl Shard {
         batch
     }
 
-    /// Readies a connection for a batch; false if it has nothing to send or cannot.
-    #[inline(always)]
-    fn enter_batch(&mut self, slot: Slot) -> bool {
-        let connection = &mut self.table[slot];
-        let ready = !connection.flags.has(Flag::InBatch)
-            && !connection.outbound.is_blocked()
-            && connection.outbound.prepare(self.config.copy_bytes_max);
-        if ready {
-            connection.flags.set(Flag::InBatch);
-        }
-        ready
-    }
-
     fn send_batch(&mut self, batch: &[Slot]) {
         let mut short = std::mem::take(&mut self.out.waiting.short);
         let sealed = self.seal_batch(batch);
-        let mut offered: SmallVec<[u32; 8]> = SmallVec::with_capacity(batch.len());
-        {
-            let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(batch.len());
-            let mut ends: SmallVec<[u32; 8]> = SmallVec::with_capacity(batch.len());
-            let mut sealings = sealed.iter().peekable();
-            for (index, &slot) in batch.iter().enumerate() {
-                let outbound = &self.table[slot].outbound;
-                if let Some(sealing) = sealings.next_if(|sealing| sealing.index == index) {
-                    let bytes = sealing.bytes(outbound, &self.out.records);
-                    slices.push(IoSlice::new(bytes));
-                    offered.push(bytes.len() as u32);
-                    ends.push(slices.len() as u32);
-                    continue;
-                }
-                let bytes = match outbound.as_slice(&self.out.window) {
-                    Some(slice) => {
-                        slices.push(IoSlice::new(slice));
-                        slice.len()
-                    }
-                    None => outbound.gather(&self.out.window, OFFER_BYTES_MAX, PARTS_MAX, &mut slices),
-                };
-                offered.push(bytes as u32);
-                ends.push(slices.len() as u32);
-            }
-            let mut from = 0;
-            let outgoing: Vec<OutgoingBytes<'_>> = std::iter::zip(batch, &ends)
-                .zip(&offered)
-                .map(|((&slot, &end), &bytes)| {
-                    let connection = &self.table[slot];
-                    let is_last = connection.flags.has(Flag::Shutdown)
-                        && bytes as usize == connection.outbound.queued_bytes()
-                        && connection.tls.is_none();
-                    let parts = &slices[std::mem::replace(&mut from, end as usize)..end as usize];
-                    let parts = if let [only] = parts { SendParts::One(only) } else { SendParts::Many(parts) };
-                    OutgoingBytes { socket: connection.socket, parts, is_last }
-                })
-                .collect();
-            self.out.flusher.send_all(&outgoing, &mut short);
-        }
+        let offered = self.offer_batch(batch, &sealed, &mut short);
         self.stats.sends += batch.len() as u64;
+        if short.is_empty() && sealed.is_empty() {
+            for (&slot, &bytes) in std::iter::zip(batch, &offered) {
+                self.work.spend(work::send_ns(bytes as usize));
+                if !self.apply_whole(slot, bytes as usize) {
+                    self.apply_sent(slot, bytes as usize, None);
+                }
+            }
+        } else {
+            self.apply_each(batch, &offered, sealed, &mut short);
+        }
+        self.out.waiting.short = short;
+    }
+
+    /// Offers each connection of a batch what waits for it. Returns how many bytes that were; `short` gets those of
+    /// which not all were taken.
+    fn offer_batch(&mut self, batch: &[Slot], sealed: &[Sealing], short: &mut Vec<ShortSend>) -> SmallVec<[u32; 8]> {
+        let mut offered = SmallVec::with_capacity(batch.len());
+        // Of those for whom more than one slice waits: their places in the batch, and where their slices end.
+        let (mut slices, mut gathered): (Vec<IoSlice<'_>>, Vec<(usize, usize)>) = Default::default();
+        let mut outgoing: SmallVec<[OutgoingBytes<'_>; 8]> = SmallVec::with_capacity(batch.len());
+        let mut sealings = sealed.iter().peekable();
+        for (index, &slot) in batch.iter().enumerate() {
+            let connection = &self.table[slot];
+            let outbound = &connection.outbound;
+            let slice = match sealings.next_if(|sealing| sealing.index == index) {
+                Some(sealing) => Some(sealing.bytes(outbound, &self.out.records)),
+                None => outbound.as_slice(&self.out.window),
+            };
+            let (parts, bytes) = match slice {
+                Some(slice) => (SendParts::One(slice), slice.len()),
+                None => {
+                    let bytes = outbound.gather(&self.out.window, OFFER_BYTES_MAX, PARTS_MAX, &mut slices);
+                    gathered.push((index, slices.len()));
+                    // Its slices stay where they are only when all are gathered.
+                    (SendParts::Many(&[]), bytes)
+                }
+            };
+            let is_last = connection.flags.has(Flag::Shutdown)
+                && bytes == connection.outbound.queued_bytes()
+                && connection.tls.is_none();
+            outgoing.push(OutgoingBytes { socket: connection.socket, parts, is_last });
+            offered.push(bytes as u32);
+        }
+        let mut from = 0;
+        for (index, end) in gathered {
+            let parts = &slices[std::mem::replace(&mut from, end)..end];
+            outgoing[index].parts = if let [only] = parts { SendParts::One(only) } else { SendParts::Many(parts) };
+        }
+        self.out.flusher.send_all(&outgoing, short);
+        offered
+    }
+
+    /// Takes note of what became of each send, some of which were cut short, or sealed.
+    fn apply_each(&mut self, batch: &[Slot], offered: &[u32], sealed: Vec<Sealing>, short: &mut Vec<ShortSend>) {
         self.work.spend(offered.iter().map(|&bytes| work::send_ns(bytes as usize)).sum());
         short.sort_unstable_by_key(|short| short.index);
         let mut shorts = short.drain(..).peekable();
@@ -158,8 +171,21 @@ impl Shard {
                 Some(sealing) => self.apply_sealed(slot, &sealing, offered[index] as usize, result),
             }
         }
-        drop(shorts);
-        self.out.waiting.short = short;
+    }
+
+    /// The short way of most sends: all that waited has left, and nothing follows from that. Returns whether it was
+    /// that; if not, nothing has happened.
+    #[inline]
+    fn apply_whole(&mut self, slot: Slot, bytes: usize) -> bool {
+        let connection = &mut self.table[slot];
+        let is_whole = !connection.flags.has_any(FOLLOWED_UP)
+            && matches!(connection.phase, ConnectionPhase::Open(_))
+            && connection.outbound.sent_only_range(bytes);
+        if is_whole {
+            connection.flags.take(Flag::InBatch);
+            self.stats.sent_bytes += bytes as u64;
+        }
+        is_whole
     }
 
     /// Takes note of what became of one send: `None` is all of it.

@@ -2,6 +2,7 @@
 
 use crate::shard::flush::ShortSend;
 use crate::shard::outcome::OutcomePart;
+use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -17,6 +18,21 @@ pub(super) struct SendQueues {
     /// How many were taken off `bulk`.
     pub offered: u64,
     pub short: Vec<ShortSend>,
+}
+
+impl SendQueues {
+    /// The connection that is to be offered something next, and the list in which it stood.
+    #[inline]
+    pub(super) fn pop_front(&mut self) -> Option<(Slot, Flag)> {
+        if !self.urgent.is_empty()
+            && let Some(slot) = self.urgent.pop_front()
+        {
+            return Some((slot, Flag::Urgent));
+        }
+        let bulk = self.bulk.pop_front()?;
+        self.offered += 1;
+        Some((bulk.slot, Flag::Bulk))
+    }
 }
 
 /// Connections with traffic of their own, in lanes by owner: owners take turns at being sent for, so that one that
@@ -102,6 +118,7 @@ impl Urgent {
     }
 
     /// Returns whether no connection waits.
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.front.is_empty() && self.round.is_empty()
     }

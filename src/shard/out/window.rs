@@ -102,6 +102,20 @@ impl Window {
         Range { segment: self.end().wrapping_sub(1), start: start as u32, end: (start + len) as u32 }
     }
 
+    /// The same for one frame. All bytes that a header may have cost less to move than as many as this one has.
+    #[inline]
+    pub(crate) fn append_frame(&mut self, header: &ServerHeader, payload: &[u8]) -> Range {
+        let padded = header.padded();
+        let bytes = &mut self.segment_with_room(padded.len() + payload.len()).bytes;
+        let start = bytes.len();
+        bytes.extend_from_slice(padded);
+        bytes.truncate(start + header.as_slice().len());
+        bytes.extend_from_slice(payload);
+        let end = bytes.len();
+        self.bytes += end - start;
+        Range { segment: self.end().wrapping_sub(1), start: start as u32, end: end as u32 }
+    }
+
     /// As [`append_joined`](Self::append_joined); a queue that falls behind in this frame keeps `payload` by reference.
     pub(crate) fn append_large(&mut self, header: &ServerHeader, payload: &Bytes, charge: &SharedCharge) -> Range {
         let range = self.append_joined(header.as_slice(), payload);
@@ -151,6 +165,7 @@ impl Window {
     ///
     /// # Panics
     /// It was kept, and is gone: callers that may have such a range ask [`KeptFrames::get`].
+    #[inline]
     pub(crate) fn get(&self, range: Range) -> RangeBytes<'_> {
         if range.is_kept() {
             return self.kept.get(range).expect("what waits for its first send is kept");
@@ -201,19 +216,25 @@ impl Window {
     }
 
     /// The last segment when `len` more bytes fit without moving it, else a new one.
+    #[inline]
     fn segment_with_room(&mut self, len: usize) -> &mut JoinedFrames {
         let has_room = |joined: &JoinedFrames| joined.bytes.capacity() - joined.bytes.len() >= len;
         let fits = matches!(self.segments.back(), Some(WindowSegment::Joined(joined)) if has_room(joined));
         if !fits {
-            let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
-            let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
-            self.heap_bytes += bytes.capacity();
-            self.segments.push_back(WindowSegment::Joined(JoinedFrames { bytes, large: Vec::new() }));
+            self.add_segment(len);
         }
         match self.segments.back_mut() {
             Some(WindowSegment::Joined(joined)) => joined,
             _ => unreachable!("a joined segment was just pushed"),
         }
+    }
+
+    #[cold]
+    fn add_segment(&mut self, len: usize) {
+        let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
+        let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
+        self.heap_bytes += bytes.capacity();
+        self.segments.push_back(WindowSegment::Joined(JoinedFrames { bytes, large: Vec::new() }));
     }
 }
 
