@@ -56,6 +56,11 @@ impl HandlerState {
         self.kept.is_empty()
     }
 
+    /// Returns whether it may be given a message.
+    pub(super) fn may_hear(&self) -> bool {
+        !self.waits && self.credit_ns > 0 && self.kept.is_empty()
+    }
+
     /// Returns whether an order of so many bytes may wait behind the others. One that is larger than all may be waits
     /// alone.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
@@ -92,8 +97,6 @@ pub(super) struct Handlers {
     /// The work that messages given as they are read may cause, and have caused in this turn.
     pub(super) at_once_ns_max: u64,
     pub(super) at_once_ns: u64,
-    /// The handler that was given some in the current read.
-    pub(super) unsettled: Option<u32>,
 }
 
 #[derive(Default)]

@@ -95,61 +95,58 @@ impl Shard {
         self.handlers.at_once_ns
     }
 
-    /// Returns whether a message may be given to the handler of its process as it lies: nothing stands before it, and
-    /// the turn has room.
-    pub(super) fn gives_at_once(&self, place: u32) -> bool {
+    /// Takes out the handler of a process for messages to be given to it as they lie, if that may be: nothing stands
+    /// before them, and the turn has room.
+    #[inline]
+    pub(super) fn begin_at_once(&mut self, place: u32) -> Option<HearsAtOnce> {
+        if !self.has_room_at_once(place) {
+            return None;
+        }
+        let mut hosted = self.handlers.take(place)?;
+        if hosted.handler.is_none() || !hosted.state.may_hear() {
+            self.handlers.put_back(place, hosted);
+            return None;
+        }
+        hosted.state.told_ns = self.work.spent_ns();
+        Some(HearsAtOnce { place, hosted, has_failed: false })
+    }
+
+    fn has_room_at_once(&self, place: u32) -> bool {
         self.handlers.at_once_left_ns() > 0 && !self.out.is_window_full() && self.owners.has_taken_all(place)
     }
 
-    /// Gives it. Returns whether it was taken; if not, nothing has happened.
-    pub(super) fn give_at_once(&mut self, place: u32, message: ClientMessage<'_>) -> bool {
-        let Some(mut hosted) = self.handlers.take(place) else { return false };
-        let HostedProcess { handler, state } = &mut *hosted;
-        let may_take = !state.waits && state.credit_ns > 0 && state.is_empty();
-        let Some(handler) = handler.as_mut().filter(|_| may_take) else {
-            self.handlers.put_back(place, hosted);
-            return false;
-        };
+    /// Gives it one. Returns whether it may be given another.
+    #[inline]
+    pub(super) fn give_at_once(&mut self, hears: &mut HearsAtOnce, message: ClientMessage<'_>) -> bool {
+        let HearsAtOnce { place, hosted, has_failed } = hears;
+        let HostedProcess { handler: Some(handler), state } = &mut **hosted else { return false };
         self.stats.handler_events += 1;
         let before_ns = self.work.spent_ns();
         let until_ns = before_ns + self.handlers.at_once_left_ns();
-        if self.handlers.unsettled.replace(place) != Some(place) {
-            state.told_ns = before_ns;
-        }
-        let mut at = At { shard: self, place, state, until_ns, events_left: 0 };
+        let mut at = At { shard: self, place: *place, state, until_ns, events_left: 0 };
         let result = handler.message(&mut at, message);
-        self.end_at_once(place, hosted, before_ns, result);
-        true
+        self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
+        state.waits = result == Ok(HandlerWait::Waits);
+        *has_failed = result.is_err();
+        !*has_failed && state.may_hear() && self.has_room_at_once(*place)
     }
 
-    /// A read is over: what a handler has not told of the time that its messages took is told now.
-    pub(super) fn settle_at_once(&mut self) {
-        let Some(place) = self.handlers.unsettled.take() else { return };
-        let Some(mut hosted) = self.handlers.take(place) else { return };
-        let HostedProcess { handler, state } = &mut *hosted;
-        let before_ns = self.work.spent_ns();
-        if let Some(handler) = handler {
-            let mut at = At { shard: self, place, state, until_ns: before_ns, events_left: 0 };
-            handler.settle(&mut at);
+    /// It was given what there is: what it has not told of the time that this took is told now.
+    #[inline]
+    pub(super) fn end_at_once(&mut self, hears: HearsAtOnce) {
+        let HearsAtOnce { place, mut hosted, has_failed } = hears;
+        if has_failed {
+            return self.dismiss(place);
         }
-        self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
+        let HostedProcess { handler, state } = &mut *hosted;
+        if let Some(handler) = handler {
+            let before_ns = self.work.spent_ns();
+            handler.settle(&mut At { shard: self, place, state, until_ns: before_ns, events_left: 0 });
+            self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
+        }
+        let goes_on = !state.is_empty();
         self.handlers.put_back(place, hosted);
-    }
-
-    fn end_at_once(
-        &mut self,
-        place: u32,
-        mut hosted: Box<HostedProcess>,
-        before_ns: u64,
-        result: Result<HandlerWait, Failed>,
-    ) {
-        self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
-        hosted.state.waits = result == Ok(HandlerWait::Waits);
-        let goes_on = !hosted.state.is_empty();
-        self.handlers.put_back(place, hosted);
-        if result.is_err() {
-            self.dismiss(place);
-        } else if goes_on {
+        if goes_on {
             self.owners.list_hosted(place);
         }
     }
@@ -234,6 +231,13 @@ impl Shard {
 
 fn cost(ns: u64) -> i64 {
     i64::try_from(ns).unwrap_or(i64::MAX / 2)
+}
+
+/// A handler that is taken out to be given messages as they lie.
+pub(super) struct HearsAtOnce {
+    place: u32,
+    hosted: Box<HostedProcess>,
+    has_failed: bool,
 }
 
 /// A handler that runs.

@@ -31,7 +31,7 @@ const INFLATE_SLICE_NS: u64 = 100_000;
 const TURN_INFLATE_NS: u64 = 200_000;
 
 /// So many frames of six bytes are work for a third of a millisecond.
-const READ_SLICE_BYTES: usize = 16 * 1024;
+pub(in crate::shard) const READ_SLICE_BYTES: usize = 16 * 1024;
 
 /// The most of one read.
 pub(in crate::shard) const READ_BYTES_MAX: usize = 64 * 1024;
@@ -58,6 +58,18 @@ enum ReceiveStep {
 }
 
 impl Shard {
+    /// Returns whether this is an open channel over plain TCP of which nothing was read in part, and that may be read
+    /// now, as most are: then it is read for a slice, and nothing was [`carried`](Self::carried).
+    #[inline]
+    pub(in crate::shard) fn is_read_plainly(&self, token: ConnectionToken) -> bool {
+        let Some(slot) = self.table.resolve(token) else { return false };
+        let connection = &self.table[slot];
+        matches!(&connection.phase, ConnectionPhase::Open(channel) if channel.ws.is_between_messages())
+            && !connection.is_paused()
+            && connection.tls.is_none()
+            && connection.unparsed.is_none()
+    }
+
     /// Returns whether this connection may be read now. If not, its readiness is remembered, and [`Effect::Read`]
     /// follows when it may.
     pub fn wants_read(&mut self, token: ConnectionToken) -> bool {
@@ -207,6 +219,19 @@ impl Shard {
         let mut scratch = self.intake.scratch.take().unwrap_or_default();
         let until_ns = self.work.inflated_ns() + INFLATE_SLICE_NS;
         while !input.is_empty() || self.table.get(slot).is_some_and(Connection::is_inflating) {
+            match self.hear_at_once(slot, input) {
+                Ok(0) => {}
+                Ok(heard_bytes) if self.table.contains(slot) => {
+                    input = &mut std::mem::take(&mut input)[heard_bytes..];
+                    continue;
+                }
+                // Its handler has ended it.
+                Ok(_) => break,
+                Err(violation) => {
+                    self.violated(slot, violation);
+                    break;
+                }
+            }
             let is_long = self.work.inflated_ns() >= until_ns;
             if is_long || self.must_pause(slot) {
                 let connection = &mut self.table[slot];
@@ -242,11 +267,49 @@ impl Shard {
             input = &mut std::mem::take(&mut input)[consumed..];
         }
         self.intake.scratch = Some(scratch);
-        self.settle_at_once();
     }
 
-    /// A message of a channel: where its process runs here and has nothing before it, it is given as it lies, without
-    /// becoming an event.
+    /// Gives the messages at the front of `input` to the handler of their process as they lie, without making them
+    /// events, where the process runs here and nothing stands before them: those that are of one frame, whole and not
+    /// compressed. Returns how many bytes they had.
+    fn hear_at_once(&mut self, slot: Slot, input: &mut [u8]) -> Result<usize, Violation> {
+        if self.handlers.at_once_left_ns() == 0 {
+            return Ok(0);
+        }
+        let Some(owner) = self.table.get(slot).and_then(Connection::channel).map(|channel| channel.owner) else {
+            return Ok(0);
+        };
+        let Some(mut hears) = self.begin_at_once(owner) else { return Ok(0) };
+        let (mut rest, mut goes_on, mut result) = (&mut *input, true, Ok(()));
+        while goes_on {
+            // Its handler may have ended the connection, or the channel.
+            let Some(connection) = self.table.get_mut(slot) else { break };
+            let ConnectionPhase::Open(channel) = &mut connection.phase else { break };
+            if connection.flags.has(Flag::Keeps) || connection.outbound.is_blocked() {
+                break;
+            }
+            let whole = match channel.ws.receive_whole(&mut *rest, &self.config.limits) {
+                Some(Ok(whole)) => whole,
+                Some(Err(violation)) => {
+                    result = Err(violation);
+                    break;
+                }
+                None => break,
+            };
+            channel.message_ms = self.now_ms as u32;
+            let message = ClientMessage::borrowed(channel.id, whole.kind, whole.payload);
+            let frame_bytes = whole.frame_bytes;
+            self.stats.received += 1;
+            self.work.spend(work::FRAME_NS);
+            goes_on = self.give_at_once(&mut hears, message);
+            rest = &mut std::mem::take(&mut rest)[frame_bytes..];
+        }
+        let left_bytes = rest.len();
+        self.end_at_once(hears);
+        result.map(|()| input.len() - left_bytes)
+    }
+
+    /// A message of a channel that stands before others, or is more than a whole frame.
     fn hear_message(
         &mut self,
         slot: Slot,
@@ -255,9 +318,10 @@ impl Shard {
         payload: Payload<'_>,
     ) -> ReceiveStep {
         if let Payload::Borrowed(bytes) = payload
-            && self.gives_at_once(owner)
-            && self.give_at_once(owner, ClientMessage::borrowed(channel, kind, bytes))
+            && let Some(mut hears) = self.begin_at_once(owner)
         {
+            self.give_at_once(&mut hears, ClientMessage::borrowed(channel, kind, bytes));
+            self.end_at_once(hears);
             // Its handler may have ended it.
             return if self.table.get(slot).is_some() { ReceiveStep::Next } else { ReceiveStep::Over };
         }
@@ -423,14 +487,13 @@ impl Shard {
     }
 
     /// Returns whether the next frame of this connection must wait; if so its wait has been noted.
+    #[inline]
     fn must_pause(&mut self, slot: Slot) -> bool {
         let connection = &self.table[slot];
-        if connection.outbound.is_blocked() && self.queued_bytes(slot) > self.config.outbound_bytes_max / 2 {
-            self.table[slot].flags.set(Flag::WaitsForClient);
+        if connection.outbound.is_blocked() && self.pauses_for_client(slot) {
             return true;
         }
-        let connection = &self.table[slot];
-        let ConnectionPhase::Open(channel) = &connection.phase else { return false };
+        let ConnectionPhase::Open(channel) = &self.table[slot].phase else { return false };
         let place = channel.owner;
         let Err(wanted) = self.owners.may_add(place, channel.added) else { return false };
         let flags = &mut self.table[slot].flags;
@@ -438,6 +501,15 @@ impl Shard {
         flags.set(Flag::HasWaited);
         self.owners.wait_for_room(place, slot, wanted);
         true
+    }
+
+    #[cold]
+    fn pauses_for_client(&mut self, slot: Slot) -> bool {
+        let pauses = self.queued_bytes(slot) > self.config.outbound_bytes_max / 2;
+        if pauses {
+            self.table[slot].flags.set(Flag::WaitsForClient);
+        }
+        pauses
     }
 
     /// Lets those go on that may: clients whose process has room again, and those that a send, a response or memory has

@@ -337,13 +337,15 @@ impl Connection {
     pub(in crate::shard) const NO_TICK: u32 = u32::MAX;
 
     /// Returns whether reading is paused by us.
+    #[inline]
     pub(in crate::shard) fn is_paused(&self) -> bool {
-        self.flags.has(Flag::WaitsForOwner)
-            || self.flags.has(Flag::WaitsForClient)
-            || self.flags.has(Flag::WaitsForMemory)
-            || self.flags.has(Flag::Failing)
-            // Earlier bytes are parsed before those read now.
-            || self.flags.has(Flag::Resumes)
+        // Of one that resumes, earlier bytes are parsed before those read now.
+        const PAUSED: u32 = Flag::WaitsForOwner.bit()
+            | Flag::WaitsForClient.bit()
+            | Flag::WaitsForMemory.bit()
+            | Flag::Failing.bit()
+            | Flag::Resumes.bit();
+        self.flags.has_any(PAUSED)
     }
 
     /// The client has given a sign of life.
