@@ -12,6 +12,12 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// The time in nanoseconds.
+    pub fn now_ns(self) -> u64 {
+        // 584 years.
+        self.0.elapsed().as_nanos() as u64
+    }
+
     /// The time in milliseconds.
     pub fn now_ms(self) -> u64 {
         self.0.elapsed().as_millis() as u64

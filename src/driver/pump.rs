@@ -5,7 +5,7 @@
 //! the call returns the events that ended the sleep: awaited through the runtime, each wake would go through a ring and
 //! then be asked for again. [`crate::shard::turn`] is the turn; the clock is read here and nowhere below.
 
-use super::clock::{Clock, monotonic_ns, thread_cpu_ns, unix_ms};
+use super::clock::{Clock, thread_cpu_ns, unix_ms};
 use super::kernel_sockets::{KernelSockets, Listeners};
 use super::probe::Probe;
 use super::wake::WakeFd;
@@ -54,11 +54,14 @@ impl Pump {
     /// The kernel refused what a healthy process never is: the shard cannot go on.
     pub fn run(mut self) -> io::Result<()> {
         const TICK: Duration = Duration::from_millis(TICK_MS);
-        let (mut meter, mut ticked_ms) = (TurnMeter::start(), self.clock.now_ms());
+        // Read once between two turns, and once more behind a sleep.
+        let mut now_ns = self.clock.now_ns();
+        let (mut meter, mut ticked_ms) = (TurnMeter::start(now_ns), now_ns / NS_PER_MS);
         loop {
-            let now_ms = self.clock.now_ms();
+            let now_ms = now_ns / NS_PER_MS;
             let is_busy = self.turns.turn(now_ms, unix_ms)?;
-            self.turns.note_turn(meter.end_turn());
+            now_ns = self.clock.now_ns();
+            self.turns.note_turn(meter.end_turn(now_ns));
             self.turns.timings().note_push_delay(|asked_us| self.probe.passed_us(asked_us));
             if self.turns.is_over() {
                 return Ok(());
@@ -66,7 +69,8 @@ impl Pump {
             if !is_busy && self.turns.prepare_sleep() {
                 self.turns.sockets().wait(TICK)?;
                 self.turns.awake();
-                meter.begin_turn();
+                now_ns = self.clock.now_ns();
+                meter.begin_turn(now_ns);
             }
             if now_ms >= ticked_ms + TICK_MS {
                 ticked_ms = now_ms;
@@ -89,22 +93,23 @@ struct TurnMeter {
     counted_ns: u64,
 }
 
+const NS_PER_MS: u64 = 1_000_000;
+
 /// A turn shorter than this neither shows whether work is more expensive here than counted, nor delays clients.
 const SHORT_NS: u64 = 100_000;
 
 impl TurnMeter {
-    fn start() -> Self {
-        Self { began_ns: monotonic_ns(), asked_ns: thread_cpu_ns(), counted_ns: 0 }
+    fn start(now_ns: u64) -> Self {
+        Self { began_ns: now_ns, asked_ns: thread_cpu_ns(), counted_ns: 0 }
     }
 
     /// A turn begins, behind a sleep.
-    fn begin_turn(&mut self) {
-        self.began_ns = monotonic_ns();
+    fn begin_turn(&mut self, now_ns: u64) {
+        self.began_ns = now_ns;
     }
 
     /// A turn ends, and the next one begins. Returns how long it was.
-    fn end_turn(&mut self) -> u64 {
-        let now_ns = monotonic_ns();
+    fn end_turn(&mut self, now_ns: u64) -> u64 {
         let turn_ns = now_ns - std::mem::replace(&mut self.began_ns, now_ns);
         if turn_ns <= SHORT_NS {
             self.counted_ns += turn_ns;
@@ -120,10 +125,11 @@ impl TurnMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::clock::monotonic_ns;
 
     #[test]
     fn turns_are_as_long_as_the_thread_worked_and_never_longer_than_they_lasted() {
-        let mut meter = TurnMeter::start();
+        let mut meter = TurnMeter::start(monotonic_ns());
         let spin = |ns: u64| {
             let until_ns = monotonic_ns() + ns;
             while monotonic_ns() < until_ns {}
@@ -132,20 +138,20 @@ mod tests {
         let mut sum_ns = 0;
         for _ in 0..200 {
             spin(1_000);
-            sum_ns += meter.end_turn();
+            sum_ns += meter.end_turn(monotonic_ns());
         }
         spin(3_000_000);
-        let long_ns = meter.end_turn();
+        let long_ns = meter.end_turn(monotonic_ns());
         sum_ns += long_ns;
         // A turn that waited: its time was others'.
         std::thread::sleep(Duration::from_millis(20));
-        let slept_ns = meter.end_turn();
+        let slept_ns = meter.end_turn(monotonic_ns());
         let worked_ns = thread_cpu_ns() - before_ns;
         assert!(slept_ns < 10_000_000, "{slept_ns}");
         assert!(sum_ns <= worked_ns + 200 * SHORT_NS && long_ns > 0, "{sum_ns} of {worked_ns}");
         // Behind a sleep a turn begins anew.
         std::thread::sleep(Duration::from_millis(20));
-        meter.begin_turn();
-        assert!(meter.end_turn() < 10_000_000);
+        meter.begin_turn(monotonic_ns());
+        assert!(meter.end_turn(monotonic_ns()) < 10_000_000);
     }
 }

@@ -362,7 +362,8 @@ impl<T> Inbox<T> {
 
     /// Returns whether there was a [kick](InboxSender::kick) since the last call.
     pub fn take_kick(&mut self) -> bool {
-        self.shared.kicked.swap(false, Ordering::AcqRel)
+        // A kick that is not seen here is before a sleep, at the latest.
+        self.shared.kicked.load(Ordering::Relaxed) && self.shared.kicked.swap(false, Ordering::AcqRel)
     }
 
     /// To be called before the shard waits for its [`Wake`]. False when something has come in: go on instead. True:

@@ -344,6 +344,16 @@ impl Shard {
         }
     }
 
+    /// Returns whether there is something for the driver to do.
+    pub(super) fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
+    /// Returns whether there is something for other shards.
+    pub(super) fn hands_over(&self) -> bool {
+        !(self.handovers.is_empty() && self.let_gos.is_empty() && self.relayed.is_empty())
+    }
+
     /// The driver's next actions, in order.
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
         into.append(&mut self.effects);

@@ -17,7 +17,7 @@ use super::command::{Carried, Command, Handover};
 use super::core::{Effect, RelayedOrder, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
-use super::intake::receive::READ_BYTES_MAX;
+use super::intake::receive::{READ_BYTES_MAX, READ_SLICE_BYTES};
 use super::read_queue::ReadQueue;
 use super::shaking::HandshakeQueue;
 use super::table::connection::{ConnectionToken, ListenerKind, SocketEnd};
@@ -417,10 +417,13 @@ impl<S: Sockets> Turns<S> {
     fn take_orders(&mut self, now_ms: u64, until_ns: u64) {
         self.called = self.orders.inbox().take_kick();
         self.shard.note_inbox(self.orders.bytes());
-        let mut server = Obeying { shard: &mut self.shard, until_ns };
-        self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);
-        self.shard.note_inbox(self.orders.bytes());
-        self.take_in(now_ms);
+        // What comes from now on is the next turn's: before it sleeps, the shard looks again.
+        if self.orders.has_orders() {
+            let mut server = Obeying { shard: &mut self.shard, until_ns };
+            self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);
+            self.shard.note_inbox(self.orders.bytes());
+            self.take_in(now_ms);
+        }
         if self.shard.is_stopping() {
             self.sockets.stop_listening();
             self.accept_pending = false;
@@ -441,6 +444,9 @@ impl<S: Sockets> Turns<S> {
 
     /// Connections that go on on other shards.
     fn hand_over(&mut self) {
+        if !self.shard.hands_over() {
+            return;
+        }
         for Handover { socket, to, arrival } in self.shard.take_handovers() {
             if let Some(carried) = self.sockets.release(socket) {
                 // A client that is not taken sees its connection end, and returns with the same token.
@@ -501,11 +507,13 @@ impl<S: Sockets> Turns<S> {
     }
 
     fn read_one(&mut self, token: ConnectionToken, socket: SocketId, now_ms: u64) {
-        if !self.shard.wants_read(token) {
+        let (carried, bytes_max) = if self.shard.is_read_plainly(token) {
+            (0, READ_SLICE_BYTES)
+        } else if self.shard.wants_read(token) {
+            (self.shard.carried(token, &mut self.buffer), self.shard.read_bytes_max(token).min(READ_BYTES_MAX))
+        } else {
             return;
-        }
-        let bytes_max = self.shard.read_bytes_max(token).min(READ_BYTES_MAX);
-        let carried = self.shard.carried(token, &mut self.buffer);
+        };
         match self.sockets.read(socket, &mut self.buffer[carried..carried + bytes_max]) {
             SocketRead::Bytes(count) => {
                 let to_the_end = mark_of(&mut self.marks, token).to_the_end;
@@ -524,6 +532,9 @@ impl<S: Sockets> Turns<S> {
     /// Does what the shard wants done to its sockets now that a batch has been sent: with the last bytes of a stream
     /// goes its end. It is as much as the batch is.
     fn carry_out_effects(&mut self) {
+        if !self.shard.has_effects() {
+            return;
+        }
         let mut effects = std::mem::take(&mut self.effects);
         self.shard.take_effects(&mut effects);
         effects.drain(..).for_each(|effect| self.carry_out(effect));
@@ -534,6 +545,9 @@ impl<S: Sockets> Turns<S> {
     /// something to do here none has anything more to send.
     fn put_off_effects(&mut self) {
         self.hand_over();
+        if !self.shard.has_effects() {
+            return;
+        }
         let mut effects = std::mem::take(&mut self.effects);
         self.shard.take_effects(&mut effects);
         for effect in effects.drain(..) {

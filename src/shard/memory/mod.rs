@@ -175,6 +175,9 @@ impl Memory {
 
     /// Publishes to all shards how much this one holds for each owner. Once a turn.
     pub(super) fn publish(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|of| {
             let Some(account) = self.accounts.get_mut(of) else { return false };

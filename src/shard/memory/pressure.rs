@@ -133,6 +133,9 @@ impl Shard {
 
     /// Reads the clients again that waited for memory.
     fn read_on(&mut self) {
+        if self.memory.waiting.is_empty() {
+            return;
+        }
         for slot in std::mem::take(&mut self.memory.waiting) {
             if let Some(connection) = self.table.get_mut(slot)
                 && connection.flags.take(Flag::WaitsForMemory)
