@@ -181,9 +181,12 @@ fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
     let pipe = Arc::new(Narrow { taken: Mutex::default(), calls: Mutex::default() });
     let connection = queue.connect(LinkWindow { frames: 10_000, bytes: 1 << 20 });
     queue.write_through(connection, pipe.clone());
+    // There is no writer yet; of those that follow it depends on the machine who writes them.
+    queue.send([frame(1)]).unwrap();
+    assert!(*pipe.calls.lock().unwrap() > 0, "it was written by who had it");
     std::thread::scope(|scope| {
         scope.spawn(|| queue.write(connection, &mut &*pipe, Duration::from_secs(60)).unwrap());
-        for number in 1..=3_000 {
+        for number in 2..=3_000 {
             queue.send([frame(number)]).unwrap();
             if number % 100 == 0 {
                 std::thread::sleep(2 * APART);
@@ -197,7 +200,6 @@ fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
     let seen: Vec<u64> = std::iter::from_fn(|| reader.next().ok().map(|(number, _)| number)).collect();
     assert_eq!(seen[..3_000], (1..=3_000).collect::<Vec<_>>());
     assert_eq!(seen[3_000..], [99_999]);
-    assert!(*pipe.calls.lock().unwrap() > 3, "some were written by who had them");
 }
 
 #[test]
