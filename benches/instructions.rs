@@ -10,6 +10,7 @@ use pushring::internals::proto::client::append_message;
 use pushring::internals::proto::mask::unmask;
 use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
 use shard_support::Fan;
+use shard_support::hosted::Hosted;
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +22,7 @@ const ROUNDS: usize = 20;
 /// A name, the units of work in a round, and what makes the round.
 type Work = (&'static str, usize, fn() -> Box<dyn FnMut()>);
 
-const WORKS: [Work; 9] = [
+const WORKS: [Work; 13] = [
     ("read 16 messages of 32 B, a message", 16, || read(16, 32)),
     ("read 1 message of 16 KiB", 1, || read(1, 16 * 1024)),
     ("unmask 64 KiB", 1, unmask_64_kib),
@@ -31,13 +32,21 @@ const WORKS: [Work; 9] = [
     ("broadcast 16 KiB to 1,000, a delivery", 1000, || broadcast(1, 16 * 1024)),
     ("push 128 B to each of 1,000, a push", 1000, unicast),
     ("echo 16 messages of 32 B to each of 100, a message", 1600, echo),
+    ("broadcast 128 B to 10, all of it", 1, || broadcast_to(10, 1, 128)),
+    ("a message of 32 B alone, and back on the shard: a turn", 100, || on_shard(MessageKind::Binary, 1, 32)),
+    ("echo 16 messages of 32 B on the shard, a message", 1600, || on_shard(MessageKind::Binary, 16, 32)),
+    ("take 64 messages of 200 B on the shard, a message", 6400, || on_shard(MessageKind::Text, 64, 200)),
 ];
 
 /// Client messages as one read gives them.
 fn messages(count: usize, payload_bytes: usize) -> Vec<u8> {
+    messages_of(MessageKind::Binary, count, payload_bytes)
+}
+
+fn messages_of(kind: MessageKind, count: usize, payload_bytes: usize) -> Vec<u8> {
     let mut read = Vec::new();
     for _ in 0..count {
-        append_message(&mut read, MessageKind::Binary, KEY, &vec![b'x'; payload_bytes]);
+        append_message(&mut read, kind, KEY, &vec![b'x'; payload_bytes]);
     }
     read
 }
@@ -64,7 +73,11 @@ fn unmask_64_kib() -> Box<dyn FnMut()> {
 }
 
 fn broadcast(frames: usize, payload_bytes: usize) -> Box<dyn FnMut()> {
-    let mut fan = Fan::new(1000);
+    broadcast_to(1000, frames, payload_bytes)
+}
+
+fn broadcast_to(channels: usize, frames: usize, payload_bytes: usize) -> Box<dyn FnMut()> {
+    let mut fan = Fan::new(channels);
     let payload = bytes::Bytes::from(vec![b'x'; payload_bytes]);
     Box::new(move || {
         for _ in 0..frames {
@@ -114,6 +127,18 @@ fn echo() -> Box<dyn FnMut()> {
         fan.shard.end_turn();
         assert_eq!(fan.answer_messages(), 1600);
         fan.turn();
+    })
+}
+
+/// A process on the shard and 100 clients: a read of so many messages, and a turn, for each. Binary is sent back.
+fn on_shard(kind: MessageKind, count: usize, payload_bytes: usize) -> Box<dyn FnMut()> {
+    let mut hosted = Hosted::new(100);
+    let read = messages_of(kind, count, payload_bytes);
+    let answers = if kind == MessageKind::Binary { 100 } else { 0 };
+    Box::new(move || {
+        let before = hosted.taken.sends.load(Ordering::Relaxed);
+        (0..100).for_each(|client| hosted.hear(client, &read));
+        assert_eq!(hosted.taken.sends.load(Ordering::Relaxed) - before, answers);
     })
 }
 

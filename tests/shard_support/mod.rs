@@ -2,6 +2,8 @@
 //! the fan-out share.
 #![allow(dead_code, missing_docs)]
 
+pub mod hosted;
+
 use pushring::ChannelId;
 use pushring::ProcessId;
 use pushring::internals::gateway::{OwnerId, Snapshot, WebSocketRule};

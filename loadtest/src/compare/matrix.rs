@@ -256,6 +256,13 @@ fn room_cells(seconds: f64) -> Vec<Cell> {
     ]
 }
 
+/// From few clients to as many as the usual limit of open files leaves room for: what each delivery costs beside the
+/// floor of each.
+fn growth_cells(seconds: f64) -> [Cell; 5] {
+    [10, 100, 1000, 4000, 16_000]
+        .map(|clients| Cell { key: format!("growth-{clients}"), ..fanout_cell(clients, 128, 1, seconds) })
+}
+
 /// Messages from clients, one in a read and sixty-four.
 fn inbound_cells(seconds: f64) -> [Cell; 2] {
     [1, 64].map(|burst| Cell {
@@ -287,6 +294,7 @@ pub(crate) fn cells(scale: Scale) -> Vec<Cell> {
     cells.extend(sparse_cells(seconds));
     cells.extend(room_cells(seconds));
     cells.extend(inbound_cells(seconds));
+    cells.extend(growth_cells(seconds));
     cells.push(Cell {
         key: "echo".into(),
         title: "echo 32 B, 100 clients, 16 in flight".into(),

@@ -103,6 +103,8 @@ pub(crate) enum Reference {
     Node,
     /// tokio-tungstenite with care.
     Tungstenite,
+    /// pushring with its processes attached over a link; what both ends cost together.
+    Link,
 }
 
 /// Everything a comparison found.
@@ -263,13 +265,13 @@ fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
         list.push(Contender { spec: spec.on_threads(), kind: ContenderKind::OnThreads });
     }
     for reference in &args.references {
-        let name = match reference {
-            Reference::Warp => "warp",
-            Reference::Node => "node",
-            Reference::Tungstenite => "tungstenite",
+        let (name, kind) = match reference {
+            Reference::Warp => ("warp", ContenderKind::Reference),
+            Reference::Node => ("node", ContenderKind::Reference),
+            Reference::Tungstenite => ("tungstenite", ContenderKind::Reference),
+            Reference::Link => ("link", ContenderKind::OnThreads),
         };
-        let spec = ServerSpec::reference(name, &args.server_cpus)?;
-        list.push(Contender { spec, kind: ContenderKind::Reference });
+        list.push(Contender { spec: ServerSpec::reference(name, &args.server_cpus)?, kind });
     }
     for rival in &args.rival {
         list.push(Contender { spec: parse_rival(rival, args)?, kind: ContenderKind::Full });

@@ -1,6 +1,7 @@
 //! Reference servers: other ways to push, measured beside pushring in the same run. They speak the paths of
 //! `pushring demo` (`/relay…`, `/echo…`, `/unicast…`) and, where it says so, registration at `/`.
 
+pub(crate) mod link;
 pub(crate) mod node;
 pub(crate) mod raw;
 mod raw_accept;
@@ -37,6 +38,8 @@ pub(crate) enum Kind {
     Warp,
     /// The same processes with pushring in the place of the node's server: what apps gain that were not changed.
     Node,
+    /// The demo's processes attached to a broker over a link, both in this process.
+    Link,
     /// The floor of a push: io_uring sends in batches of 256 and nothing else.
     RawRing,
     /// The same with `send(2)`.
@@ -55,6 +58,7 @@ pub(crate) fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
         Kind::Tungstenite => tungstenite::serve(args.listen, args.tls.as_deref()),
         Kind::Warp => warp::serve(args.listen),
         Kind::Node => node::serve(args.listen),
+        Kind::Link => link::serve(args.listen),
         Kind::RawRing => raw::serve(args.listen, raw_ring::Ring::new()?),
         Kind::RawSend => raw::serve(args.listen, raw::Loop),
         Kind::RawAccept => raw_accept::serve_accepts(args.listen),
