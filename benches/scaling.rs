@@ -13,14 +13,13 @@ use pushring::internals::http::{self, Head, PreparedResponse};
 use pushring::internals::hub::grammar;
 use pushring::internals::proto::client::{append_frame, append_message};
 use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
-use pushring::internals::push_api;
 use pushring::internals::shard::command::{
     CloseFrame, Command, Membership, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
     SubscribeCommand,
 };
 use pushring::internals::shard::{ShardConfig, SocketEnd};
 use pushring::node::Dialect;
-use pushring::{Broker, ChannelId, Config, DriverKind, ProcessId};
+use pushring::{ChannelId, ProcessId};
 use shard_support::{Fan, OWNER};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 type Make = fn(usize) -> Box<dyn FnOnce()>;
 
 /// A name, the length at which it is first done, and the work.
-const WORKS: [(&str, usize, Make); 38] = [
+const WORKS: [(&str, usize, Make); 37] = [
     ("bind 64 paths where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}"))),
     ("bind 64 patterns where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}/:who"))),
     ("bind 64 patterns where n begin alike", 1024, |n| bind(n, |at| format!("/:who/{at}"))),
@@ -82,7 +81,6 @@ const WORKS: [(&str, usize, Make); 38] = [
     ("n events while a client is away, and its return", 256, missed_events),
     ("n topics of event streams are left", 128, leave_topics),
     ("an order of n bytes at the hub", 1024, hub_order),
-    ("n lines that are published over HTTP", 512, lines),
     ("a greeting of TLS of n bytes, in small records", 4096, hello),
     ("n records of TLS", 128, records),
     ("n clients come and go", 128, come_and_go),
@@ -474,18 +472,6 @@ fn leave_topics(n: usize) -> Box<dyn FnOnce()> {
 fn hub_order(n: usize) -> Box<dyn FnOnce()> {
     let json = format!(r#"{{"publish":"news","json":[{}0],"id":7}}"#, r#""a\n","#.repeat(n / 6));
     Box::new(move || assert!(grammar::read(json.as_bytes()).is_ok_and(|said| said.is_some())))
-}
-
-/// Half of them have no audience, and the others are no JSON.
-fn lines(n: usize) -> Box<dyn FnOnce()> {
-    let config = Config { shards: 1, driver: DriverKind::Epoll, ..Config::default() };
-    let broker = Broker::start(config).expect("there is a port");
-    let process = broker.process("scale").expect("nobody has the name");
-    let body = Bytes::from("{\"to\":{\"topic\":\"news\"},\"text\":\"x\"}\nx\n".repeat(n / 2));
-    Box::new(move || {
-        let answers = push_api::answer_lines(&broker.handle(), process.id().clone(), body);
-        assert_eq!(answers.iter().filter(|&&byte| byte == b'\n').count(), n);
-    })
 }
 
 /// A ClientHello but for its last byte, eight bytes to a record.

@@ -92,20 +92,6 @@ pub fn start(
     Ok(thread::Builder::new().name("push-api".to_owned()).spawn(move || api.run())?)
 }
 
-/// Pushes each line in the name of a process that is attached, and answers it: as a request with such a batch is
-/// worked off, but all of it at once. For measurements.
-///
-/// # Panics
-/// The process is not attached, or there is no memory for the lines.
-#[doc(hidden)]
-pub fn answer_lines(target: &BrokerHandle, process: ProcessId, lines: Bytes) -> Bytes {
-    let memory = target.acting(&process).expect("the process is attached").memory().clone();
-    let mut performer = Performer::new(target.clone(), Some(process));
-    let mut batch = lines::LineBatch::new(lines, &memory).expect("there is memory for the lines");
-    while !batch.work(&mut performer) {}
-    batch.into_answers().0
-}
-
 /// A request that showed the token, with its path below `/api`.
 struct AdmittedRequest {
     id: RequestId,
