@@ -135,7 +135,7 @@ fn compare_writes_a_table_json_and_a_page() {
     let result: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(result["subject"], "warp");
     let cells = result["cells"].as_array().unwrap();
-    assert_eq!(cells.len(), 18);
+    assert_eq!(cells.len(), 21);
     for series in cells.iter().flat_map(|cell| cell["series"].as_array().unwrap()) {
         assert_eq!(series["failures"].as_array().unwrap().len(), 0, "{series}");
         assert_eq!(series["reports"].as_array().unwrap().len(), 2, "{series}");

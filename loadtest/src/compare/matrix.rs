@@ -256,11 +256,14 @@ fn room_cells(seconds: f64) -> Vec<Cell> {
     ]
 }
 
-/// From few clients to as many as the usual limit of open files leaves room for: what each delivery costs beside the
-/// floor of each.
-fn growth_cells(seconds: f64) -> [Cell; 5] {
-    [10, 100, 1000, 4000, 16_000]
-        .map(|clients| Cell { key: format!("growth-{clients}"), ..fanout_cell(clients, 128, 1, seconds) })
+/// From a few clients to twice the larger fan-out: what each delivery costs beside the floor of each. With the usual
+/// scale 10, 100, 1,000, 4,000 and 16,000.
+fn growth_cells(Scale { seconds, few, many, .. }: Scale) -> Vec<Cell> {
+    let mut sizes = vec![(few / 100).max(1), (few / 10).max(1), few, (many / 2).max(1), 2 * many];
+    sizes.sort_unstable();
+    sizes.dedup();
+    let cell = |clients| Cell { key: format!("growth-{clients}"), ..fanout_cell(clients, 128, 1, seconds) };
+    sizes.into_iter().map(cell).collect()
 }
 
 /// Messages from clients, one in a read and sixty-four.
@@ -294,7 +297,7 @@ pub(crate) fn cells(scale: Scale) -> Vec<Cell> {
     cells.extend(sparse_cells(seconds));
     cells.extend(room_cells(seconds));
     cells.extend(inbound_cells(seconds));
-    cells.extend(growth_cells(seconds));
+    cells.extend(growth_cells(scale));
     cells.push(Cell {
         key: "echo".into(),
         title: "echo 32 B, 100 clients, 16 in flight".into(),
