@@ -153,8 +153,8 @@ impl Calibration {
             begin_ns: here(limits.begin_ns),
             orders_ns: here(limits.orders_ns),
             reads_ns: here(limits.reads_ns),
-            // Handlers are timed by the clock.
-            handlers_ns: limits.handlers_ns,
+            // Their own time is the clock's, but what they order is counted, and is most of it where they broadcast.
+            handlers_ns: here(limits.handlers_ns),
             sends_ns: here(limits.sends_ns),
             until_sent_ns: here(limits.until_sent_ns),
             resumes_ns: here(limits.resumes_ns),
