@@ -247,6 +247,8 @@ mod tests {
         (0..10).for_each(|_| here.note(1_000_000, 4_000_000));
         let sends_ns = here.within(usual).sends_ns;
         assert!((usual.sends_ns / 5..usual.sends_ns / 3).contains(&sends_ns), "{sends_ns}");
+        // Every part takes in less: one that did not would leave the others nothing of the turn.
+        assert!(here.within(usual).turn_ns() < usual.turn_ns() / 3, "{:?}", here.within(usual));
         // However dear, something is done; and it becomes cheap again.
         (0..100).for_each(|_| here.note(1_000_000, u64::MAX / 16));
         assert!(here.within(usual).reads_ns >= usual.reads_ns / 8);
