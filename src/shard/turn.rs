@@ -322,6 +322,14 @@ impl<S: Sockets> Turns<S> {
         is_over
     }
 
+    /// The sockets whose connections are gone, and which a later turn closes.
+    pub fn closes_put_off(&self) -> impl Iterator<Item = SocketId> {
+        self.put_off.iter().filter_map(|effect| match effect {
+            Effect::Close(socket) => Some(*socket),
+            _ => None,
+        })
+    }
+
     /// The shard, for callers that still need it; its sockets and its inbox are dropped.
     pub fn into_shard(self) -> Shard {
         let Self { mut shard, orders, .. } = self;

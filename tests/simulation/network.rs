@@ -374,6 +374,11 @@ impl Network {
         SocketRead::Bytes(len)
     }
 
+    /// Its connection is gone, and makes room for another; the socket is closed in a later turn.
+    pub fn let_go(&mut self, id: SocketId) {
+        self.socket(id).is_counted = false;
+    }
+
     pub fn close(&mut self, id: SocketId) {
         if let Some((socket, is_over)) = self.accepting.take() {
             assert_eq!(socket, id);

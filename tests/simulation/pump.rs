@@ -161,7 +161,10 @@ impl Pump {
             }
             self.woken_ms = now_ms;
             let Ok(is_busy) = turns.turn(shown_ms, || UNIX_S * 1000 + shown_ms);
-            self.network.borrow_mut().check_ends();
+            let mut network = self.network.borrow_mut();
+            network.check_ends();
+            turns.closes_put_off().for_each(|socket| network.let_go(socket));
+            drop(network);
             let (least_ns, spent_ns) = (self.pace.limits.work.turn_ns(), turns.shard().spent_ns());
             if spent_ns > least_ns + STEPS_NS_MAX + LAST_SEND_NS {
                 return Err(format!(
