@@ -46,7 +46,8 @@ pub const JSON_BYTES_MAX: usize = 256 << 10;
 /// The type of a batch.
 const NDJSON: &str = "application/x-ndjson";
 
-/// Requests that may wait for the API's thread, as many as a process' queue holds by default.
+/// Requests that may wait for the API's thread: one of each connection that `api_listen` may have. All of them are
+/// charged; one with a long body waits only where the memory budget has room for it.
 const WAITING_MAX: usize = 1024;
 
 /// The API's process, and the clients that may use it.
@@ -111,6 +112,11 @@ impl HeapBytes for AdmittedRequest {
 /// The type of a request's body, without parameters.
 fn mime_of(asked: &ContractRequest) -> &str {
     asked.headers.get("content-type").map_or("", |mime| mime.split(';').next().unwrap_or("").trim())
+}
+
+/// Returns whether a request to push is a batch of lines, and no raw payload of that type.
+fn is_batch(asked: &ContractRequest) -> bool {
+    !asked.headers.contains_key("push-to") && mime_of(asked).eq_ignore_ascii_case(NDJSON)
 }
 
 /// The order of a request that is no batch.

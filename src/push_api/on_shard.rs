@@ -7,7 +7,7 @@
 use super::body::{OutcomeWanted, PublishOrder};
 use super::guard::ApiGuard;
 use super::perform::Performer;
-use super::{AdmittedRequest, ApiAnswer, NDJSON, mime_of};
+use super::{AdmittedRequest, ApiAnswer, is_batch};
 use crate::admission::{HeapBytes, HeldAs};
 use crate::broker::{Event, Here, HttpAsk, HttpRequest, RequestId, ShardHandler};
 use crate::gateway::ContractRequest;
@@ -59,9 +59,10 @@ impl ApiOnShard {
     fn done_here(&self, request: &AdmittedRequest) -> Option<Result<PublishOrder, ApiAnswer>> {
         let AdmittedRequest { path, asked, body, .. } = request;
         let is_short = path == "/push" && asked.method == "POST" && body.len() <= BODY_BYTES_MAX;
-        if !is_short || asked.headers.contains_key("idempotency-key") || mime_of(asked).eq_ignore_ascii_case(NDJSON) {
+        if !is_short || asked.headers.contains_key("idempotency-key") || is_batch(asked) {
             return None;
         }
+        // A request with an outcome is parsed again on the thread: what waits is the request alone, as it was charged.
         match super::read(asked, body.clone()) {
             Ok(order) if order.outcome != OutcomeWanted::Nothing => None,
             order => Some(order),
@@ -73,7 +74,7 @@ impl ApiOnShard {
         let charge = if request.body.len() > BODY_BYTES_MAX {
             memory.charge(HeldAs::Content, bytes).map_err(|_| ApiAnswer::memory_is_short())?
         } else {
-            // So many of these may wait that they need not be refused where memory is short.
+            // So few of these may wait that they need not be refused where memory is short.
             memory.charge_anyway(HeldAs::Content, bytes)
         };
         request.charge = Some(charge);

@@ -6,7 +6,7 @@
 use super::idempotency::{KeyDigest, KeyStatus};
 use super::lines::LineBatch;
 use super::perform::{ChannelTicket, Counting, Performer, PushResult, PushTickets};
-use super::{AdmittedRequest, ApiAnswer, IdempotencyKeys, NDJSON, PublishOrder};
+use super::{AdmittedRequest, ApiAnswer, IdempotencyKeys, PublishOrder, is_batch};
 use crate::broker::{RequestId, ShardProcess};
 use crate::gateway::ContractRequest;
 use bytes::Bytes;
@@ -132,7 +132,7 @@ impl ApiOnThread {
     }
 
     fn read(&self, asked: &ContractRequest, body: Bytes) -> Result<Read, ApiAnswer> {
-        if asked.headers.contains_key("push-to") || !super::mime_of(asked).eq_ignore_ascii_case(NDJSON) {
+        if !is_batch(asked) {
             return super::read(asked, body).map(Read::One);
         }
         let memory = self.process.handle().memory();
