@@ -3,6 +3,7 @@
 use super::*;
 use crate::shard::command::RespondCommand;
 use crate::shard::event::{Closed, ClosedBy};
+use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 
 const CLOSED: Effect = Effect::Close(SocketId(0));
@@ -141,6 +142,16 @@ fn whom_we_do_not_read_is_not_judged_by_its_silence() {
     let resumed_ms = scene.now_ms;
     let closed_ms = closed_at(&mut scene, 100_000).unwrap();
     assert!((60_000..=75_000).contains(&(closed_ms - resumed_ms)), "{closed_ms}");
+}
+
+#[test]
+fn a_client_that_waits_for_memory_or_for_its_turn_is_not_closed_for_its_silence() {
+    for flag in [Flag::WaitsForMemory, Flag::Resumes] {
+        let (mut scene, _) = channel();
+        let slot = scene.shard.table.resolve(scene.client).unwrap();
+        scene.shard.table[slot].flags.set(flag);
+        assert_eq!(scene.pass(300_000), [], "{flag:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,9 @@ const LATE_MS: u64 = 1000;
 /// Silence is measured in 32 bits of milliseconds.
 const PING_INTERVAL_MS_MAX: u64 = 24 * 3_600_000;
 
+/// A connection with one of these is not read, whatever its client sends; the client is not to blame.
+const UNHEARD: u32 = Flag::WaitsForOwner.bit() | Flag::WaitsForMemory.bit() | Flag::Resumes.bit() | Flag::Failing.bit();
+
 impl Shard {
     /// Looks at everything whose time has come. Call it about every [`TICK_MS`].
     pub fn handle_tick(&mut self, now_ms: u64) {
@@ -166,7 +169,7 @@ impl Shard {
         }
         // If it is the shard that does not read, silence means nothing. A ping is sent all the same: it lets the system
         // detect a client that has vanished.
-        let is_unheard = connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing);
+        let is_unheard = connection.flags.has_any(UNHEARD);
         if is_unheard || connection.pings_unanswered < self.config.pings_unanswered_max {
             connection.pings_unanswered = if is_unheard { 1 } else { connection.pings_unanswered + 1 };
             connection.pinged_ms = self.now_ms as u32;
