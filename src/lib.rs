@@ -123,10 +123,10 @@ pub use admission::{ConnectionLimits, HeldAs, HeldBytes, TenantReport};
 pub use broker::{
     Asking, AskingNodes, AttachError, AttachOptions, Batch, BindPathError, Broadcast, Broker, BrokerHandle, Builder,
     ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, Here,
-    InvalidChannelAt, InvalidMessage, Message, NotYetKnown, OnNodes, Order, Presence, Present, Process, ProcessHandle,
-    ProcessName, ProcessReport, Push, PushError, Respond, SAID_WITHIN, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked,
-    ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery,
-    files_needed,
+    InvalidChannelAt, InvalidMessage, Message, NODE_ANSWER_WITHIN, NotYetKnown, OnNodes, Order, Presence, Present,
+    Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending,
+    SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket,
+    TopicQuery, files_needed,
 };
 #[cfg(feature = "node")]
 pub use broker::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::behaviour::ClientBehaviour;
 use crate::client::engine::Pace;
-use crate::client::tls::Manner;
-use crate::conduct::Conduct;
+use crate::client::tls::TlsOptions;
 use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
 use crate::sys;
 
@@ -21,14 +21,15 @@ pub(crate) struct Run<S: Args> {
     pub server: ServerArgs,
 }
 
-/// The server, and this program's behaviour.
+/// The server, and how this program connects to it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArgs {
-    /// A server that listens already, as ws://HOST:PORT[/PATH] or wss://. Without it, `pushring demo` is started.
+    /// A running server: ws://HOST:PORT[/PATH] or wss://… Without it, `pushring demo` is started.
     #[arg(long)]
     pub url: Option<String>,
-    /// A process of that server, for its CPU time and memory (repeat for more). Found by itself on loopback.
+    /// An OS process of that server, whose CPU time and memory are measured (repeatable). On loopback it is found from
+    /// the port.
     #[arg(long)]
     pub server_pid: Vec<u32>,
     /// The pushring program to start [default: `pushring` beside this program].
@@ -46,7 +47,7 @@ pub(crate) struct ServerArgs {
     /// CPUs to pin this program to.
     #[arg(long, value_delimiter = ',')]
     pub client_cpus: Vec<usize>,
-    /// Wait in the kernel instead of spinning. Spinning spares the server the wake-ups.
+    /// Wait in epoll instead of spinning. Spinning spares the server the cost of waking this program.
     #[arg(long)]
     pub no_spin: bool,
     /// Open registered channels at `/` instead of channels bound to the process' path.
@@ -55,13 +56,13 @@ pub(crate) struct ServerArgs {
     /// The token of registered channels [default: made by `pushring token` when pushring is started here].
     #[arg(long, env = "LOADTEST_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// The node name in that token.
+    /// The node name in the token of registered channels.
     #[arg(long, default_value = "local.os")]
     pub node: String,
     /// Spread the clients over this many source addresses 127.0.0.1, 127.0.0.2, … of a loopback server.
     #[arg(long, default_value_t = 16)]
     pub sources: u8,
-    /// Give up when nothing arrives for this long, in seconds.
+    /// Fail when nothing arrives for this long, in seconds.
     #[arg(long, default_value_t = 10.0)]
     pub patience: f64,
     /// The started server speaks TLS, with a self-signed certificate made at the start.
@@ -84,7 +85,7 @@ pub(crate) struct Bench {
     /// The server.
     pub server: Server,
     /// How clients behave.
-    pub conduct: Conduct,
+    pub behaviour: ClientBehaviour,
     _files: Vec<TemporaryFile>,
 }
 
@@ -104,7 +105,7 @@ impl ServerArgs {
                 Some(_) => Some(spec.reference_with_tls(&certificate.path)),
                 None => spec.with_tls(&certificate.path)?,
             };
-            spec = with_tls.context("this pushring has no TLS of its own (--tls-listen)")?;
+            spec = with_tls.context("this pushring was built without TLS: it has no --tls-listen")?;
             files.push(certificate);
         }
         if self.reference.is_none()
@@ -118,15 +119,15 @@ impl ServerArgs {
         }
         // On the only CPU of a machine spinning would keep the server from it.
         let spin = !self.no_spin && (!self.client_cpus.is_empty() || sys::allowed_cpus()?.len() > 1);
-        let conduct = Conduct {
+        let behaviour = ClientBehaviour {
             pace: if spin { Pace::Spin } else { Pace::Block },
             cpus: self.client_cpus.clone(),
             patience: Duration::try_from_secs_f64(self.patience).context("--patience")?,
             sources: self.sources,
             token,
-            manner: Manner { authority: self.ca.clone(), classic: self.classic, resumes: false },
+            tls_options: TlsOptions { authority: self.ca.clone(), classic: self.classic, resumes: false },
         };
-        Ok(Bench { server, conduct, _files: files })
+        Ok(Bench { server, behaviour, _files: files })
     }
 
     fn spec(&self) -> anyhow::Result<(ServerSpec, Option<String>, Option<TemporaryFile>)> {
@@ -179,7 +180,7 @@ impl ServerArgs {
 
 impl Bench {
     /// A bench around a server that is up.
-    pub(crate) fn new(server: Server, conduct: Conduct) -> Self {
-        Self { server, conduct, _files: Vec::new() }
+    pub(crate) fn new(server: Server, behaviour: ClientBehaviour) -> Self {
+        Self { server, behaviour, _files: Vec::new() }
     }
 }

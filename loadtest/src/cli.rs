@@ -32,19 +32,19 @@ pub(crate) enum Command {
     Echo(Run<echo::Settings>),
     /// Unicast: messages to random channels.
     Unicast(Run<unicast::Settings>),
-    /// Rooms: many small groups, each message to the others of its room, beside members that are slow or come and go.
+    /// Rooms: each message goes to the other members of a small room, while some members are slow or come and go.
     Rooms(Run<rooms::Settings>),
-    /// Inbound: messages that the server takes without an answer.
+    /// Inbound: messages that the server receives and does not answer.
     Inbound(Run<inbound::Settings>),
-    /// A bounded soak: churn, resets, slow readers and half-open peers beside clients that must not notice.
+    /// Soak: churn, resets, slow readers and half-open peers for a stated time; the other clients must not be affected.
     Soak(Run<soak::Settings>),
-    /// Neighbours: the effect of greedy processes on the echo of another.
+    /// Neighbours: the effect of greedy clients and processes on another process' echo latency.
     Neighbours(Run<neighbours::Settings>),
-    /// A fleet: several daemons and a nats-server on loopback, clients on each, every delivery counted.
+    /// Fleet: several daemons and a nats-server on loopback, clients on each, every delivery counted.
     Fleet(fleet::Settings),
-    /// The floors: the cost of the system calls alone on this machine.
+    /// The lower bound: what the system calls alone cost on this machine.
     Limit(CompareArgs),
-    /// Servers side by side, interleaved, with ratios and a report.
+    /// Runs several servers in turn through the same cells, and reports their ratios.
     Compare(CompareArgs),
     /// Runs a reference server.
     Reference(ReferenceArgs),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::{Message, Opcode};
 use crate::payload::{STAMP_BYTES, Stamp};
 
-/// The fate of a run's messages.
+/// What became of the messages of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Accounting {
     /// Messages that had to arrive.

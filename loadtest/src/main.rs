@@ -2,11 +2,11 @@
 
 #![warn(unreachable_pub)]
 
+mod behaviour;
 mod bench;
 mod cli;
 mod client;
 mod compare;
-mod conduct;
 mod fleet;
 mod ledger;
 mod modes;

@@ -19,11 +19,11 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::behaviour::ClientBehaviour;
 use crate::bench::{Bench, Run};
 use crate::client::engine::Pace;
 use crate::client::plain::open;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, frame};
-use crate::conduct::Conduct;
 use crate::modes::echo::ECHO;
 use crate::process_hogs::{self, HOG, ProcessHog};
 use crate::stats::{Latency, LatencySummary};
@@ -39,7 +39,7 @@ const RELAY_SENDERS: usize = 4;
 /// The innocent client's pause between two messages.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// An echo that has not come by then never will.
+/// How long an echo may take.
 const ECHO_MAX: Duration = Duration::from_secs(20);
 
 /// How long a turn may be, by the bound of a bucket that the server counts in, in microseconds; of a thousand turns one
@@ -122,7 +122,7 @@ pub(crate) struct Settings {
 
 /// The effect of one hog.
 #[derive(Debug, Serialize)]
-struct Felt {
+struct HogEffect {
     hog: Hog,
     echoes: u64,
     wait: Option<LatencySummary>,
@@ -130,7 +130,7 @@ struct Felt {
     turns_us: Option<[f64; 3]>,
 }
 
-impl Felt {
+impl HogEffect {
     /// Returns whether every echo came, and turns were as short as they should be.
     fn is_good(&self) -> bool {
         self.wait.is_some() && self.turns_us.is_none_or(|[_, most, _]| most <= TURN_US_MAX)
@@ -152,11 +152,11 @@ pub(crate) fn run(run: &Run<Settings>) -> anyhow::Result<bool> {
     } else {
         print!("{}", table(&felt));
     }
-    Ok(felt.iter().all(Felt::is_good))
+    Ok(felt.iter().all(HogEffect::is_good))
 }
 
-fn measure(bench: &mut Bench, settings: &Settings, hog: Hog, link: &Path) -> anyhow::Result<Felt> {
-    let of = |process| bench.server.target(process, &Conduct { sources: 1, ..bench.conduct.clone() });
+fn measure(bench: &mut Bench, settings: &Settings, hog: Hog, link: &Path) -> anyhow::Result<HogEffect> {
+    let of = |process| bench.server.target(process, &ClientBehaviour { sources: 1, ..bench.behaviour.clone() });
     let (echo, drops, relays, own) = (of(ECHO)?, of(DROPS)?, of(RELAYS)?, of(HOG)?);
     ensure!(echo.tls.is_none(), "neighbours speaks no TLS: give it a ws:// URL");
     let innocent = open(&echo)?;
@@ -174,7 +174,7 @@ fn measure(bench: &mut Bench, settings: &Settings, hog: Hog, link: &Path) -> any
         result
     })?;
     bench.server.check_alive()?;
-    Ok(Felt { hog, echoes, wait: wait.summary(), turns_us: turns(&echo)? })
+    Ok(HogEffect { hog, echoes, wait: wait.summary(), turns_us: turns(&echo)? })
 }
 
 /// Sends messages and waits for each to come back.
@@ -327,12 +327,12 @@ fn bounds(buckets: &[(f64, f64)]) -> Option<[f64; 3]> {
     Some([of(0.99)?, of(TURNS_SHARE)?, of(1.0)?])
 }
 
-fn table(felt: &[Felt]) -> String {
+fn table(felt: &[HogEffect]) -> String {
     let mut text = format!(
         "{:<12}{:>8}{:>10}{:>10}{:>10}   {}\n",
         "hog", "echoes", "p50 ms", "p99 ms", "max ms", "turns: 99 %, 99.9 %, all at most, ms of CPU"
     );
-    for Felt { hog, echoes, wait, turns_us } in felt {
+    for HogEffect { hog, echoes, wait, turns_us } in felt {
         let name = hog.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         text += &format!("{name:<12}{echoes:>8}");
         match wait {

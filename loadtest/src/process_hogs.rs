@@ -84,7 +84,7 @@ fn slow_client(process: &Client, target: &Target) -> anyhow::Result<(TcpStream, 
             }
         }
     }
-    anyhow::bail!("the hog's client did not come")
+    anyhow::bail!("the hog's client did not connect")
 }
 
 fn resumes(process: &Client, target: &Target, clients: usize, over: &AtomicBool) -> anyhow::Result<()> {

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::client::tls::Manner;
+use crate::behaviour::ClientBehaviour;
+use crate::client::tls::TlsOptions;
 use crate::client::{Registration, Target};
 use crate::compare::fronts::Front;
-use crate::conduct::Conduct;
 use crate::{proc, sys};
 
 /// How long a started server may take until it listens, and until it has ended.
@@ -147,7 +147,7 @@ impl ServerSpec {
     }
 
     fn find(&self, url: &str, pids: &[u32]) -> anyhow::Result<Server> {
-        let address = Target::parse(url, "/", &Manner::default())?.address;
+        let address = Target::parse(url, "/", &TlsOptions::default())?.address;
         // Without its processes a server can still be measured from outside.
         let pids = if pids.is_empty() { proc::listeners(address).unwrap_or_default() } else { pids.to_vec() };
         Ok(Server {
@@ -179,7 +179,7 @@ impl ServerSpec {
     fn put_before(&self, front: Front, pem: &Path, behind: Server) -> anyhow::Result<Server> {
         let program = front.program().with_context(|| format!("there is no {}", front.name()))?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let server = Target::parse(&behind.url, "/", &Manner::default())?.address;
+        let server = Target::parse(&behind.url, "/", &TlsOptions::default())?.address;
         let directory = TemporaryDirectory::new()?;
         let file = directory.path.join("settings");
         fs::write(&file, front.settings(address, server, pem, &directory.path))?;
@@ -231,13 +231,13 @@ pub(crate) struct Server {
 
 impl Server {
     /// The endpoint of the demo process `process`: its bound path, or `/` with a registration if there is a token.
-    pub(crate) fn target(&self, process: &str, conduct: &Conduct) -> anyhow::Result<Target> {
-        let token = conduct.token.as_deref();
+    pub(crate) fn target(&self, process: &str, behaviour: &ClientBehaviour) -> anyhow::Result<Target> {
+        let token = behaviour.token.as_deref();
         let is_of_two_kinds = ["echo:", "relay:", "unicast:"].iter().any(|name| process.starts_with(name));
         let process = &if is_of_two_kinds { format!("{}{process}", self.prefix) } else { process.to_owned() };
         let path = if token.is_some() { "/".to_owned() } else { format!("/{process}/") };
-        let mut target = Target::parse(&self.url, &path, &conduct.manner)?;
-        target.sources = conduct.sources;
+        let mut target = Target::parse(&self.url, &path, &behaviour.tls_options)?;
+        target.sources = behaviour.sources;
         target.registration = token.map(|token| Registration { token: token.to_owned(), process: process.to_owned() });
         Ok(target)
     }

@@ -124,12 +124,12 @@ impl Board {
 
 /// The workers other than worker 0.
 #[derive(Debug)]
-pub(crate) struct Crew<'a> {
+pub(crate) struct Workers<'a> {
     board: &'a Board,
     children: Vec<Forked>,
 }
 
-impl<'a> Crew<'a> {
+impl<'a> Workers<'a> {
     /// Forks workers 1.. of `board`; each runs `work` with its number and reports what it returns.
     pub(crate) fn start<T: Serialize>(
         board: &'a Board,
@@ -175,7 +175,7 @@ impl<'a> Crew<'a> {
     }
 }
 
-impl Drop for Crew<'_> {
+impl Drop for Workers<'_> {
     fn drop(&mut self) {
         self.board.set_phase(Phase::End);
         for child in &self.children {

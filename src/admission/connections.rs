@@ -5,10 +5,10 @@
 //! second; expired entries are swept before a stripe grows. So a table has at most twice as many entries as there are
 //! connections, and handshakes of one second.
 
-use super::counter::{OfProcess, count_down, count_up};
+use super::counter::{ProcessCount, count_down, count_up};
 use super::notices::Notices;
 use super::prefix::Prefix;
-use super::waiting::{LetGo, LetGoOf, Waiting, WaitingEntry};
+use super::waiting::{EvictFrom, EvictedChannel, Waiting, WaitingEntry};
 use crate::gateway::IpPrefix;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -216,7 +216,7 @@ impl Connections {
 
     /// Counts a connection, which is counted in all already, as one of a process; `processes` are attached. `false`: it
     /// has as many as it may, and nothing was counted.
-    pub fn enter_process(&self, of: &OfProcess, processes: usize) -> bool {
+    pub fn enter_process(&self, of: &ProcessCount, processes: usize) -> bool {
         let (all_max, own_max) = {
             let limits = self.current();
             (limits.connections_max, limits.connections_per_process_max)
@@ -230,7 +230,7 @@ impl Connections {
 
     /// Counts a subscription to a topic, in all and as one of a process; `processes` are attached. `false`: there are
     /// as many as there may be, and nothing was counted.
-    pub fn enter_subscription(&self, of: &OfProcess, processes: usize) -> bool {
+    pub fn enter_subscription(&self, of: &ProcessCount, processes: usize) -> bool {
         let all_max = self.current().subscriptions_max;
         let is_tight = self.subscriptions.load(Ordering::Relaxed) >= all_max - all_max / PARTS_FOR_SHARES;
         let max = if is_tight { (all_max / processes.max(1)).max(1) } else { usize::MAX };
@@ -245,7 +245,7 @@ impl Connections {
     }
 
     /// The end of a subscription that was counted.
-    pub fn leave_subscription(&self, of: &OfProcess) {
+    pub fn leave_subscription(&self, of: &ProcessCount) {
         of.leave();
         count_down(&self.subscriptions);
     }
@@ -264,7 +264,7 @@ impl Connections {
 
     /// A counted connection is gone, and what it was for waits for another, counted as before: `id` is its shard's name
     /// for it. The answer is for [`end_wait`](Self::end_wait).
-    pub fn begin_wait(&self, id: u32, client: Option<Prefix>, process: &Arc<OfProcess>) -> u64 {
+    pub fn begin_wait(&self, id: u32, client: Option<Prefix>, process: &Arc<ProcessCount>) -> u64 {
         self.waiting.enter(WaitingEntry { id, client, process: process.clone() })
     }
 
@@ -275,11 +275,11 @@ impl Connections {
 
     /// Uncounts the longest waiting channel concerned, as a connection, as its client's and as its process'. Its shard
     /// is to be told.
-    pub fn let_go(&self, of: LetGoOf<'_>, now_ms: u64) -> Option<LetGo> {
+    pub fn let_go(&self, of: EvictFrom<'_>, now_ms: u64) -> Option<EvictedChannel> {
         let (entry, WaitingEntry { id, client, process }) = self.waiting.take(of)?;
         self.leave(client, now_ms);
         process.leave();
-        Some(LetGo { id, entry })
+        Some(EvictedChannel { id, entry })
     }
 
     /// Takes a token for one handshake of `client`; `false` if it has none left.

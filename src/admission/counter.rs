@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many connections, or subscriptions, one process has on all shards.
 #[derive(Debug, Default)]
-pub struct OfProcess(AtomicUsize);
+pub struct ProcessCount(AtomicUsize);
 
-impl OfProcess {
+impl ProcessCount {
     /// How many there are now.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)

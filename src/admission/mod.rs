@@ -20,7 +20,7 @@ mod prefix;
 mod waiting;
 
 pub use connections::{ConnectionLimits, Connections, LimitReached};
-pub use counter::OfProcess;
+pub use counter::ProcessCount;
 pub use heap::{HeapBytes, table_bytes, tree_bytes_in_order};
 pub use ledger::{
     Charge, HeldAs, HeldBytes, Ledger, MemoryPool, OverBudget, ProcessMemory, Tally, Tenant, TenantReport,
@@ -29,4 +29,4 @@ pub use memory::{Budget, Lease, LeaseReach, STEP_BYTES};
 pub use notices::{Notice, Notices};
 pub use places::PeerPlaces;
 pub use prefix::Prefix;
-pub use waiting::{LetGo, LetGoOf};
+pub use waiting::{EvictFrom, EvictedChannel};

@@ -8,25 +8,25 @@
 //! out uncounts the channel, or takes over its count. It must not know the channel, except by a number that its shard
 //! gave it.
 
-use super::counter::OfProcess;
+use super::counter::ProcessCount;
 use super::prefix::Prefix;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whose place is needed.
 #[derive(Debug, Clone, Copy)]
-pub enum LetGoOf<'a> {
+pub enum EvictFrom<'a> {
     /// Any client's.
     Anyone,
     /// One of this client.
     Client(Prefix),
     /// One of this process.
-    Process(&'a Arc<OfProcess>),
+    Process(&'a Arc<ProcessCount>),
 }
 
 /// A channel that was given up, and is no longer counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LetGo {
+pub struct EvictedChannel {
     /// The number that its shard gave it.
     pub id: u32,
     /// Of its entry: a channel that waits again has another.
@@ -50,7 +50,7 @@ struct WaitingEntries {
 pub(super) struct WaitingEntry {
     pub id: u32,
     pub client: Option<Prefix>,
-    pub process: Arc<OfProcess>,
+    pub process: Arc<ProcessCount>,
 }
 
 impl Waiting {
@@ -73,12 +73,12 @@ impl Waiting {
     }
 
     /// The first whose place is of use, which waits no more.
-    pub(super) fn take(&self, whose: LetGoOf<'_>) -> Option<(u64, WaitingEntry)> {
+    pub(super) fn take(&self, whose: EvictFrom<'_>) -> Option<(u64, WaitingEntry)> {
         let mut entries = self.entries();
         let number = match whose {
-            LetGoOf::Anyone => *entries.by_age.first_key_value()?.0,
-            LetGoOf::Client(client) => entries.by_client.range((client, 0)..=(client, u64::MAX)).next()?.1,
-            LetGoOf::Process(process) => {
+            EvictFrom::Anyone => *entries.by_age.first_key_value()?.0,
+            EvictFrom::Client(client) => entries.by_client.range((client, 0)..=(client, u64::MAX)).next()?.1,
+            EvictFrom::Process(process) => {
                 let place = place_of(process);
                 entries.by_process.range((place, 0)..=(place, u64::MAX)).next()?.1
             }
@@ -103,7 +103,7 @@ impl WaitingEntries {
     }
 }
 
-fn place_of(process: &Arc<OfProcess>) -> usize {
+fn place_of(process: &Arc<ProcessCount>) -> usize {
     Arc::as_ptr(process).addr()
 }
 
@@ -121,7 +121,7 @@ mod tests {
         /// As a plain list in the order of coming.
         #[test]
         fn the_first_of_those_concerned_goes_first(steps in prop::collection::vec((0u8..5, 0u8..3, 0u8..3), 1..200)) {
-            let processes: Vec<Arc<OfProcess>> = (0..3).map(|_| Arc::default()).collect();
+            let processes: Vec<Arc<ProcessCount>> = (0..3).map(|_| Arc::default()).collect();
             let (waiting, mut twin) = (Waiting::default(), Vec::<(u64, u32, u8, u8)>::new());
             for (id, (step, of, process)) in steps.into_iter().enumerate() {
                 let shared = &processes[usize::from(process)];
@@ -132,9 +132,9 @@ mod tests {
                         twin.push((waiting.enter(entry), id, of, process));
                         continue;
                     }
-                    2 => (LetGoOf::Anyone, (!twin.is_empty()).then_some(0)),
-                    3 => (LetGoOf::Client(client(of)), twin.iter().position(|entry| entry.2 == of)),
-                    _ => (LetGoOf::Process(shared), twin.iter().position(|entry| entry.3 == process)),
+                    2 => (EvictFrom::Anyone, (!twin.is_empty()).then_some(0)),
+                    3 => (EvictFrom::Client(client(of)), twin.iter().position(|entry| entry.2 == of)),
+                    _ => (EvictFrom::Process(shared), twin.iter().position(|entry| entry.3 == process)),
                 };
                 let expected = at.map(|at| twin.remove(at));
                 let taken = waiting.take(whose).map(|(number, entry)| (number, entry.id));

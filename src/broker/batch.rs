@@ -2,12 +2,12 @@
 
 #[cfg(feature = "node")]
 use super::delivery::DeliveryOptions;
-use super::elsewhere::Abroad;
 #[cfg(feature = "node")]
 use super::message::Message;
 #[cfg(feature = "node")]
 use super::order::check_size;
 use super::order::{Commands, Order};
+use super::other_brokers::RemotePush;
 use super::pusher::{Full, PushError, Pusher};
 #[cfg(feature = "node")]
 use crate::channel::ChannelId;
@@ -47,7 +47,7 @@ pub struct Batch {
     pusher: Pusher,
     shards: Vec<ShardBatch>,
     /// Messages for other brokers.
-    abroad: Vec<Abroad>,
+    abroad: Vec<RemotePush>,
     abroad_bytes: usize,
     is_full: bool,
     /// Taken out for a shard that had no room, and what it keeps alive.

@@ -1,8 +1,8 @@
 //! How one order is delivered, in addition to its contents: the policy, and the recipient of its outcome.
 
-use super::elsewhere::AskNodes;
 #[cfg(feature = "link")]
-use super::elsewhere::OnNodes;
+use super::other_brokers::OnNodes;
+use super::other_brokers::OutcomeAsker;
 use super::ticket::TicketSender;
 use crate::shard::command::Policy;
 #[cfg(feature = "link")]
@@ -16,7 +16,7 @@ pub struct DeliveryOptions {
     pub(super) policy: Option<Policy>,
     pub(super) ask: Option<OutcomeTo>,
     /// Receives the outcomes of the fleet's other nodes.
-    pub(super) nodes: Option<AskNodes>,
+    pub(super) nodes: Option<OutcomeAsker>,
 }
 
 /// Where an outcome goes.
@@ -52,7 +52,7 @@ impl DeliveryOptions {
         nodes: impl FnOnce(OnNodes) + Send + 'static,
     ) -> Self {
         let ask = Some(OutcomeTo::Ticket(TicketSender::calling(here)));
-        Self { ask, nodes: Some(AskNodes::calling(nodes)), ..Self::default() }
+        Self { ask, nodes: Some(OutcomeAsker::calling(nodes)), ..Self::default() }
     }
 
     /// With this policy.

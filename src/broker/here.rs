@@ -10,17 +10,17 @@ thread_local! {
 }
 
 /// While it lives, this thread runs a handler.
-pub(super) struct OnAShard {
+pub(super) struct HandlerThread {
     was: bool,
 }
 
-impl OnAShard {
+impl HandlerThread {
     pub(super) fn enter() -> Self {
         Self { was: IS_ON_A_SHARD.replace(true) }
     }
 }
 
-impl Drop for OnAShard {
+impl Drop for HandlerThread {
     fn drop(&mut self) {
         IS_ON_A_SHARD.set(self.was);
     }

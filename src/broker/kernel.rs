@@ -60,7 +60,7 @@ pub struct Kernel {
     shared: Arc<BrokerShared>,
     receiver: ProcessReceiver,
     pusher: Pusher,
-    names: Names,
+    names: OwnerNames,
     read_out: Arc<AtomicU64>,
     system: OwnerId,
     /// The rules of entry before it came.
@@ -100,12 +100,12 @@ pub enum GrantError {
     Stopped,
 }
 
-type Names = Arc<Mutex<HashMap<OwnerId, ProcessId>>>;
+type OwnerNames = Arc<Mutex<HashMap<OwnerId, ProcessId>>>;
 
 /// The owners that there are. Held by the directory alone, since it holds the queue's sender.
 struct KernelOwners {
-    made: Mutex<Made>,
-    names: Names,
+    made: Mutex<OwnerTable>,
+    names: OwnerNames,
     /// How often the kernel has read everything.
     read_out: Arc<AtomicU64>,
     next: Arc<AtomicU32>,
@@ -114,7 +114,7 @@ struct KernelOwners {
 }
 
 #[derive(Default)]
-struct Made {
+struct OwnerTable {
     by_name: HashMap<ProcessId, KernelOwner>,
     /// All of them, in the order in which they are looked at.
     round: VecDeque<ProcessId>,
@@ -155,7 +155,7 @@ impl KernelOwners {
     }
 
     /// Looks at so many owners, and forgets those that were not needed for long enough.
-    fn forget_unneeded(&self, made: &mut Made, count: usize) {
+    fn forget_unneeded(&self, made: &mut OwnerTable, count: usize) {
         let read_out = self.read_out.load(Ordering::Acquire);
         for _ in 0..count.min(made.round.len()) {
             let Some(process) = made.round.pop_front() else { break };
@@ -183,7 +183,7 @@ pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Resul
     let shards = wakers.len();
     let wake = move |shard: usize| wakers[shard].kick();
     let (queue, receiver) = process_queue_for(shards, limits, OUTCOMES_MAX, &shared.memory, wake);
-    let (names, read_out) = (Names::default(), Arc::<AtomicU64>::default());
+    let (names, read_out) = (OwnerNames::default(), Arc::<AtomicU64>::default());
     let owners = KernelOwners {
         made: Mutex::default(),
         names: names.clone(),
@@ -392,7 +392,7 @@ mod tests {
         let (queue, _receiver) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let owners = KernelOwners {
             made: Mutex::default(),
-            names: Names::default(),
+            names: OwnerNames::default(),
             read_out: Arc::default(),
             next: Arc::new(AtomicU32::new(1)),
             queue,

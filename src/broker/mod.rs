@@ -29,7 +29,6 @@ mod compression;
 mod config;
 mod delivery;
 mod drain_watch;
-mod elsewhere;
 mod error;
 #[cfg(any(feature = "node", feature = "fleet"))]
 mod guest;
@@ -42,6 +41,7 @@ mod on_shards;
 mod open_files;
 mod operate;
 mod order;
+mod other_brokers;
 mod process;
 mod pusher;
 mod threads;
@@ -65,15 +65,6 @@ pub use batch::Batch;
 pub use builder::Builder;
 pub use config::Config;
 pub(crate) use delivery::DeliveryOptions;
-#[cfg(any(feature = "node", feature = "fleet"))]
-pub(crate) use elsewhere::name_of_node;
-#[cfg(feature = "fleet")]
-pub(crate) use elsewhere::{Abroad, AbroadTo, AskNodes, Asker, Elsewhere, Hands};
-pub(crate) use elsewhere::{ChannelAnswer, ChannelQuestion};
-pub use elsewhere::{
-    ChannelAt, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, InvalidChannelAt, OnNodes, Presence,
-    Present, SAID_WITHIN,
-};
 pub use error::{AttachError, BindPathError, ServiceError, ShardDied, StartError};
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
@@ -82,6 +73,15 @@ pub use on_shards::{Here, ShardHandler, ShardOrder, ShardProcess};
 pub use open_files::{files_needed, limits_within_files};
 pub use operate::{Cursor, ProcessReport, TopicQuery};
 pub use order::{Asking, AskingNodes, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked, Subscribe};
+#[cfg(any(feature = "node", feature = "fleet"))]
+pub(crate) use other_brokers::name_of_node;
+#[cfg(feature = "fleet")]
+pub(crate) use other_brokers::{Asker, LocalDelivery, OtherBrokers, OutcomeAsker, RemoteAudience, RemotePush};
+pub(crate) use other_brokers::{ChannelAnswer, ChannelQuestion};
+pub use other_brokers::{
+    ChannelAt, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, InvalidChannelAt, NODE_ANSWER_WITHIN,
+    OnNodes, Presence, Present,
+};
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
 pub use pusher::{Audience, PushError};
 pub use ticket::{NotYetKnown, Ticket};
@@ -144,7 +144,7 @@ pub(crate) struct BrokerShared {
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
     /// The fleet, once it is set.
-    elsewhere: OnceLock<Arc<dyn elsewhere::Elsewhere>>,
+    other_brokers: OnceLock<Arc<dyn other_brokers::OtherBrokers>>,
     /// The keys of this run's tokens, and the addresses of other runs' brokers.
     keys: Keys,
 }
@@ -218,7 +218,7 @@ impl Broker {
                 draining: drain_watch::DrainWatch::default(),
                 address,
                 tls_address,
-                elsewhere: OnceLock::new(),
+                other_brokers: OnceLock::new(),
                 keys: common.resume.clone(),
             }),
             driver: config.driver,

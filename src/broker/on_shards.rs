@@ -5,7 +5,7 @@
 //! 1011 for its channels, and nothing else; orders for other shards that find no room wait here, bounded, and the
 //! handler is given no events meanwhile.
 
-use super::here::OnAShard;
+use super::here::HandlerThread;
 use super::message::Message;
 use super::order::{Broadcast, Close, Commands, Order, Push, Reach, Respond, Subscribe, close_frame};
 use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
@@ -229,13 +229,13 @@ impl HandlerStart {
         made: &Sender<bool>,
     ) -> Option<Box<dyn Handler<Command>>> {
         let Self { shard, handle, queue, receiver } = self;
-        let _here = OnAShard::enter();
+        let _here = HandlerThread::enter();
         let handler = catch_unwind(AssertUnwindSafe(|| make(shard))).ok();
         let _ = made.send(handler.is_some());
         let shared = &handle.shared;
         let pusher = handle.pusher.reporting_to(queue);
         let kept = shared.inboxes.iter().map(|_| WaitingOrders::default()).collect();
-        let waker = Waker::from(Arc::new(Kick(shared.inboxes[shard].clone())));
+        let waker = Waker::from(Arc::new(InboxWake(shared.inboxes[shard].clone())));
         let mut runner = Runner {
             handler: Some(handler?),
             receiver,
@@ -251,9 +251,9 @@ impl HandlerStart {
 }
 
 /// Calls a shard.
-struct Kick(InboxSender<Command>);
+struct InboxWake(InboxSender<Command>);
 
-impl Wake for Kick {
+impl Wake for InboxWake {
     fn wake(self: Arc<Self>) {
         self.0.kick();
     }
@@ -372,7 +372,7 @@ impl<H: ShardHandler> Runner<H> {
 
     /// Has the handler do something. If it panics, its process ends.
     fn guarded(&mut self, act: impl FnOnce(&mut Self)) -> Result<HandlerWait, Failed> {
-        let _here = OnAShard::enter();
+        let _here = HandlerThread::enter();
         if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
             let (process, shard) = (&self.handle.id, self.others.shard);
             tracing::error!(%process, shard, "a handler panicked: its process ends, its channels are closed with 1011");
@@ -411,7 +411,7 @@ impl<H: ShardHandler> Handler<Command> for Runner<H> {
 
 impl<H> Drop for Runner<H> {
     fn drop(&mut self) {
-        let _here = OnAShard::enter();
+        let _here = HandlerThread::enter();
         let handler = self.handler.take();
         // A panic in the handler's own drop is contained, too.
         if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
@@ -609,7 +609,7 @@ struct ShardOutlet<'a> {
     others: &'a mut OtherShards,
 }
 
-trait Give {
+trait GiveCommands {
     fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError>;
 }
 
@@ -628,7 +628,7 @@ impl ShardOutlet<'_> {
     }
 }
 
-impl Give for ShardOutlet<'_> {
+impl GiveCommands for ShardOutlet<'_> {
     fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError> {
         give_each(commands, |shard, command| self.give_one(shard, command, full))
     }
@@ -638,7 +638,7 @@ impl Give for ShardOutlet<'_> {
 #[must_use = "nothing is given before the end is called: try_send or send"]
 pub struct ShardOrder<'h, O> {
     order: O,
-    outlet: &'h mut (dyn Give + 'h),
+    outlet: &'h mut (dyn GiveCommands + 'h),
 }
 
 impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {

@@ -9,8 +9,8 @@
 //! Invariant: nothing is submitted before the last call.
 
 use super::delivery::{DeliveryOptions, OutcomeTo};
-use super::elsewhere::{Abroad, AbroadTo, AskNodes, OnNodes};
 use super::message::{Message, PAYLOAD_BYTES_MAX};
+use super::other_brokers::{OnNodes, OutcomeAsker, RemoteAudience, RemotePush};
 use super::pusher::{Audience, Full, PushError, Pusher};
 use super::ticket::{Ticket, TicketSender, ticket};
 use crate::channel::ChannelId;
@@ -49,7 +49,7 @@ pub trait Order<'p>: Sized {
 
     /// Takes out what of it is for other brokers. Only of what was checked.
     #[doc(hidden)]
-    fn take_abroad(&mut self) -> Option<Abroad> {
+    fn take_abroad(&mut self) -> Option<RemotePush> {
         None
     }
 
@@ -186,9 +186,9 @@ impl<'p> Order<'p> for Push<'p> {
         &mut self.delivery
     }
 
-    fn take_abroad(&mut self) -> Option<Abroad> {
+    fn take_abroad(&mut self) -> Option<RemotePush> {
         let Some(OnNode { node, as_guest }) = self.at.clone() else { return none_abroad(&mut self.delivery) };
-        let to = AbroadTo::Channels { node, list: vec![self.channel], as_guest };
+        let to = RemoteAudience::Channels { node, list: vec![self.channel], as_guest };
         to_one_node(self.pusher, &mut self.delivery, to, &self.message)
     }
 
@@ -276,7 +276,7 @@ impl<'p> Broadcast<'p> {
     /// The outcome covers only the message's departure; the other node's outcome goes to the code that [asks
     /// nodes](Self::ask_nodes).
     pub fn on_node(mut self, node: &str) -> Self {
-        let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == node);
+        let is_here = self.pusher.other_brokers().is_some_and(|other_brokers| other_brokers.node() == node);
         self.reach = if is_here { Reach::Here } else { Reach::Node(node.into()) };
         self
     }
@@ -305,12 +305,12 @@ impl<'p> Order<'p> for Broadcast<'p> {
         &mut self.delivery
     }
 
-    fn take_abroad(&mut self) -> Option<Abroad> {
+    fn take_abroad(&mut self) -> Option<RemotePush> {
         if let (Reach::Node(node), Audience::Channels(list)) = (&self.reach, &self.audience) {
-            let to = AbroadTo::Channels { node: node.clone(), list: list.clone(), as_guest: false };
+            let to = RemoteAudience::Channels { node: node.clone(), list: list.clone(), as_guest: false };
             return to_one_node(self.pusher, &mut self.delivery, to, &self.message);
         }
-        if self.reach == Reach::Here || self.pusher.elsewhere().is_none() {
+        if self.reach == Reach::Here || self.pusher.other_brokers().is_none() {
             return none_abroad(&mut self.delivery);
         }
         let memory = self.pusher.memory.clone()?;
@@ -320,9 +320,9 @@ impl<'p> Order<'p> for Broadcast<'p> {
             part = parts.next();
             self.delivery.ask = parts.next().map(OutcomeTo::Part);
         }
-        let to = AbroadTo::All(self.audience.clone());
+        let to = RemoteAudience::All(self.audience.clone());
         let nodes = self.delivery.nodes.take();
-        Some(Abroad { memory, to, frame: self.message.0.clone(), policy: self.delivery.policy, part, nodes })
+        Some(RemotePush { memory, to, frame: self.message.0.clone(), policy: self.delivery.policy, part, nodes })
     }
 
     fn into_commands(self) -> Commands {
@@ -546,19 +546,24 @@ fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) ->
 }
 
 /// The part for channels of one other node; the whole outcome is that of its departure.
-fn to_one_node(pusher: &Pusher, delivery: &mut DeliveryOptions, to: AbroadTo, message: &Message) -> Option<Abroad> {
+fn to_one_node(
+    pusher: &Pusher,
+    delivery: &mut DeliveryOptions,
+    to: RemoteAudience,
+    message: &Message,
+) -> Option<RemotePush> {
     let parts = pusher.parts(delivery.ask.take(), 1);
     let mut part = parts.into_iter().next().flatten();
-    if let (Some(part), None) = (&mut part, pusher.elsewhere()) {
+    if let (Some(part), None) = (&mut part, pusher.other_brokers()) {
         part.counts.fleet_down = 1;
     }
     let memory = pusher.memory.clone()?;
     let nodes = delivery.nodes.take();
-    Some(Abroad { memory, to, frame: message.0.clone(), policy: delivery.policy, part, nodes })
+    Some(RemotePush { memory, to, frame: message.0.clone(), policy: delivery.policy, part, nodes })
 }
 
 /// Nothing leaves this broker, so the other nodes' outcome is known at once: empty.
-fn none_abroad(delivery: &mut DeliveryOptions) -> Option<Abroad> {
+fn none_abroad(delivery: &mut DeliveryOptions) -> Option<RemotePush> {
     if let Some(nodes) = delivery.nodes.take() {
         nodes.tell(OnNodes::default());
     }
@@ -575,7 +580,7 @@ pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
 }
 
 /// A push of which is asked what became of it on each node: its ends give a [`Ticket`] to what became of it here, and
-/// one to what the other nodes have said, which is settled within [`SAID_WITHIN`](crate::SAID_WITHIN) of its leaving.
+/// one to what the other nodes have said, which is settled within [`NODE_ANSWER_WITHIN`](crate::SAID_WITHIN) of its leaving.
 #[must_use = "nothing is given before the end is called: try_send or send"]
 pub struct AskingNodes<'p, O> {
     order: O,
@@ -605,7 +610,7 @@ impl<'p, O: Order<'p>> AskingNodes<'p, O> {
 
     fn give(mut self, full: Full) -> Result<(Ticket, Ticket<OnNodes>), PushError> {
         self.order.check()?;
-        let ((teller, ticket), (nodes, on_nodes)) = (ticket(), AskNodes::new());
+        let ((teller, ticket), (nodes, on_nodes)) = (ticket(), OutcomeAsker::new());
         let delivery = self.order.delivery();
         (delivery.ask, delivery.nodes) = (Some(OutcomeTo::Ticket(teller)), Some(nodes));
         give(self.order, full).map(|()| (ticket, on_nodes))
@@ -670,7 +675,7 @@ pub struct Sending<'p> {
     refused: Option<PushError>,
     commands: smallvec::IntoIter<[(usize, Command); 1]>,
     /// The part for other brokers, submitted once these shards have taken theirs.
-    abroad: Option<Abroad>,
+    abroad: Option<RemotePush>,
     /// The next one, with its shard and what it keeps alive.
     next: Option<(usize, usize, Option<Command>)>,
 }

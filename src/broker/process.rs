@@ -4,10 +4,10 @@
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
 use super::batch::Batch;
-use super::elsewhere::ChannelAt;
 use super::here::away_from_shards;
 use super::message::Message;
 use super::order::{Broadcast, Close, Push, Reach, Respond, Subscribe, close_frame};
+use super::other_brokers::ChannelAt;
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, BrokerShared};
 use crate::admission::{Charge, HeldAs, ProcessMemory};

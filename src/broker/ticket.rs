@@ -32,12 +32,12 @@ struct TicketState<T> {
 }
 
 /// The other end of a [`Ticket`], or of a call that takes its place.
-pub(super) struct TicketSender<T = Outcome>(Told<T>);
+pub(super) struct TicketSender<T = Outcome>(TicketTarget<T>);
 
 /// A call that is made once.
 type TicketCall<T> = Box<dyn FnOnce(T) + Send>;
 
-enum Told<T> {
+enum TicketTarget<T> {
     Ticket(Arc<TicketShared<T>>),
     /// None: it was made.
     Call(Mutex<Option<TicketCall<T>>>),
@@ -52,21 +52,21 @@ impl<T> std::fmt::Debug for TicketSender<T> {
 pub(super) fn ticket<T>() -> (TicketSender<T>, Ticket<T>) {
     let state = Mutex::new(TicketState { outcome: None, waiting: None });
     let told = Arc::new(TicketShared { state, changed: Condvar::new() });
-    (TicketSender(Told::Ticket(told.clone())), Ticket(told))
+    (TicketSender(TicketTarget::Ticket(told.clone())), Ticket(told))
 }
 
 impl<T> TicketSender<T> {
     /// Has `call` made with the outcome, on the thread that delivers it, which may be a shard's: it must not wait.
     #[cfg_attr(not(feature = "link"), allow(dead_code))]
     pub(super) fn calling(call: impl FnOnce(T) + Send + 'static) -> Self {
-        Self(Told::Call(Mutex::new(Some(Box::new(call)))))
+        Self(TicketTarget::Call(Mutex::new(Some(Box::new(call)))))
     }
 
     /// Delivers the outcome. The caller may no longer wait for it.
     pub(super) fn tell(&self, outcome: T) {
         match &self.0 {
-            Told::Ticket(shared) => shared.tell(outcome),
-            Told::Call(call) => {
+            TicketTarget::Ticket(shared) => shared.tell(outcome),
+            TicketTarget::Call(call) => {
                 let call = call.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(call) = call {
                     call(outcome);

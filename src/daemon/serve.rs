@@ -1,7 +1,7 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::acme;
-use super::admin::{self, Admin, AdminGuard, Need};
+use super::admin::{self, Admin, AdminGuard, ReadyCondition};
 use super::certificates::{self, Certificates};
 use super::config::{AdminListen, DaemonConfig, DriverValue};
 use super::control;
@@ -265,7 +265,7 @@ fn start_admin(
         },
     };
     let needs_link = config.ready_needs.0.iter().any(|need| need == "link");
-    let need = needs_link.then(|| Need { name: "link", is_met: Box::new(need_link) });
+    let need = needs_link.then(|| ReadyCondition { name: "link", is_met: Box::new(need_link) });
     let has_token = token.is_some();
     let guard = AdminGuard::new(token, config.admin_hosts.0.clone());
     match Admin::start(address, admin::AdminParts { operator, guard, needs: need.into_iter().collect() }) {

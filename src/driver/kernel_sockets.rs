@@ -8,7 +8,7 @@ use super::epoll::{EpollEvents, ReadySet};
 use super::listen::BACKLOG;
 use super::sys;
 use super::wake::WakeFd;
-use crate::shard::command::Carried;
+use crate::shard::command::CarriedSocket;
 use crate::shard::flush::SocketId;
 use crate::shard::turn::{Accepted, Readiness, SocketRead, Sockets};
 use crate::shard::{ConnectionToken, ListenerKind, SocketEnd};
@@ -191,14 +191,14 @@ impl Sockets for KernelSockets {
         drop(self.sockets[number as usize].take());
     }
 
-    fn release(&mut self, SocketId(number): SocketId) -> Option<Carried> {
+    fn release(&mut self, SocketId(number): SocketId) -> Option<CarriedSocket> {
         let socket = self.sockets.get_mut(number as usize)?.take()?;
         // It stays open, so it must leave the set by name.
         self.ready.remove(&socket).ok()?;
-        Some(Carried(Box::new(socket)))
+        Some(CarriedSocket(Box::new(socket)))
     }
 
-    fn adopt(&mut self, carried: Carried) -> Option<SocketId> {
+    fn adopt(&mut self, carried: CarriedSocket) -> Option<SocketId> {
         let socket: Box<OwnedFd> = carried.0.downcast().ok()?;
         Some(self.keep(*socket))
     }

@@ -9,14 +9,14 @@
 use super::Options;
 use super::member::Member;
 use super::names::Name;
-use super::roster::About;
+use super::roster::Announcement;
 use super::simulation_tests::{Rng, arrives_ms, worlds};
-use super::subject::{Target, To};
+use super::subject::{NamedAudience, Target};
 use super::traffic::{Channels, FleetNews, OutboundPush, OutboundTo, Publish};
 use crate::admission::Budget;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
-use crate::shard::command::{Command, Miss, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::command::{Command, LostMessages, PushFrame, PushKind, PushMany, ShardAudience};
 use crate::shard::two_shards::{PROCESS_OWNER, SHARDS, TwoShards};
 use crate::shard::{Resume, ShardConfig};
 use bytes::Bytes;
@@ -74,17 +74,17 @@ fn name(node: usize) -> Name {
     Name::new(&format!("n{node}")).unwrap()
 }
 
-fn targets() -> Vec<To> {
-    PATHS.iter().map(|&path| To::Path(path.into())).chain([To::Process]).collect()
+fn targets() -> Vec<NamedAudience> {
+    PATHS.iter().map(|&path| NamedAudience::Path(path.into())).chain([NamedAudience::Process]).collect()
 }
 
-fn target(to: To) -> Target {
+fn target(to: NamedAudience) -> Target {
     Target { process: PROCESS.parse().unwrap(), to }
 }
 
-fn words(to: &To) -> String {
+fn words(to: &NamedAudience) -> String {
     match to {
-        To::Path(path) => path.to_string(),
+        NamedAudience::Path(path) => path.to_string(),
         _ => "all".to_owned(),
     }
 }
@@ -107,9 +107,9 @@ fn born(node: usize, life: u64, now_ms: u64) -> Node {
 
 impl Node {
     /// Has both shards do it.
-    fn order(&mut self, to: &To, command: impl Fn(ShardAudience) -> Command) {
+    fn order(&mut self, to: &NamedAudience, command: impl Fn(ShardAudience) -> Command) {
         let audience = match to {
-            To::Path(path) => ShardAudience::Path(path.clone()),
+            NamedAudience::Path(path) => ShardAudience::Path(path.clone()),
             _ => ShardAudience::Process,
         };
         for shard in 0..SHARDS as usize {
@@ -119,7 +119,7 @@ impl Node {
         }
     }
 
-    fn push(&mut self, to: &To, payload: &Bytes) {
+    fn push(&mut self, to: &NamedAudience, payload: &Bytes) {
         self.order(to, |audience| {
             Command::PushMany(Box::new(PushMany {
                 audience,
@@ -133,9 +133,11 @@ impl Node {
         });
     }
 
-    fn miss(&mut self, to: &To, count: u64) {
+    fn miss(&mut self, to: &NamedAudience, count: u64) {
         let count = u32::try_from(count).unwrap();
-        self.order(to, |audience| Command::Miss(Box::new(Miss { audience, owner: PROCESS_OWNER, count })));
+        self.order(to, |audience| {
+            Command::LostMessages(Box::new(LostMessages { audience, owner: PROCESS_OWNER, count }))
+        });
     }
 }
 
@@ -290,7 +292,7 @@ impl World {
         let payload = Bytes::from(format!("{} {} {} {number}", source.0, source.1, words(&to)));
         self.nodes[from].push(&to, &payload);
         let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload };
-        let process = target(To::Process).process;
+        let process = target(NamedAudience::Process).process;
         let outbound = OutboundPush { process, to: OutboundTo::All(to), frame, policy: None, asks: false };
         let publish = self.nodes[from].member.publish(outbound, self.now_ms).unwrap().push;
         self.publish(from, &publish);
@@ -352,7 +354,7 @@ impl World {
         self.now_ms += ms;
         if before_ms / 1000 != self.now_ms / 1000 {
             for node in (0..NODES).filter(|node| !self.nodes[*node].is_cut).collect::<Vec<_>>() {
-                let (said, told) = self.nodes[node].member.tick(self.now_ms, About::default());
+                let (said, told) = self.nodes[node].member.tick(self.now_ms, Announcement::default());
                 self.tell(node, told);
                 said.iter().for_each(|said| self.publish(node, said));
             }

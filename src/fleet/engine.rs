@@ -14,17 +14,17 @@ use self::asking::NodesAsked;
 use self::held::FleetMemory;
 use super::Options;
 use super::connection::{connect_options, note_connected, pause_before_leaving, server};
+use super::log_limiter::LogLimiter;
 use super::member::Member;
 use super::names::Name;
 use super::outbox::{
     LISTENS_MAX, ListenQuestion, Outbox, QUESTIONS_MAX, QUEUE_MESSAGES_MAX, Question, QueuedPush, State,
 };
-use super::presence::Remembered;
-use super::quiet::Quiet;
-use super::roster::{About, Change};
-use super::subject::{Line, Subjects, Target, To};
+use super::presence::RememberedCounts;
+use super::roster::{Announcement, Change};
+use super::subject::{AudienceKey, NamedAudience, Subjects, Target};
 use super::traffic::{Channels, Delivery, FleetNews, Publish};
-use crate::broker::{Audience, BrokerHandle, FleetReport, Hands, Outcome, PushError};
+use crate::broker::{Audience, BrokerHandle, FleetReport, LocalDelivery, Outcome, PushError};
 use crate::queue::orders::{self, Inbox, Wake};
 use crate::shard::outcome::OutcomePart;
 use async_nats::connection::State as ConnectionState;
@@ -114,7 +114,7 @@ impl Fleet {
         state.is_behind.store(true, Ordering::Release);
         let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
         let outbox = Arc::new(Outbox::new(options.node.clone(), queue, (listens, questions), state.clone()));
-        if !broker.set_elsewhere(outbox) {
+        if !broker.set_other_brokers(outbox) {
             return Err(FleetStartError::Taken);
         }
         let stop = Arc::<Notify>::default();
@@ -183,13 +183,13 @@ struct Engine {
     state: Arc<State>,
     client: Client,
     member: RefCell<Member>,
-    hands: RefCell<Hands>,
+    hands: RefCell<LocalDelivery>,
     began: Instant,
     began_unix_ms: u64,
-    listening: RefCell<HashMap<Line, AbortHandle>>,
+    listening: RefCell<HashMap<AudienceKey, AbortHandle>>,
     /// The askers for other nodes' outcomes.
     asking: RefCell<HashMap<u64, NodesAsked>>,
-    remembered: RefCell<Remembered>,
+    remembered: RefCell<RememberedCounts>,
     /// The memory of all of this.
     held: FleetMemory,
     /// Outcomes for pushes of other nodes that ask.
@@ -206,7 +206,7 @@ struct Engine {
     /// An audience found no room: when some is free, all topics are asked for again.
     has_refused: Cell<bool>,
     stop: Arc<Notify>,
-    log: RefCell<Quiet>,
+    log: RefCell<LogLimiter>,
 }
 
 impl EngineStart {
@@ -230,7 +230,7 @@ impl EngineStart {
             held: FleetMemory::new(&broker),
             outcomes,
             answers,
-            hands: RefCell::new(Hands::new(&broker)),
+            hands: RefCell::new(LocalDelivery::new(&broker)),
             member: RefCell::new(Member::new(&options, began_unix_ms, began_unix_ms)),
             began: Instant::now(),
             began_unix_ms,
@@ -417,7 +417,7 @@ impl Engine {
     }
 
     /// Subscribes to an audience, if that was not done. None: there are too many.
-    async fn listen(self: &Rc<Self>, target: &Target) -> Option<Line> {
+    async fn listen(self: &Rc<Self>, target: &Target) -> Option<AudienceKey> {
         let (line, wanted) = self.member.borrow_mut().listen_if(target, self.now_ms(), || self.may_listen());
         match wanted {
             super::interest::Wanted::Already => Some(line),
@@ -447,7 +447,7 @@ impl Engine {
     }
 
     /// Notes that NATS knows of these audiences, once it has answered something that was asked behind them.
-    async fn confirm(self: Rc<Self>, lines: Vec<Line>, mut parts: Vec<OutcomePart>) {
+    async fn confirm(self: Rc<Self>, lines: Vec<AudienceKey>, mut parts: Vec<OutcomePart>) {
         match self.ask().await {
             Some(_) => {
                 let mut heard = self.state.heard.write().unwrap_or_else(PoisonError::into_inner);
@@ -494,14 +494,19 @@ impl Engine {
         }
         let mut wanted = Vec::new();
         for (process, paths) in self.hands.borrow().paths() {
-            wanted.extend(paths.into_iter().map(|path| Target { process: process.clone(), to: To::Path(path) }));
-            wanted.push(Target { process, to: To::Process });
+            wanted.extend(
+                paths.into_iter().map(|path| Target { process: process.clone(), to: NamedAudience::Path(path) }),
+            );
+            wanted.push(Target { process, to: NamedAudience::Process });
         }
         let with_channels: std::collections::HashSet<Target> = wanted.iter().cloned().collect();
         if self.state.is_behind.swap(false, Ordering::AcqRel) {
             for (process, topics) in self.hands.borrow().topics() {
-                wanted
-                    .extend(topics.into_iter().map(|topic| Target { process: process.clone(), to: To::Topic(topic) }));
+                wanted.extend(
+                    topics
+                        .into_iter()
+                        .map(|topic| Target { process: process.clone(), to: NamedAudience::Topic(topic) }),
+                );
             }
         }
         for target in wanted {
@@ -509,8 +514,8 @@ impl Engine {
         }
         self.ask_standing().await;
         let has_members = |target: &Target| match &target.to {
-            To::Topic(topic) => self.hands.borrow().has_subscribers(&target.process, topic),
-            To::Path(_) | To::Process => with_channels.contains(target),
+            NamedAudience::Topic(topic) => self.hands.borrow().has_subscribers(&target.process, topic),
+            NamedAudience::Path(_) | NamedAudience::Process => with_channels.contains(target),
         };
         let idle = self.member.borrow_mut().sweep(self.now_ms(), has_members);
         if idle.is_empty() {
@@ -531,7 +536,7 @@ impl Engine {
         }
         // A client that subscribed before found the topic listened to; one that subscribes later asks for it again.
         for (_, target) in idle {
-            if let To::Topic(topic) = &target.to
+            if let NamedAudience::Topic(topic) = &target.to
                 && self.hands.borrow().has_subscribers(&target.process, topic)
             {
                 self.listen(&target).await;
@@ -541,7 +546,7 @@ impl Engine {
 
     async fn say_and_judge(self: &Rc<Self>) {
         let reports = self.broker.connections() as u64;
-        let about = About {
+        let about = Announcement {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: self.broker.settings().user,
             address: self.broker.address().to_string(),
@@ -549,7 +554,7 @@ impl Engine {
             run: Some(self.broker.run()),
             channels: reports,
             draining: self.broker.is_draining(),
-            ..About::default()
+            ..Announcement::default()
         };
         self.broker.set_other_runs(self.member.borrow().runs());
         if self.is_connected() {

@@ -14,7 +14,7 @@
 //! is limited, and the count of entries evicted for want of room is reported; a source can affect only its own counts.
 
 use super::names::NAME_BYTES_MAX;
-use super::subject::Line;
+use super::subject::AudienceKey;
 use crate::admission::{table_bytes, tree_bytes_in_order};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -64,15 +64,15 @@ pub(super) enum Verdict {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    places: HashMap<Line, HashMap<Arc<str>, Place>>,
+    places: HashMap<AudienceKey, HashMap<Arc<str>, Place>>,
     /// The heap bytes of the tables of all lines.
     of_lines_bytes: usize,
     /// All of them by when they were used last.
-    by_use: BTreeMap<u64, (Line, Arc<str>)>,
+    by_use: BTreeMap<u64, (AudienceKey, Arc<str>)>,
     uses: u64,
     places_max: usize,
     /// Announcements that are not believed yet, in order.
-    claims: VecDeque<Claim>,
+    claims: VecDeque<LossClaim>,
 }
 
 #[derive(Debug)]
@@ -92,9 +92,9 @@ struct Place {
 }
 
 #[derive(Debug)]
-struct Claim {
+struct LossClaim {
     at_ms: u64,
-    line: Line,
+    line: AudienceKey,
     source: Arc<str>,
     number: Number,
     /// The count is younger than the subscription.
@@ -110,7 +110,7 @@ fn bytes_of(of_line: &HashMap<Arc<str>, Place>) -> usize {
 
 /// A source's report of one of its counts, and its time.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Announced {
+pub(super) struct AnnouncedCount {
     /// Its last number.
     pub number: Number,
     /// How old the count is.
@@ -124,7 +124,7 @@ pub(super) struct Announced {
 }
 
 /// A place that was forgotten.
-pub(super) type Forgotten = (Line, Arc<str>);
+pub(super) type ForgottenPlace = (AudienceKey, Arc<str>);
 
 impl Incoming {
     /// Keeps at most so many places.
@@ -135,7 +135,12 @@ impl Incoming {
     }
 
     /// Judges a message of `source` to `line`. With it, whose place was forgotten for it.
-    pub(super) fn take(&mut self, line: Line, source: &Arc<str>, number: Number) -> (Verdict, Option<Forgotten>) {
+    pub(super) fn take(
+        &mut self,
+        line: AudienceKey,
+        source: &Arc<str>,
+        number: Number,
+    ) -> (Verdict, Option<ForgottenPlace>) {
         let Some(place) = self.used(line, source) else {
             return (Verdict::Next, self.begin(line, source, number, Some(number.sequence)));
         };
@@ -177,10 +182,10 @@ impl Incoming {
     /// to be lost. With it, whose place was forgotten for it.
     pub(super) fn stood(
         &mut self,
-        line: Line,
+        line: AudienceKey,
         source: &Arc<str>,
         number: Number,
-    ) -> (Option<Verdict>, Option<Forgotten>) {
+    ) -> (Option<Verdict>, Option<ForgottenPlace>) {
         let Some(place) = self.used(line, source) else {
             let forgotten = self.begin(line, source, number, None);
             self.place(&line, source).expect("it was put there").base = Some(number.sequence);
@@ -198,8 +203,13 @@ impl Incoming {
     }
 
     /// Notes what `source` says of its count for an audience. With it, whose place was forgotten for it.
-    pub(super) fn claim(&mut self, line: Line, source: &Arc<str>, announced: Announced) -> Option<Forgotten> {
-        let Announced { number, age_ms, now_ms, since_ms, is_younger } = announced;
+    pub(super) fn claim(
+        &mut self,
+        line: AudienceKey,
+        source: &Arc<str>,
+        announced: AnnouncedCount,
+    ) -> Option<ForgottenPlace> {
+        let AnnouncedCount { number, age_ms, now_ms, since_ms, is_younger } = announced;
         let forgotten = match self.used(line, source) {
             Some(_) => None,
             None => self.begin(line, source, number, None),
@@ -210,13 +220,13 @@ impl Incoming {
             place.is_claimed = true;
             let by_age = now_ms.saturating_sub(age_ms) > since_ms + YOUNGER_BY_MS;
             let is_younger = is_younger.unwrap_or(by_age);
-            self.claims.push_back(Claim { at_ms: now_ms, line, source: source.clone(), number, is_younger });
+            self.claims.push_back(LossClaim { at_ms: now_ms, line, source: source.clone(), number, is_younger });
         }
         forgotten
     }
 
     /// Believes the announcements that are old enough: what they show to be lost.
-    pub(super) fn believe(&mut self, now_ms: u64) -> Vec<(Line, Arc<str>, Verdict)> {
+    pub(super) fn believe(&mut self, now_ms: u64) -> Vec<(AudienceKey, Arc<str>, Verdict)> {
         let mut told = Vec::new();
         while self.claims.front().is_some_and(|claim| claim.at_ms + BELIEVED_AFTER_MS <= now_ms) {
             let claim = self.claims.pop_front().expect("there is one");
@@ -226,8 +236,8 @@ impl Incoming {
         told
     }
 
-    fn believe_one(&mut self, claim: &Claim) -> Option<Verdict> {
-        let Claim { line, source, number, is_younger, .. } = claim;
+    fn believe_one(&mut self, claim: &LossClaim) -> Option<Verdict> {
+        let LossClaim { line, source, number, is_younger, .. } = claim;
         let place = self.place(line, source).filter(|place| place.is_claimed)?;
         place.is_claimed = false;
         let is_same = (place.incarnation, place.stream) == (number.incarnation, number.stream);
@@ -261,7 +271,7 @@ impl Incoming {
     }
 
     /// Forgets an audience: this node does not listen to it any more.
-    pub(super) fn leave(&mut self, line: &Line) {
+    pub(super) fn leave(&mut self, line: &AudienceKey) {
         let of_line = self.places.remove(line).unwrap_or_default();
         self.of_lines_bytes -= bytes_of(&of_line);
         for place in of_line.into_values() {
@@ -281,11 +291,11 @@ impl Incoming {
 
     /// Their heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        table_bytes::<Line, HashMap<Arc<str>, Place>>(self.places.capacity())
+        table_bytes::<AudienceKey, HashMap<Arc<str>, Place>>(self.places.capacity())
             + self.of_lines_bytes
-            + tree_bytes_in_order::<u64, (Line, Arc<str>)>(self.by_use.len())
+            + tree_bytes_in_order::<u64, (AudienceKey, Arc<str>)>(self.by_use.len())
             + self.len() * NAME_BYTES
-            + self.claims.capacity() * size_of::<Claim>()
+            + self.claims.capacity() * size_of::<LossClaim>()
     }
 
     /// How many places there are.
@@ -293,12 +303,12 @@ impl Incoming {
         self.by_use.len()
     }
 
-    fn place(&mut self, line: &Line, source: &Arc<str>) -> Option<&mut Place> {
+    fn place(&mut self, line: &AudienceKey, source: &Arc<str>) -> Option<&mut Place> {
         self.places.get_mut(line)?.get_mut(source)
     }
 
     /// The place, if there is one, as the one that was used last.
-    fn used(&mut self, line: Line, source: &Arc<str>) -> Option<&mut Place> {
+    fn used(&mut self, line: AudienceKey, source: &Arc<str>) -> Option<&mut Place> {
         let place = self.places.get_mut(&line)?.get_mut(source)?;
         self.uses += 1;
         let entry = self.by_use.remove(&place.used).expect("both hold the same");
@@ -307,7 +317,13 @@ impl Incoming {
         Some(place)
     }
 
-    fn begin(&mut self, line: Line, source: &Arc<str>, number: Number, last: Option<u64>) -> Option<Forgotten> {
+    fn begin(
+        &mut self,
+        line: AudienceKey,
+        source: &Arc<str>,
+        number: Number,
+        last: Option<u64>,
+    ) -> Option<ForgottenPlace> {
         let forgotten = if self.len() < self.places_max { None } else { self.by_use.pop_first() };
         if let Some((_, (line, source))) = &forgotten {
             let of_line = self.places.get_mut(line).expect("both hold the same");

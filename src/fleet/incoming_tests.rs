@@ -5,16 +5,16 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-fn line(n: u8) -> Line {
-    Line { kind: Kind::Topic, hash: [n; 16] }
+fn line(n: u8) -> AudienceKey {
+    AudienceKey { kind: Kind::Topic, hash: [n; 16] }
 }
 
 fn number(incarnation: u64, stream: u32, sequence: u64) -> Number {
     Number { incarnation, stream, sequence }
 }
 
-fn announced(number: Number, age_ms: u64, now_ms: u64) -> Announced {
-    Announced { number, age_ms, now_ms, since_ms: 0, is_younger: None }
+fn announced(number: Number, age_ms: u64, now_ms: u64) -> AnnouncedCount {
+    AnnouncedCount { number, age_ms, now_ms, since_ms: 0, is_younger: None }
 }
 
 fn verdict(incoming: &mut Incoming, number: Number) -> Verdict {
@@ -106,7 +106,7 @@ fn what_is_numbered_behind_where_a_source_stood_arrives_or_is_lost() {
     let mut incoming = Incoming::new(8);
     stood(&mut incoming, 4);
     assert_eq!(verdict(&mut incoming, number(1, 2, 3)), Verdict::Next);
-    let younger = Announced { is_younger: Some(true), ..announced(number(1, 2, 3), 0, 100) };
+    let younger = AnnouncedCount { is_younger: Some(true), ..announced(number(1, 2, 3), 0, 100) };
     incoming.claim(line(0), &source, younger);
     assert_eq!(incoming.believe(1_100), [(line(0), source.clone(), Verdict::Behind { lost: 2 })]);
 }

@@ -3,7 +3,7 @@
 //! Invariants: their number is limited; an audience without a member for [`IDLE_MS`] is unsubscribed, so that a client
 //! that comes and goes costs NATS nothing each time; audiences that there was no room for are counted.
 
-use super::subject::{Line, Target};
+use super::subject::{AudienceKey, Target};
 use crate::admission::table_bytes;
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ pub(super) const IDLE_MS: u64 = 10_000;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Interest {
-    lines: HashMap<Line, Listening>,
+    lines: HashMap<AudienceKey, Listening>,
     lines_max: usize,
     /// The names of them.
     names_bytes: usize,
@@ -46,7 +46,13 @@ impl Interest {
     }
 
     /// A channel here belongs to an audience. `has_room` is asked where it is new.
-    pub(super) fn want(&mut self, line: Line, target: &Target, now_ms: u64, has_room: impl FnOnce() -> bool) -> Wanted {
+    pub(super) fn want(
+        &mut self,
+        line: AudienceKey,
+        target: &Target,
+        now_ms: u64,
+        has_room: impl FnOnce() -> bool,
+    ) -> Wanted {
         if let Some(listening) = self.lines.get_mut(&line) {
             listening.idle_since_ms = None;
             return Wanted::Already;
@@ -62,12 +68,12 @@ impl Interest {
     }
 
     /// Whose audience a line is, and since when it is listened to.
-    pub(super) fn get(&self, line: &Line) -> Option<(&Target, u64)> {
+    pub(super) fn get(&self, line: &AudienceKey) -> Option<(&Target, u64)> {
         self.lines.get(line).map(|listening| (&listening.target, listening.since_ms))
     }
 
     /// Takes out what has had no members for long enough.
-    pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
+    pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(AudienceKey, Target)> {
         let mut idle = Vec::new();
         for (line, listening) in &mut self.lines {
             if has_members(&listening.target) {
@@ -85,7 +91,7 @@ impl Interest {
 
     /// Their heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        table_bytes::<Line, Listening>(self.lines.capacity()) + self.names_bytes
+        table_bytes::<AudienceKey, Listening>(self.lines.capacity()) + self.names_bytes
     }
 
     /// How many are listened to.
@@ -101,11 +107,11 @@ impl Interest {
 
 #[cfg(test)]
 mod tests {
-    use super::super::subject::To;
+    use super::super::subject::NamedAudience;
     use super::*;
 
     fn target(name: &str) -> Target {
-        Target { process: "a:b:c".parse().unwrap(), to: To::Topic(name.into()) }
+        Target { process: "a:b:c".parse().unwrap(), to: NamedAudience::Topic(name.into()) }
     }
 
     #[test]

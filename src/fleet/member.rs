@@ -5,23 +5,24 @@
 //! message is delivered once and in order of its source and audience, or it is counted as lost and reported.
 
 use super::Options;
-use super::asked::{self, Asked};
 use super::header::{Header, HeaderError, Reader, TooLong};
-use super::incoming::{Announced, Incoming, Number, Verdict};
+use super::incoming::{AnnouncedCount, Incoming, Number, Verdict};
 use super::interest::{Interest, Wanted};
 use super::names::Name;
 use super::outgoing::{ForgottenCounts, Outgoing, Tail};
-use super::roster::{About, Change, Roster};
-use super::standing::{CountsAtStart, LINES_PER_QUESTION, Stood};
-use super::subject::{Kind, Line, SubjectParts, Subjects, Target, To};
+use super::pending_questions::{self, PendingQuestions};
+use super::roster::{Announcement, Change, Roster};
+use super::standing::{CountsAtStart, CountsReached, LINES_PER_QUESTION};
+use super::subject::{AudienceKey, Kind, NamedAudience, SubjectParts, Subjects, Target};
 use super::traffic::{
-    ChannelAsked, Channels, Delivery, FleetNews, Judged, Numbered, OutboundPush, OutboundTo, Publish, Refusal, Settled,
+    ChannelAsked, Channels, Delivery, FleetNews, Numbered, OutboundPush, OutboundTo, Publish, QuestionResult,
+    ReceiveResult, Refusal,
 };
 use crate::broker::{ChannelQuestion, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use crate::proto::close;
-use crate::resume::Run;
+use crate::resume::RunId;
 use crate::shard::command::PushKind;
 use crate::shard::operating::ChannelReport;
 use crate::words::topic;
@@ -72,14 +73,14 @@ pub(super) struct Member {
     standing: CountsAtStart,
     roster: Roster,
     /// Where pushes to channels of this node come.
-    own_line: Line,
+    own_line: AudienceKey,
     own_since_ms: u64,
     asks: u64,
     announces: u64,
     announced_all_ms: Option<u64>,
     is_asked: bool,
     /// Pushes of which other nodes are to say what became of them.
-    asked: Asked,
+    pending_questions: PendingQuestions,
     /// Counts since the start.
     pub counts: FleetCounts,
     lost_of: BTreeMap<Arc<str>, u64>,
@@ -90,7 +91,7 @@ impl Member {
     /// A node that begins now. `incarnation` is larger than that of any former self.
     pub(super) fn new(options: &Options, incarnation: u64, now_ms: u64) -> Self {
         let (lost_of, losses, counts) = Default::default();
-        let (own_line, mut standing) = (Line::to_node(&options.node), CountsAtStart::default());
+        let (own_line, mut standing) = (AudienceKey::to_node(&options.node), CountsAtStart::default());
         standing.listens(own_line);
         Self {
             subjects: Subjects::new(options.fleet.clone()),
@@ -107,7 +108,7 @@ impl Member {
             announces: 0,
             announced_all_ms: None,
             is_asked: false,
-            asked: Asked::default(),
+            pending_questions: PendingQuestions::default(),
             counts,
             lost_of,
             losses,
@@ -127,15 +128,15 @@ impl Member {
     }
 
     /// The subject of an audience.
-    pub(super) fn subscription(&self, line: &Line) -> String {
+    pub(super) fn subscription(&self, line: &AudienceKey) -> String {
         self.subjects.of_line("*", line)
     }
 
     /// The bytes of a message with this payload.
     pub(super) fn bytes_of(node: &Name, outbound: &OutboundPush) -> usize {
         let (name, channels) = match &outbound.to {
-            OutboundTo::All(To::Topic(name) | To::Path(name)) => (name.len(), 0),
-            OutboundTo::All(To::Process) => (0, 0),
+            OutboundTo::All(NamedAudience::Topic(name) | NamedAudience::Path(name)) => (name.len(), 0),
+            OutboundTo::All(NamedAudience::Process) => (0, 0),
             OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) => (0, list.len()),
         };
         let process = outbound.process.as_str().len();
@@ -145,8 +146,8 @@ impl Member {
     /// Returns whether its names and list can be told in a header.
     pub(super) fn fits(outbound: &OutboundPush) -> bool {
         let counted = match &outbound.to {
-            OutboundTo::All(To::Topic(name) | To::Path(name)) => name.len(),
-            OutboundTo::All(To::Process) => 0,
+            OutboundTo::All(NamedAudience::Topic(name) | NamedAudience::Path(name)) => name.len(),
+            OutboundTo::All(NamedAudience::Process) => 0,
             OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) => list.len(),
         };
         u16::try_from(counted.max(outbound.process.as_str().len())).is_ok()
@@ -172,7 +173,7 @@ impl Member {
             OutboundTo::Channels(node, list) | OutboundTo::Guest(node, list) => {
                 let subject = self.subjects.to_node(own, Kind::Channels, node.as_str());
                 of = Some(node.shared().clone());
-                (Line::to_node(&node), subject, String::new(), list)
+                (AudienceKey::to_node(&node), subject, String::new(), list)
             }
         };
         let mut header = Header {
@@ -194,7 +195,7 @@ impl Member {
                 Some(node) => BTreeSet::from([node.clone()]),
                 None => self.roster.there().cloned().collect(),
             };
-            self.asked.ask(nodes)
+            self.pending_questions.ask(nodes)
         });
         header.ask = asked.as_ref().and_then(|asked| asked.as_ref().ok()).copied().unwrap_or(0);
         let bytes = Bytes::from(header.write(&frame.payload)?);
@@ -212,7 +213,7 @@ impl Member {
     /// The outcome here of a push of `node`, as a message for it.
     pub(super) fn answer(&mut self, node: &Name, ask: u64, outcome: &Outcome) -> Publish {
         let mut payload = ask.to_be_bytes().to_vec();
-        asked::counts_of(outcome).iter().for_each(|count| payload.extend_from_slice(&count.to_be_bytes()));
+        pending_questions::counts_of(outcome).iter().for_each(|count| payload.extend_from_slice(&count.to_be_bytes()));
         let own = self.node.as_str();
         self.announces += 1;
         let header = Header::about(Kind::Answer, self.node.clone(), self.incarnation, self.announces);
@@ -235,7 +236,7 @@ impl Member {
         (header.process, header.name) = (process.as_str().to_owned(), topic.to_owned());
         // Before waiting for answers: a message that is too large is not sent, and no node is asked.
         header.write(&[])?;
-        let asked = self.asked.ask(self.roster.there().cloned().collect());
+        let asked = self.pending_questions.ask(self.roster.there().cloned().collect());
         header.ask = asked.as_ref().copied().unwrap_or(0);
         let subject = self.subjects.of_all(self.node.as_str(), Kind::Count);
         Ok((Publish { subject, bytes: header.write(&[])?.into() }, asked))
@@ -261,7 +262,7 @@ impl Member {
         };
         let mut header = Header::about(kind, self.node.clone(), self.incarnation, self.announces);
         header.channels = vec![channel];
-        let asked = self.asked.ask([node.shared().clone()].into());
+        let asked = self.pending_questions.ask([node.shared().clone()].into());
         header.ask = asked.as_ref().copied().unwrap_or(0);
         let subject = self.subjects.to_node(self.node.as_str(), kind, node.as_str());
         Ok((Publish { subject, bytes: header.write(&payload)?.into() }, asked))
@@ -285,11 +286,16 @@ impl Member {
 
     /// The outcomes of a push that has waited long enough. None: it is settled.
     pub(super) fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
-        self.asked.give_up(ask)
+        self.pending_questions.give_up(ask)
     }
 
     /// Wants to hear what is said to an audience, if it does already or `may`.
-    pub(super) fn listen_if(&mut self, target: &Target, now_ms: u64, may: impl FnOnce() -> bool) -> (Line, Wanted) {
+    pub(super) fn listen_if(
+        &mut self,
+        target: &Target,
+        now_ms: u64,
+        may: impl FnOnce() -> bool,
+    ) -> (AudienceKey, Wanted) {
         let line = target.line();
         let wanted = self.interest.want(line, target, now_ms, may);
         if wanted == Wanted::New {
@@ -314,7 +320,7 @@ impl Member {
     }
 
     /// The audiences that no channel here belongs to any more.
-    pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
+    pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(AudienceKey, Target)> {
         let idle = self.interest.sweep(now_ms, has_members);
         for (line, _) in &idle {
             self.incoming.leave(line);
@@ -342,7 +348,7 @@ impl Member {
     ///
     /// # Panics
     /// Never: what it writes fits.
-    pub(super) fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<FleetNews>) {
+    pub(super) fn tick(&mut self, now_ms: u64, about: Announcement) -> (Vec<Publish>, Vec<FleetNews>) {
         let mut told: Vec<FleetNews> =
             self.roster.gone(now_ms).into_iter().map(|node| FleetNews::Gone { node }).collect();
         for gone in &told {
@@ -358,7 +364,7 @@ impl Member {
             (self.is_asked, self.announced_all_ms) = (false, Some(now_ms));
             self.outgoing.announce_all();
         }
-        let about = About { asks: self.asks, listens: self.interest.len() as u64, ..about };
+        let about = Announcement { asks: self.asks, listens: self.interest.len() as u64, ..about };
         let about = serde_json::to_vec(&about).expect("plain data");
         let mut said = vec![self.say(Kind::Node, &about)];
         let tails = self.outgoing.tails(TAILS_MAX, now_ms);
@@ -388,7 +394,7 @@ impl Member {
     }
 
     /// Judges a message.
-    pub(super) fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Judged {
+    pub(super) fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> ReceiveResult {
         let parts = self.subjects.parse(subject);
         let source = parts.map_or("", |parts| parts.source);
         match self.received(parts, bytes, now_ms) {
@@ -403,12 +409,17 @@ impl Member {
                 };
                 *count += 1;
                 let told = vec![FleetNews::Refused { source: source.chars().take(64).collect(), why }];
-                Judged { told, ..Judged::default() }
+                ReceiveResult { told, ..ReceiveResult::default() }
             }
         }
     }
 
-    fn received(&mut self, parts: Option<SubjectParts<'_>>, bytes: &Bytes, now_ms: u64) -> Result<Judged, Refusal> {
+    fn received(
+        &mut self,
+        parts: Option<SubjectParts<'_>>,
+        bytes: &Bytes,
+        now_ms: u64,
+    ) -> Result<ReceiveResult, Refusal> {
         let parts = parts.ok_or(Refusal::Subject)?;
         let (header, at) = Header::read(bytes).map_err(|error| match error {
             HeaderError::Version(version) => Refusal::Version(version),
@@ -422,7 +433,11 @@ impl Member {
         }
         if header.source == self.node {
             // Servers do not hand us our own, unless we are what is left of a former connection.
-            return if header.incarnation == self.incarnation { Ok(Judged::default()) } else { Err(Refusal::Twin) };
+            return if header.incarnation == self.incarnation {
+                Ok(ReceiveResult::default())
+            } else {
+                Err(Refusal::Twin)
+            };
         }
         let payload = bytes.slice(at..);
         match header.kind {
@@ -430,12 +445,12 @@ impl Member {
             Kind::Tails => self.hear_tails(&header, &payload, now_ms),
             Kind::Ask => self.hear_ask(&header, &payload),
             Kind::Where => self.hear_where(&header, &payload, now_ms),
-            Kind::Stood => self.hear_stood(&header, parts.token, &payload, now_ms),
+            Kind::CountsReached => self.hear_stood(&header, parts.token, &payload, now_ms),
             Kind::Count => {
                 let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
                 topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
                 let count = Some((process, header.name.into(), header.source, header.ask));
-                Ok(Judged { count, ..Judged::default() })
+                Ok(ReceiveResult { count, ..ReceiveResult::default() })
             }
             Kind::Answer => self.hear_answer(&header, parts.token, &payload),
             Kind::Shown => self.hear_shown(&header, parts.token, &payload),
@@ -446,11 +461,11 @@ impl Member {
         }
     }
 
-    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
+    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<ReceiveResult, Refusal> {
         if payload.len() > ABOUT_BYTES_MAX {
             return Err(Refusal::Malformed);
         }
-        let about: About = serde_json::from_slice(payload).map_err(|_| Refusal::Malformed)?;
+        let about: Announcement = serde_json::from_slice(payload).map_err(|_| Refusal::Malformed)?;
         let node = header.source.shared();
         let (change, is_asking) = self.roster.hear(node, header.incarnation, about, now_ms);
         if let Change::Restarted { is_clock_back: true } = change {
@@ -463,13 +478,13 @@ impl Member {
         if is_asking && matches!(change, Change::None | Change::Back { .. }) {
             told.extend(self.unanswered(Some(node), now_ms));
         }
-        Ok(Judged { told, ..Judged::default() })
+        Ok(ReceiveResult { told, ..ReceiveResult::default() })
     }
 
     /// A node that does not listen to an audience says so; one that does reports the outcome of the push itself.
-    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Judged, Refusal> {
+    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
         let mut reader = Reader { bytes: payload, at: 0 };
-        let read = |reader: &mut Reader<'_>| -> Result<(u64, Line), HeaderError> {
+        let read = |reader: &mut Reader<'_>| -> Result<(u64, AudienceKey), HeaderError> {
             Ok((u64::from_be_bytes(reader.array()?), read_line(reader)?))
         };
         let (ask, line) = read(&mut reader).map_err(|_| Refusal::Malformed)?;
@@ -480,11 +495,11 @@ impl Member {
             Some(_) => None,
             None => Some(self.answer(&header.source, ask, &Outcome::default())),
         };
-        Ok(Judged { answer, ..Judged::default() })
+        Ok(ReceiveResult { answer, ..ReceiveResult::default() })
     }
 
     /// How far this node has counted, for one that has begun to listen.
-    fn hear_where(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
+    fn hear_where(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<ReceiveResult, Refusal> {
         let (question, lines) = payload.split_first_chunk::<8>().ok_or(Refusal::Malformed)?;
         let (lines, rest) = lines.as_chunks::<LINE_BYTES>();
         if !rest.is_empty() || lines.len() > LINES_PER_QUESTION {
@@ -499,13 +514,19 @@ impl Member {
                 write_tail(&tail, &mut said);
             }
         }
-        let subject = self.subjects.to_node(self.node.as_str(), Kind::Stood, header.source.as_str());
-        let answer = Some(Publish { subject, bytes: self.bytes_about(Kind::Stood, &said) });
-        Ok(Judged { answer, ..Judged::default() })
+        let subject = self.subjects.to_node(self.node.as_str(), Kind::CountsReached, header.source.as_str());
+        let answer = Some(Publish { subject, bytes: self.bytes_about(Kind::CountsReached, &said) });
+        Ok(ReceiveResult { answer, ..ReceiveResult::default() })
     }
 
     /// How far another node had counted when this one began to listen.
-    fn hear_stood(&mut self, header: &Header, token: &str, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
+    fn hear_stood(
+        &mut self,
+        header: &Header,
+        token: &str,
+        payload: &[u8],
+        now_ms: u64,
+    ) -> Result<ReceiveResult, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
@@ -519,7 +540,7 @@ impl Member {
         let (question, streams) = (u64::from_be_bytes(*question), u32::from_be_bytes(*streams));
         let mut told = Vec::new();
         // Only nodes that were asked, and have not answered yet, are heard.
-        let is_news = self.standing.hear(question, source, Stood { incarnation, streams });
+        let is_news = self.standing.hear(question, source, CountsReached { incarnation, streams });
         for tail in tails.iter().filter(|_| is_news) {
             let Tail { line, stream, last, .. } =
                 read_tail(&mut Reader { bytes: tail, at: 0 }).map_err(|_| Refusal::Malformed)?;
@@ -533,21 +554,21 @@ impl Member {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
         }
-        Ok(Judged { told, ..Judged::default() })
+        Ok(ReceiveResult { told, ..ReceiveResult::default() })
     }
 
-    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
+    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
-        let (ask, outcome) = asked::read(payload).map_err(|_| Refusal::Malformed)?;
-        let on_nodes = self.asked.answer(ask, header.source.shared(), outcome);
-        let settled = on_nodes.map(|on_nodes| Settled { ask, on_nodes, shown: None });
-        Ok(Judged { settled, ..Judged::default() })
+        let (ask, outcome) = pending_questions::read(payload).map_err(|_| Refusal::Malformed)?;
+        let on_nodes = self.pending_questions.answer(ask, header.source.shared(), outcome);
+        let settled = on_nodes.map(|on_nodes| QuestionResult { ask, on_nodes, shown: None });
+        Ok(ReceiveResult { settled, ..ReceiveResult::default() })
     }
 
     /// A channel of another node, or that there is none.
-    fn hear_shown(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
+    fn hear_shown(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
@@ -560,13 +581,13 @@ impl Member {
             shown => Some(serde_json::from_slice(shown).map_err(|_| Refusal::Malformed)?),
         };
         let ask = u64::from_be_bytes(*ask);
-        let on_nodes = self.asked.answer(ask, header.source.shared(), Outcome::default());
-        let settled = on_nodes.map(|on_nodes| Settled { ask, on_nodes, shown });
-        Ok(Judged { settled, ..Judged::default() })
+        let on_nodes = self.pending_questions.answer(ask, header.source.shared(), Outcome::default());
+        let settled = on_nodes.map(|on_nodes| QuestionResult { ask, on_nodes, shown });
+        Ok(ReceiveResult { settled, ..ReceiveResult::default() })
     }
 
     /// Handles another node's question about a channel here.
-    fn hear_of_channel(&self, header: Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
+    fn hear_of_channel(&self, header: Header, token: &str, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
@@ -584,10 +605,10 @@ impl Member {
             }
             _ => return Err(Refusal::Malformed),
         };
-        Ok(Judged { of_channel: Some(ChannelAsked { source, ask, channel, what }), ..Judged::default() })
+        Ok(ReceiveResult { of_channel: Some(ChannelAsked { source, ask, channel, what }), ..ReceiveResult::default() })
     }
 
-    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
+    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<ReceiveResult, Refusal> {
         let (source, incarnation) = (header.source.shared().clone(), header.incarnation);
         let mut reader = Reader { bytes: payload, at: 0 };
         let [forgotten, age_ms] = [reader.array(), reader.array()];
@@ -613,12 +634,12 @@ impl Member {
             };
             let number = Number { incarnation, stream: tail.stream, sequence: tail.last };
             let is_younger = self.standing.is_younger(&tail.line, &source, incarnation, tail.stream);
-            let announced = Announced { number, age_ms: tail.age_ms, now_ms, since_ms, is_younger };
+            let announced = AnnouncedCount { number, age_ms: tail.age_ms, now_ms, since_ms, is_younger };
             if let Some((line, forgotten)) = self.incoming.claim(tail.line, &source, announced) {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
         }
-        Ok(Judged { told, ..Judged::default() })
+        Ok(ReceiveResult { told, ..ReceiveResult::default() })
     }
 
     fn hear_push(
@@ -628,7 +649,7 @@ impl Member {
         payload: Bytes,
         bytes: usize,
         now_ms: u64,
-    ) -> Result<Judged, Refusal> {
+    ) -> Result<ReceiveResult, Refusal> {
         // All messages of one read share its buffer: what shards keep by reference must not keep its neighbours.
         let is_kept = payload.len() > OWN_COPY_BYTES_MAX || header.policy.is_some_and(|policy| policy.key().is_some());
         let is_copied = is_kept && payload.len() <= COPIED_BYTES_MAX;
@@ -637,10 +658,10 @@ impl Member {
         let to = match header.kind {
             Kind::Topic => {
                 topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
-                Channels::Of(To::Topic(header.name.into()))
+                Channels::Of(NamedAudience::Topic(header.name.into()))
             }
-            Kind::Path => Channels::Of(To::Path(header.name.into())),
-            Kind::Process if header.name.is_empty() => Channels::Of(To::Process),
+            Kind::Path => Channels::Of(NamedAudience::Path(header.name.into())),
+            Kind::Process if header.name.is_empty() => Channels::Of(NamedAudience::Process),
             Kind::Channels => Channels::List(header.channels),
             Kind::Guest => {
                 let guest = format!("{}@{process}", self.roster.known_as(header.source.as_str()));
@@ -658,7 +679,7 @@ impl Member {
                     // Sent before NATS knew that this node does not listen any more.
                     let ask = header.ask;
                     let answer = (ask != 0).then(|| self.answer(&header.source, ask, &Outcome::default()));
-                    return Ok(Judged { answer, ..Judged::default() });
+                    return Ok(ReceiveResult { answer, ..ReceiveResult::default() });
                 }
                 line
             }
@@ -674,17 +695,17 @@ impl Member {
         }
         if verdict == Verdict::Late {
             self.counts.late += 1;
-            return Ok(Judged { told, ..Judged::default() });
+            return Ok(ReceiveResult { told, ..ReceiveResult::default() });
         }
         self.counts.received += 1;
         self.counts.received_bytes += bytes as u64;
         let asked = (ask != 0).then_some((source, ask));
         let delivery = Some(Delivery { process, channels: to, message, policy, asked });
-        Ok(Judged { delivery, told, ..Judged::default() })
+        Ok(ReceiveResult { delivery, told, ..ReceiveResult::default() })
     }
 
     /// Reports the losses of a verdict.
-    fn judge(&mut self, line: &Line, source: &Arc<str>, verdict: Verdict, now_ms: u64) -> Option<FleetNews> {
+    fn judge(&mut self, line: &AudienceKey, source: &Arc<str>, verdict: Verdict, now_ms: u64) -> Option<FleetNews> {
         match verdict {
             Verdict::Next | Verdict::Late => None,
             Verdict::Behind { lost } => Some(self.lost(source, Some(line), Some(lost), now_ms)),
@@ -706,7 +727,7 @@ impl Member {
         }
     }
 
-    fn lost(&mut self, source: &Arc<str>, line: Option<&Line>, count: Option<u64>, now_ms: u64) -> FleetNews {
+    fn lost(&mut self, source: &Arc<str>, line: Option<&AudienceKey>, count: Option<u64>, now_ms: u64) -> FleetNews {
         match count {
             Some(lost) => self.count_lost(source, lost),
             None => self.counts.gaps_unknown += 1,
@@ -741,7 +762,7 @@ impl Member {
     }
 
     /// Where clients reach other nodes.
-    pub(super) fn runs(&self) -> BTreeMap<Run, Arc<str>> {
+    pub(super) fn runs(&self) -> BTreeMap<RunId, Arc<str>> {
         self.roster.runs()
     }
 
@@ -781,10 +802,10 @@ fn write_tail(tail: &Tail, out: &mut Vec<u8>) {
     out.extend_from_slice(&age_ms.to_be_bytes());
 }
 
-fn read_line(reader: &mut Reader<'_>) -> Result<Line, HeaderError> {
+fn read_line(reader: &mut Reader<'_>) -> Result<AudienceKey, HeaderError> {
     let [kind] = reader.array()?;
     let kind = Kind::from_number(kind).ok_or(HeaderError::Malformed)?;
-    Ok(Line { kind, hash: reader.array()? })
+    Ok(AudienceKey { kind, hash: reader.array()? })
 }
 
 fn read_tail(reader: &mut Reader<'_>) -> Result<Tail, HeaderError> {

@@ -8,7 +8,7 @@ const NOW_MS: u64 = 1_000_000;
 
 impl Member {
     /// Wants to hear what is said to an audience.
-    pub(in crate::fleet) fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
+    pub(in crate::fleet) fn listen(&mut self, target: &Target, now_ms: u64) -> (AudienceKey, Wanted) {
         self.listen_if(target, now_ms, || true)
     }
 }
@@ -30,12 +30,18 @@ fn process() -> ProcessId {
 }
 
 fn topic(text: &str) -> Target {
-    Target { process: process(), to: To::Topic(text.into()) }
+    Target { process: process(), to: NamedAudience::Topic(text.into()) }
 }
 
 fn to_topic(topic: &str, text: &str) -> OutboundPush {
     let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.to_owned().into() };
-    OutboundPush { process: process(), to: OutboundTo::All(To::Topic(topic.into())), frame, policy: None, asks: false }
+    OutboundPush {
+        process: process(),
+        to: OutboundTo::All(NamedAudience::Topic(topic.into())),
+        frame,
+        policy: None,
+        asks: false,
+    }
 }
 
 fn to_channel(node: &str, channel: u32, text: &str) -> OutboundPush {
@@ -47,16 +53,16 @@ fn under(subject: &str, publish: &Publish) -> Publish {
     Publish { subject: subject.to_owned(), bytes: publish.bytes.clone() }
 }
 
-fn receive(member: &mut Member, publish: &Publish) -> Judged {
+fn receive(member: &mut Member, publish: &Publish) -> ReceiveResult {
     member.receive(&publish.subject, &publish.bytes, NOW_MS)
 }
 
-fn texts(received: &Judged) -> Option<String> {
+fn texts(received: &ReceiveResult) -> Option<String> {
     let delivery = received.delivery.as_ref()?;
     Some(String::from_utf8(delivery.message.payload().to_vec()).unwrap())
 }
 
-fn refusal(received: &Judged) -> Refusal {
+fn refusal(received: &ReceiveResult) -> Refusal {
     match received.told[..] {
         [FleetNews::Refused { why, .. }] if received.delivery.is_none() => why,
         ref other => panic!("{other:?}"),
@@ -72,7 +78,7 @@ fn what_is_said_to_an_audience_is_heard_by_who_listens() {
     let received = receive(&mut b, &first);
     assert_eq!((texts(&received).as_deref(), received.told.len()), (Some("one"), 0));
     let delivery = received.delivery.unwrap();
-    assert_eq!((delivery.process, delivery.channels), (process(), Channels::Of(To::Topic("room".into()))));
+    assert_eq!((delivery.process, delivery.channels), (process(), Channels::Of(NamedAudience::Topic("room".into()))));
     // By reference to what came in.
     let (range, payload) = (first.bytes.as_ptr_range(), delivery.message.payload().as_ptr());
     assert!(range.contains(&payload));
@@ -84,10 +90,10 @@ fn what_is_said_to_an_audience_is_heard_by_who_listens() {
     assert!(
         matches!(&received.told[..], [FleetNews::Lost { to: Some(to), count: Some(1), .. }] if *to == topic("room"))
     );
-    assert_eq!(receive(&mut b, &second), Judged::default());
+    assert_eq!(receive(&mut b, &second), ReceiveResult::default());
     assert_eq!((b.counts.received, b.counts.lost, b.counts.late), (2, 1, 2));
     let other = a.publish(to_topic("another", "x"), NOW_MS).unwrap().push;
-    assert_eq!(receive(&mut b, &other), Judged::default(), "nobody listens here");
+    assert_eq!(receive(&mut b, &other), ReceiveResult::default(), "nobody listens here");
 }
 
 #[test]
@@ -100,11 +106,11 @@ fn channels_of_a_node_are_reached_by_its_name() {
     assert_eq!(refusal(&receive(&mut c, &push)), Refusal::Subject, "it is not for c");
     let lost = a.publish(to_channel("b", 7, "lost"), NOW_MS).unwrap().push;
     drop(lost);
-    let (said, _) = a.tick(NOW_MS, About::default());
+    let (said, _) = a.tick(NOW_MS, Announcement::default());
     said.iter().for_each(|said| assert!(receive(&mut b, said).delivery.is_none()));
-    let (_, told) = b.tick(NOW_MS + 999, About::default());
+    let (_, told) = b.tick(NOW_MS + 999, Announcement::default());
     assert!(told.is_empty(), "it may be on its way");
-    let (_, told) = b.tick(NOW_MS + 1000, About::default());
+    let (_, told) = b.tick(NOW_MS + 1000, Announcement::default());
     assert!(matches!(told[..], [FleetNews::Lost { count: Some(1), to: None, .. }]), "{told:?}");
 }
 
@@ -142,7 +148,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
     let twin = Member::new(&options("b"), 2, 0).say(Kind::Node, b"{}");
     assert_eq!(refusal(&receive(&mut b, &twin)), Refusal::Twin);
     let own = b.say(Kind::Node, b"{}");
-    assert_eq!(receive(&mut b, &own), Judged::default());
+    assert_eq!(receive(&mut b, &own), ReceiveResult::default());
     let counts = b.counts;
     assert_eq!((counts.refused_source, counts.refused_subject, counts.refused_version), (1, 3, 1));
     assert_eq!((counts.refused_malformed, counts.refused_twin, counts.received), (7, 1, 0));
@@ -155,7 +161,7 @@ fn a_hostile_node_fills_nothing() {
     // A million subjects: those without a listener take no room.
     let mut tails = 0u64.to_be_bytes().to_vec();
     for n in 0..TAILS_PER_MESSAGE as u64 {
-        let line = Line { kind: Kind::Topic, hash: u128::from(n).to_be_bytes() };
+        let line = AudienceKey { kind: Kind::Topic, hash: u128::from(n).to_be_bytes() };
         write_tail(&Tail { line, stream: 1, last: u64::MAX, age_ms: u64::MAX }, &mut tails);
     }
     let mut a = member("a");
@@ -179,7 +185,7 @@ fn a_hostile_node_fills_nothing() {
         a.publish(to_topic(&n.to_string(), "x"), NOW_MS).unwrap();
     }
     assert_eq!(a.sizes()[1], 64);
-    assert!(a.tick(NOW_MS, About::default()).0.iter().all(|said| said.bytes.len() < 32 << 10));
+    assert!(a.tick(NOW_MS, Announcement::default()).0.iter().all(|said| said.bytes.len() < 32 << 10));
 }
 
 #[test]
@@ -191,16 +197,16 @@ fn who_comes_back_is_told_everything_again() {
     a.publish(to_topic("room", "lost"), NOW_MS).unwrap();
     // Announced until it is dropped, though without a listener.
     let tails = |said: &[Publish]| -> usize { said[1..].iter().map(|said| said.bytes.len()).sum() };
-    let announced = tails(&a.tick(NOW_MS, About::default()).0);
-    let silent = (0..10).map(|_| tails(&a.tick(NOW_MS, About::default()).0)).last().unwrap();
+    let announced = tails(&a.tick(NOW_MS, Announcement::default()).0);
+    let silent = (0..10).map(|_| tails(&a.tick(NOW_MS, Announcement::default()).0)).last().unwrap();
     assert_eq!(announced, silent + TAIL_BYTES);
     b.reconnected(0);
-    let (said, _) = b.tick(NOW_MS, About::default());
+    let (said, _) = b.tick(NOW_MS, Announcement::default());
     said.iter().for_each(|said| drop(receive(&mut a, said)));
-    let (said, _) = a.tick(NOW_MS, About::default());
+    let (said, _) = a.tick(NOW_MS, Announcement::default());
     assert_eq!(tails(&said), announced);
     said.iter().for_each(|said| drop(receive(&mut b, said)));
-    let (_, told) = b.tick(NOW_MS + 1000, About::default());
+    let (_, told) = b.tick(NOW_MS + 1000, Announcement::default());
     assert!(matches!(told[..], [FleetNews::Lost { count: Some(1), .. }]), "{told:?}");
     assert_eq!(b.seen(NOW_MS + 1000).0[0].lost, 1);
     assert_eq!(b.seen(NOW_MS + 1000).1.last().unwrap().to, "chat:demo:sys topic room");
@@ -214,18 +220,22 @@ fn nodes_say_what_became_of_a_push() {
     let alone = ask(&mut a, to_topic("room", "x"));
     assert_eq!((alone.ask, alone.asked), (None, Some(Err(OnNodes::default()))), "nobody is there");
     for node in [&mut b, &mut c] {
-        let (said, _) = node.tick(NOW_MS, About::default());
+        let (said, _) = node.tick(NOW_MS, Announcement::default());
         said.iter().for_each(|said| drop(receive(&mut a, said)));
     }
     let Numbered { push, ask: asking, asked } = ask(&mut a, to_topic("room", "x"));
     let (asking, Some(Ok(number))) = (asking.unwrap(), asked) else { panic!("they are there") };
     let (node, at) = receive(&mut b, &push).delivery.unwrap().asked.unwrap();
-    assert_eq!((node.as_str(), at, receive(&mut b, &asking)), ("a", number, Judged::default()), "its push says it");
+    assert_eq!(
+        (node.as_str(), at, receive(&mut b, &asking)),
+        ("a", number, ReceiveResult::default()),
+        "its push says it"
+    );
     let from_b = b.answer(&node, at, &Outcome { sent: 3, ..Outcome::default() });
     let from_c = receive(&mut c, &asking).answer.unwrap();
     assert_eq!(refusal(&receive(&mut c, &from_b)), Refusal::Subject, "it is for a");
-    assert_eq!(receive(&mut a, &from_c), Judged::default());
-    let Settled { ask: settled, on_nodes, .. } = receive(&mut a, &from_b).settled.unwrap();
+    assert_eq!(receive(&mut a, &from_c), ReceiveResult::default());
+    let QuestionResult { ask: settled, on_nodes, .. } = receive(&mut a, &from_b).settled.unwrap();
     assert_eq!((settled, on_nodes.said["b"].sent, on_nodes.said["c"]), (number, 3, Outcome::default()));
     assert!(!on_nodes.is_partial && receive(&mut a, &from_b).settled.is_none());
     // One node alone, which need not be there.

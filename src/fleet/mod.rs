@@ -8,7 +8,7 @@
 //! - `names`, `subject`: which names a subject may contain, and how audiences become subjects;
 //! - `header`: the bytes before a payload;
 //! - `outgoing`, `incoming`: the numbers that go out, and those received from others;
-//! - `asked`: outcomes that other nodes are asked for;
+//! - `pending_questions`: outcomes that other nodes are asked for;
 //! - `presence`: the counts of a topic's subscribers that other nodes have last reported;
 //! - `roster`, `interest`: the nodes that are present, and the audiences that this node listens to;
 //! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and reports come out;
@@ -19,7 +19,6 @@
 //! Invariants: local pushes never wait for any of this; every table and queue has a limit; input from another node is
 //! treated as hostile until it has been checked, and can affect only what is counted of that node.
 
-mod asked;
 #[cfg(test)]
 mod brokers_tests;
 mod connection;
@@ -27,13 +26,14 @@ mod engine;
 mod header;
 mod incoming;
 mod interest;
+mod log_limiter;
 mod member;
 mod names;
 mod outbox;
 mod outgoing;
+mod pending_questions;
 mod presence;
 mod probe;
-mod quiet;
 mod roster;
 mod secret;
 #[cfg(test)]

@@ -5,12 +5,12 @@
 
 use super::member::Member;
 use super::names::Name;
-use super::subject::{Line, Target, To};
+use super::subject::{AudienceKey, NamedAudience, Target};
 use super::traffic::{OutboundPush, OutboundTo};
 use crate::admission::{Charge, HeldAs as Held};
 use crate::broker::{
-    Abroad, AbroadTo, AskNodes, Asker, Audience, ChannelAnswer, ChannelAt, ChannelQuestion, Elsewhere, FleetReport,
-    OnNodes, Presence,
+    Asker, Audience, ChannelAnswer, ChannelAt, ChannelQuestion, FleetReport, OnNodes, OtherBrokers, OutcomeAsker,
+    Presence, RemoteAudience, RemotePush,
 };
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -38,7 +38,7 @@ pub(super) struct QueuedPush {
     /// The message.
     pub outbound: OutboundPush,
     /// Receives the outcomes of other nodes.
-    pub nodes: Option<AskNodes>,
+    pub nodes: Option<OutcomeAsker>,
     /// Its share of the memory budget.
     pub charge: Charge,
 }
@@ -90,7 +90,7 @@ pub(super) struct State {
     /// The largest message that NATS takes; 0: it has not said.
     pub payload_bytes_max: AtomicUsize,
     /// Audiences that NATS is known to tell us of.
-    pub heard: RwLock<HashSet<Line>>,
+    pub heard: RwLock<HashSet<AudienceKey>>,
     /// An audience was not noted: the thread is to look for all of them.
     pub is_behind: AtomicBool,
     /// How it stands.
@@ -143,18 +143,18 @@ impl Outbox {
         account
     }
 
-    fn try_push(&self, abroad: Abroad) -> (Outcome, Option<AskNodes>) {
-        let Abroad { memory, to, frame, policy, part: _, nodes } = abroad;
+    fn try_push(&self, abroad: RemotePush) -> (Outcome, Option<OutcomeAsker>) {
+        let RemotePush { memory, to, frame, policy, part: _, nodes } = abroad;
         let down = Outcome { fleet_down: 1, ..Outcome::default() };
         let full = Outcome { fleet_full: 1, ..Outcome::default() };
         let too_large = Outcome { fleet_too_large: 1, ..Outcome::default() };
         let Some(process) = memory.tenant().process().cloned() else { return (Outcome::default(), nodes) };
         let to = match to {
-            AbroadTo::All(Audience::Topic(name)) => OutboundTo::All(To::Topic(name)),
-            AbroadTo::All(Audience::Path(path)) => OutboundTo::All(To::Path(path)),
-            AbroadTo::All(Audience::Process) => OutboundTo::All(To::Process),
-            AbroadTo::All(Audience::Channels(_)) => unreachable!("lists are refused where they are given"),
-            AbroadTo::Channels { node, list, as_guest } => match Name::new(&node) {
+            RemoteAudience::All(Audience::Topic(name)) => OutboundTo::All(NamedAudience::Topic(name)),
+            RemoteAudience::All(Audience::Path(path)) => OutboundTo::All(NamedAudience::Path(path)),
+            RemoteAudience::All(Audience::Process) => OutboundTo::All(NamedAudience::Process),
+            RemoteAudience::All(Audience::Channels(_)) => unreachable!("lists are refused where they are given"),
+            RemoteAudience::Channels { node, list, as_guest } => match Name::new(&node) {
                 Ok(node) if as_guest => OutboundTo::Guest(node, list),
                 Ok(node) => OutboundTo::Channels(node, list),
                 // No node is called so.
@@ -198,8 +198,8 @@ impl Outbox {
     }
 }
 
-impl Elsewhere for Outbox {
-    fn push(&self, mut abroad: Abroad) {
+impl OtherBrokers for Outbox {
+    fn push(&self, mut abroad: RemotePush) {
         let part = abroad.part.take();
         let (outcome, nodes) = self.try_push(abroad);
         self.count(&outcome);
@@ -212,7 +212,7 @@ impl Elsewhere for Outbox {
     }
 
     fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<OutcomePart>>) {
-        let target = Target { process: process.clone(), to: To::Topic(topic.clone()) };
+        let target = Target { process: process.clone(), to: NamedAudience::Topic(topic.clone()) };
         if self.state.heard.read().unwrap_or_else(PoisonError::into_inner).contains(&target.line()) {
             return;
         }

@@ -4,7 +4,7 @@
 //! of a higher number, so that receivers do not take it for the old one; the number of counts is limited at creation. A
 //! count that was used is announced several times. Counts evicted before that are announced as a number of such counts.
 
-use super::subject::Line;
+use super::subject::AudienceKey;
 use crate::admission::{table_bytes, tree_bytes_in_order};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -14,15 +14,15 @@ const ANNOUNCED: u8 = 5;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    counts: HashMap<Line, Count>,
+    counts: HashMap<AudienceKey, Count>,
     /// The same by when they were used last.
-    by_use: BTreeMap<u64, Line>,
+    by_use: BTreeMap<u64, AudienceKey>,
     uses: u64,
     streams: u32,
     counts_max: usize,
     /// Those that are to be announced, by stream, each once; of those that were forgotten meanwhile too, until it is
     /// their turn.
-    due: VecDeque<(Line, u32)>,
+    due: VecDeque<(AudienceKey, u32)>,
     forgotten: ForgottenCounts,
 }
 
@@ -49,7 +49,7 @@ struct Count {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tail {
     /// Of which audience.
-    pub line: Line,
+    pub line: AudienceKey,
     /// The count.
     pub stream: u32,
     /// Its last number.
@@ -67,7 +67,7 @@ impl Outgoing {
     }
 
     /// The stream and the number of the next message to an audience.
-    pub(super) fn next(&mut self, line: Line, now_ms: u64) -> (u32, u64) {
+    pub(super) fn next(&mut self, line: AudienceKey, now_ms: u64) -> (u32, u64) {
         self.uses += 1;
         if !self.counts.contains_key(&line) {
             self.make_room(now_ms);
@@ -120,7 +120,7 @@ impl Outgoing {
     }
 
     /// How far the count for an audience has come, if there is one.
-    pub(super) fn tail(&self, line: &Line, now_ms: u64) -> Option<Tail> {
+    pub(super) fn tail(&self, line: &AudienceKey, now_ms: u64) -> Option<Tail> {
         let count = self.counts.get(line)?;
         let age_ms = now_ms.saturating_sub(count.began_ms);
         Some(Tail { line: *line, stream: count.stream, last: count.last, age_ms })
@@ -148,9 +148,9 @@ impl Outgoing {
 
     /// Their heap bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        table_bytes::<Line, Count>(self.counts.capacity())
-            + tree_bytes_in_order::<u64, Line>(self.by_use.len())
-            + self.due.capacity() * size_of::<(Line, u32)>()
+        table_bytes::<AudienceKey, Count>(self.counts.capacity())
+            + tree_bytes_in_order::<u64, AudienceKey>(self.by_use.len())
+            + self.due.capacity() * size_of::<(AudienceKey, u32)>()
     }
 
     /// How many counts there are.
@@ -165,8 +165,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn line(n: u8) -> Line {
-        Line { kind: Kind::Topic, hash: [n; 16] }
+    fn line(n: u8) -> AudienceKey {
+        AudienceKey { kind: Kind::Topic, hash: [n; 16] }
     }
 
     #[test]
@@ -190,17 +190,17 @@ mod tests {
     /// The same, remembering everything.
     #[derive(Default)]
     struct Twin {
-        uses: Vec<Line>,
-        counts: Vec<(Line, u32, u64, u8)>,
+        uses: Vec<AudienceKey>,
+        counts: Vec<(AudienceKey, u32, u64, u8)>,
         streams: u32,
         forgotten: u64,
     }
 
     impl Twin {
-        fn next(&mut self, line: Line, max: usize) -> (u32, u64) {
+        fn next(&mut self, line: AudienceKey, max: usize) -> (u32, u64) {
             if !self.counts.iter().any(|count| count.0 == line) {
                 if self.counts.len() == max {
-                    let last_use = |line: Line| self.uses.iter().rposition(|used| *used == line);
+                    let last_use = |line: AudienceKey| self.uses.iter().rposition(|used| *used == line);
                     let oldest = (0..max).min_by_key(|at| last_use(self.counts[*at].0)).unwrap();
                     self.forgotten += u64::from(self.counts.remove(oldest).3 > 0);
                 }

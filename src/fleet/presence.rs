@@ -3,7 +3,7 @@
 //! Invariant: at most [`REMEMBERED_MAX`] topics and nodes; the least recently updated ones are forgotten first.
 
 use super::names::NAME_BYTES_MAX;
-use super::subject::Line;
+use super::subject::AudienceKey;
 use crate::admission::{table_bytes, tree_bytes_in_order};
 use crate::broker::{OnNodes, Presence, Present};
 use std::collections::{BTreeMap, HashMap};
@@ -13,34 +13,34 @@ use std::time::Duration;
 /// Topics and nodes of which something is remembered: with their names some MB.
 pub(super) const REMEMBERED_MAX: usize = 16 * 1024;
 
-const _: () = assert!(REMEMBERED_MAX * (2 * size_of::<Line>() + NAME_BYTES_MAX + 64) < 4 << 20);
+const _: () = assert!(REMEMBERED_MAX * (2 * size_of::<AudienceKey>() + NAME_BYTES_MAX + 64) < 4 << 20);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Remembered {
-    said: HashMap<(Line, Arc<str>), Said>,
+pub(super) struct RememberedCounts {
+    said: HashMap<(AudienceKey, Arc<str>), RememberedCount>,
     /// In the order in which they were heard.
-    by_age: BTreeMap<u64, (Line, Arc<str>)>,
+    by_age: BTreeMap<u64, (AudienceKey, Arc<str>)>,
     count: u64,
 }
 
 #[derive(Debug)]
-struct Said {
+struct RememberedCount {
     subscribers: usize,
     at_ms: u64,
     place: u64,
 }
 
-impl Remembered {
+impl RememberedCounts {
     /// The heap bytes of the counts kept.
     pub(super) fn heap_bytes(&self) -> usize {
-        table_bytes::<(Line, Arc<str>), Said>(self.said.capacity())
-            + tree_bytes_in_order::<u64, (Line, Arc<str>)>(self.by_age.len())
+        table_bytes::<(AudienceKey, Arc<str>), RememberedCount>(self.said.capacity())
+            + tree_bytes_in_order::<u64, (AudienceKey, Arc<str>)>(self.by_age.len())
             + self.said.len() * (2 * size_of::<usize>() + NAME_BYTES_MAX / 2)
     }
 
     /// The presence in a topic, from the nodes' answers just now.
-    pub(super) fn presence(&mut self, line: Line, now: OnNodes, now_ms: u64) -> Presence {
+    pub(super) fn presence(&mut self, line: AudienceKey, now: OnNodes, now_ms: u64) -> Presence {
         let mut presence = Presence { is_partial: now.is_partial, ..Presence::default() };
         for (node, outcome) in now.said {
             self.remember(line, &node, outcome.sent, now_ms);
@@ -49,7 +49,7 @@ impl Remembered {
         for node in now.silent {
             match self.said.get(&(line, node.clone())) {
                 None => drop(presence.unknown.insert(node)),
-                Some(Said { subscribers, at_ms, .. }) => {
+                Some(RememberedCount { subscribers, at_ms, .. }) => {
                     let age = Duration::from_millis(now_ms.saturating_sub(*at_ms));
                     presence.nodes.insert(node, Present { subscribers: *subscribers, age });
                 }
@@ -58,11 +58,11 @@ impl Remembered {
         presence
     }
 
-    fn remember(&mut self, line: Line, node: &Arc<str>, subscribers: usize, at_ms: u64) {
+    fn remember(&mut self, line: AudienceKey, node: &Arc<str>, subscribers: usize, at_ms: u64) {
         self.count += 1;
         let place = self.count;
         let key = (line, node.clone());
-        if let Some(before) = self.said.insert(key.clone(), Said { subscribers, at_ms, place }) {
+        if let Some(before) = self.said.insert(key.clone(), RememberedCount { subscribers, at_ms, place }) {
             self.by_age.remove(&before.place);
         }
         self.by_age.insert(place, key);
@@ -76,12 +76,12 @@ impl Remembered {
 
 #[cfg(test)]
 mod tests {
-    use super::super::subject::{Target, To};
+    use super::super::subject::{NamedAudience, Target};
     use super::*;
     use crate::broker::Outcome;
 
-    fn line(topic: &str) -> Line {
-        Target { process: "a:b:c".parse().unwrap(), to: To::Topic(topic.into()) }.line()
+    fn line(topic: &str) -> AudienceKey {
+        Target { process: "a:b:c".parse().unwrap(), to: NamedAudience::Topic(topic.into()) }.line()
     }
 
     fn said(nodes: &[(&str, usize)], silent: &[&str]) -> OnNodes {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn who_is_silent_is_told_of_with_its_age() {
-        let mut remembered = Remembered::default();
+        let mut remembered = RememberedCounts::default();
         let first = remembered.presence(line("x"), said(&[("a", 3), ("b", 0)], &[]), 1_000);
         assert_eq!((first.nodes["a"].subscribers, first.nodes["b"].age, first.is_partial), (3, Duration::ZERO, false));
         let later = remembered.presence(line("x"), said(&[("b", 1)], &["a", "c"]), 6_000);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut remembered = Remembered::default();
+        let mut remembered = RememberedCounts::default();
         for topic in 0..REMEMBERED_MAX + 2 {
             remembered.presence(line(&topic.to_string()), said(&[("a", 1)], &[]), 0);
         }

@@ -4,7 +4,7 @@
 //! is heard again after it was gone, that is reported with the length of its absence.
 
 use crate::broker::name_of_node;
-use crate::resume::Run;
+use crate::resume::RunId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
 /// A node's announcement of itself, each second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct About {
+pub(super) struct Announcement {
     /// Its version of pushring.
     pub version: String,
     /// The name of the node that it serves.
@@ -31,7 +31,7 @@ pub(super) struct About {
     /// Where clients reach it alone, if it was told.
     pub public: String,
     /// The name of its run in the tokens with which its clients resume.
-    pub run: Option<Run>,
+    pub run: Option<RunId>,
     /// Its live channels.
     pub channels: u64,
     /// Audiences that it listens to.
@@ -44,11 +44,11 @@ pub(super) struct About {
 
 /// A node that was heard.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownNode {
     /// When it began.
     pub incarnation: u64,
     /// Its last announcement.
-    pub about: About,
+    pub about: Announcement,
     /// When it was first heard, and last.
     pub since_ms: u64,
     /// See there.
@@ -83,12 +83,18 @@ pub(super) enum Change {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    nodes: BTreeMap<Arc<str>, Known>,
+    nodes: BTreeMap<Arc<str>, KnownNode>,
 }
 
 impl Roster {
     /// Notes that a node is there. With it, whether it asks others to say everything again.
-    pub(super) fn hear(&mut self, source: &Arc<str>, incarnation: u64, about: About, now_ms: u64) -> (Change, bool) {
+    pub(super) fn hear(
+        &mut self,
+        source: &Arc<str>,
+        incarnation: u64,
+        about: Announcement,
+        now_ms: u64,
+    ) -> (Change, bool) {
         if let Some(known) = self.nodes.get_mut(source) {
             let is_clock_back = incarnation < known.incarnation;
             if is_clock_back && known.heard_ms + GONE_AFTER_MS > now_ms {
@@ -110,7 +116,8 @@ impl Roster {
         if self.nodes.len() >= NODES_MAX {
             return (Change::Ignored, false);
         }
-        let known = Known { incarnation, about, since_ms: now_ms, heard_ms: now_ms, is_gone: false, forgotten: None };
+        let known =
+            KnownNode { incarnation, about, since_ms: now_ms, heard_ms: now_ms, is_gone: false, forgotten: None };
         self.nodes.insert(source.clone(), known);
         (Change::New, true)
     }
@@ -148,7 +155,7 @@ impl Roster {
     }
 
     /// Where clients reach those that are there and say so, by what names their runs; not where two have the same.
-    pub(super) fn runs(&self) -> BTreeMap<Run, Arc<str>> {
+    pub(super) fn runs(&self) -> BTreeMap<RunId, Arc<str>> {
         let mut runs = BTreeMap::new();
         // Clients are given a plain address, whatever a node announces.
         let is_plain = |public: &str| !public.is_empty() && public.bytes().all(|byte| byte.is_ascii_graphic());
@@ -167,7 +174,7 @@ impl Roster {
     }
 
     /// All nodes, by name.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &KnownNode)> {
         self.nodes.iter()
     }
 }
@@ -177,7 +184,7 @@ mod tests {
     use super::*;
 
     fn hear(roster: &mut Roster, name: &str, incarnation: u64, now_ms: u64) -> Change {
-        roster.hear(&name.into(), incarnation, About::default(), now_ms).0
+        roster.hear(&name.into(), incarnation, Announcement::default(), now_ms).0
     }
 
     #[test]
@@ -199,12 +206,12 @@ mod tests {
     #[test]
     fn who_missed_something_asks_for_it() {
         let mut roster = Roster::default();
-        let mut ask = |asks| roster.hear(&"a".into(), 1, About { asks, ..About::default() }, 0).1;
+        let mut ask = |asks| roster.hear(&"a".into(), 1, Announcement { asks, ..Announcement::default() }, 0).1;
         assert_eq!([ask(0), ask(0), ask(1), ask(1)], [true, false, true, false]);
         let mut forgets = |of, incarnation, forgotten| roster.forgets(of, incarnation, forgotten, false);
         assert_eq!([forgets("a", 1, 3), forgets("a", 1, 5), forgets("a", 1, 5)], [false, true, false]);
         assert!(!forgets("b", 1, 5) && !forgets("a", 2, 9));
-        roster.hear(&"c".into(), 1, About::default(), 0);
+        roster.hear(&"c".into(), 1, Announcement::default(), 0);
         assert!(roster.forgets("c", 1, 1, true), "of one that was not heard, if it was in our time");
     }
 
@@ -212,7 +219,7 @@ mod tests {
     fn clients_are_told_where_a_run_is_that_one_node_has() {
         let mut roster = Roster::default();
         let mut hear = |name: &str, run: u8, public: &str| {
-            let about = About { run: Some([run, 0]), public: public.to_owned(), ..About::default() };
+            let about = Announcement { run: Some([run, 0]), public: public.to_owned(), ..Announcement::default() };
             roster.hear(&name.into(), 1, about, 0);
         };
         hear("a", 1, "wss://a");

@@ -8,8 +8,8 @@
 use super::Options;
 use super::member::Member;
 use super::names::Name;
-use super::roster::About;
-use super::subject::{Target, To};
+use super::roster::Announcement;
+use super::subject::{NamedAudience, Target};
 use super::traffic::{Channels, FleetNews, OutboundPush, OutboundTo, Publish};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
@@ -69,7 +69,7 @@ fn name(node: usize) -> Name {
 }
 
 fn target(topic: u64) -> Target {
-    Target { process: "chat:demo:sys".parse().unwrap(), to: To::Topic(format!("t{topic}").into()) }
+    Target { process: "chat:demo:sys".parse().unwrap(), to: NamedAudience::Topic(format!("t{topic}").into()) }
 }
 
 fn born(node: usize, life: u64, now_ms: u64, subjects_max: usize) -> Node {
@@ -135,7 +135,7 @@ impl World {
         self.note(to, &received.told);
         let Some(delivery) = received.delivery else { return };
         let audience = match delivery.channels {
-            Channels::Of(To::Topic(topic)) => topic.to_string(),
+            Channels::Of(NamedAudience::Topic(topic)) => topic.to_string(),
             Channels::List(_) => "channels".to_owned(),
             other => panic!("{other:?}"),
         };
@@ -199,7 +199,7 @@ impl World {
                 // It knows that it has no connection.
                 continue;
             }
-            let (said, told) = self.nodes[node].member.tick(self.now_ms, About::default());
+            let (said, told) = self.nodes[node].member.tick(self.now_ms, Announcement::default());
             self.note(node, &told);
             said.iter().for_each(|said| self.publish(node, said));
         }

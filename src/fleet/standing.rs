@@ -9,7 +9,7 @@
 //! that have not answered, the time decides. A question lost with a connection is reported, since it is unknown what
 //! else was lost.
 
-use super::subject::Line;
+use super::subject::AudienceKey;
 use crate::admission::table_bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const LINES_MAX: usize = 64 * 1024;
 
 /// How far a node's counts had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stood {
+pub(super) struct CountsReached {
     /// When the node began.
     pub incarnation: u64,
     /// The last count that it had begun.
@@ -39,10 +39,10 @@ pub(super) struct Stood {
 #[derive(Debug, Default)]
 pub(super) struct CountsAtStart {
     /// To be asked for.
-    new: Vec<Line>,
+    new: Vec<AudienceKey>,
     questions: BTreeMap<u64, StandingQuestion>,
     /// In which question each was asked for.
-    of: HashMap<Line, u64>,
+    of: HashMap<AudienceKey, u64>,
     asked: u64,
     lines: usize,
 }
@@ -50,26 +50,30 @@ pub(super) struct CountsAtStart {
 #[derive(Debug)]
 struct StandingQuestion {
     at_ms: u64,
-    lines: Vec<Line>,
+    lines: Vec<AudienceKey>,
     /// Those that have not said it.
     waits_for: BTreeSet<Arc<str>>,
-    said: BTreeMap<Arc<str>, Stood>,
+    said: BTreeMap<Arc<str>, CountsReached>,
 }
 
 impl CountsAtStart {
     /// This node begins to listen to an audience.
-    pub(super) fn listens(&mut self, line: Line) {
+    pub(super) fn listens(&mut self, line: AudienceKey) {
         self.new.push(line);
     }
 
     /// It does not listen any more.
-    pub(super) fn leaves(&mut self, line: &Line) {
+    pub(super) fn leaves(&mut self, line: &AudienceKey) {
         self.of.remove(line);
         self.new.retain(|new| new != line);
     }
 
     /// The questions to ask, with their numbers: answers are awaited from these nodes.
-    pub(super) fn ask<'a>(&mut self, nodes: impl Iterator<Item = &'a Arc<str>>, now_ms: u64) -> Vec<(u64, Vec<Line>)> {
+    pub(super) fn ask<'a>(
+        &mut self,
+        nodes: impl Iterator<Item = &'a Arc<str>>,
+        now_ms: u64,
+    ) -> Vec<(u64, Vec<AudienceKey>)> {
         if self.new.is_empty() {
             return Vec::new();
         }
@@ -92,7 +96,7 @@ impl CountsAtStart {
     }
 
     /// A node says how far it was when it was asked. Returns whether that is news.
-    pub(super) fn hear(&mut self, question: u64, node: &Arc<str>, stood: Stood) -> bool {
+    pub(super) fn hear(&mut self, question: u64, node: &Arc<str>, stood: CountsReached) -> bool {
         let Some(asked) = self.questions.get_mut(&question) else { return false };
         asked.waits_for.remove(node);
         let is_news = asked.said.len() < super::roster::NODES_MAX && !asked.said.contains_key(node);
@@ -103,19 +107,19 @@ impl CountsAtStart {
     }
 
     /// Returns whether an audience was asked for under this number.
-    pub(super) fn was_asked(&self, question: u64, line: &Line) -> bool {
+    pub(super) fn was_asked(&self, question: u64, line: &AudienceKey) -> bool {
         self.of.get(line) == Some(&question)
     }
 
     /// Returns whether a node has begun a count after this node began to listen to its audience. None: it is not known.
-    pub(super) fn is_younger(&self, line: &Line, node: &str, incarnation: u64, stream: u32) -> Option<bool> {
+    pub(super) fn is_younger(&self, line: &AudienceKey, node: &str, incarnation: u64, stream: u32) -> Option<bool> {
         let stood = self.questions.get(self.of.get(line)?)?.said.get(node)?;
         Some((incarnation, stream) > (stood.incarnation, stood.streams))
     }
 
     /// The connection of `node`, or that of this one, was made anew: what was asked and not answered may be lost, and
     /// with it what came behind it. It is to be asked again.
-    pub(super) fn broken(&mut self, node: Option<&Arc<str>>) -> Vec<(Arc<str>, Line)> {
+    pub(super) fn broken(&mut self, node: Option<&Arc<str>>) -> Vec<(Arc<str>, AudienceKey)> {
         let mut lost = Vec::new();
         for (number, question) in &mut self.questions {
             let broken: Vec<Arc<str>> = match node {
@@ -139,9 +143,9 @@ impl CountsAtStart {
 
     /// The heap bytes kept, without the answers: some hundred bytes of a node for each question.
     pub(super) fn heap_bytes(&self) -> usize {
-        (self.new.capacity() + self.lines) * size_of::<Line>()
+        (self.new.capacity() + self.lines) * size_of::<AudienceKey>()
             + self.questions.len() * 2 * size_of::<(u64, StandingQuestion)>()
-            + table_bytes::<Line, u64>(self.of.capacity())
+            + table_bytes::<AudienceKey, u64>(self.of.capacity())
     }
 
     /// Forgets what has been known for long enough.
@@ -168,10 +172,10 @@ mod tests {
     use super::super::subject::Kind;
     use super::*;
 
-    fn line(n: u32) -> Line {
+    fn line(n: u32) -> AudienceKey {
         let mut hash = [0; 16];
         hash[..4].copy_from_slice(&n.to_be_bytes());
-        Line { kind: Kind::Topic, hash }
+        AudienceKey { kind: Kind::Topic, hash }
     }
 
     fn nodes() -> [Arc<str>; 2] {
@@ -186,8 +190,8 @@ mod tests {
         assert_eq!(asked, [(1, vec![line(1)])]);
         assert!(standing.ask(nodes().iter(), 0).is_empty() && standing.was_asked(1, &line(1)));
         assert_eq!(standing.is_younger(&line(1), "a", 7, 4), None);
-        assert!(standing.hear(1, &"a".into(), Stood { incarnation: 7, streams: 3 }));
-        assert!(!standing.hear(1, &"a".into(), Stood { incarnation: 7, streams: 9 }), "once");
+        assert!(standing.hear(1, &"a".into(), CountsReached { incarnation: 7, streams: 3 }));
+        assert!(!standing.hear(1, &"a".into(), CountsReached { incarnation: 7, streams: 9 }), "once");
         let younger = |incarnation, stream| standing.is_younger(&line(1), "a", incarnation, stream);
         assert_eq!([younger(7, 3), younger(7, 4), younger(8, 1), younger(6, 9)], [false, true, true, false].map(Some));
         assert_eq!(standing.is_younger(&line(2), "a", 7, 4), None);
@@ -202,7 +206,7 @@ mod tests {
         let [a, b] = nodes();
         standing.listens(line(1));
         standing.ask(nodes().iter(), 0);
-        standing.hear(1, &a, Stood { incarnation: 1, streams: 0 });
+        standing.hear(1, &a, CountsReached { incarnation: 1, streams: 0 });
         assert_eq!(standing.broken(Some(&a)), [], "it has answered");
         assert_eq!(standing.broken(None), [(b.clone(), line(1))]);
         assert_eq!(standing.broken(None), [], "told once");

@@ -47,7 +47,7 @@ pub(super) enum Kind {
     /// [`Ask`](Self::Ask).
     Where,
     /// To one node: how far this one has counted. Its subject is that of [`Answer`](Self::Answer).
-    Stood,
+    CountsReached,
 }
 
 impl Kind {
@@ -67,7 +67,7 @@ impl Kind {
         Self::Close,
         Self::Shown,
         Self::Where,
-        Self::Stood,
+        Self::CountsReached,
     ];
 
     /// Its number in a header.
@@ -91,7 +91,7 @@ impl Kind {
             Self::Tails => "tails",
             Self::Ask | Self::Where => "ask",
             Self::Count => "count",
-            Self::Answer | Self::Shown | Self::Stood => "answer",
+            Self::Answer | Self::Shown | Self::CountsReached => "answer",
         }
     }
 
@@ -103,14 +103,14 @@ impl Kind {
 
 /// An audience as numbers are kept for it: the last two parts of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Line {
+pub(super) struct AudienceKey {
     /// The kind of audience.
     pub kind: Kind,
     /// The hash of its names.
     pub hash: [u8; 16],
 }
 
-impl Line {
+impl AudienceKey {
     /// Of names that belong together; no other names have the same.
     fn of(kind: Kind, process: &str, name: &str) -> Self {
         let mut hasher = Sha256::new();
@@ -140,12 +140,12 @@ pub(super) struct Target {
     /// Whose channels.
     pub process: ProcessId,
     /// Which of them.
-    pub to: To,
+    pub to: NamedAudience,
 }
 
 /// Which channels of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum To {
+pub(super) enum NamedAudience {
     /// The subscribers of this topic.
     Topic(Arc<str>),
     /// Those on this path.
@@ -158,23 +158,23 @@ impl Target {
     /// Its kind.
     pub(super) fn kind(&self) -> Kind {
         match self.to {
-            To::Topic(_) => Kind::Topic,
-            To::Path(_) => Kind::Path,
-            To::Process => Kind::Process,
+            NamedAudience::Topic(_) => Kind::Topic,
+            NamedAudience::Path(_) => Kind::Path,
+            NamedAudience::Process => Kind::Process,
         }
     }
 
     /// The name within its process; empty for all of it.
     pub(super) fn name(&self) -> &str {
         match &self.to {
-            To::Topic(name) | To::Path(name) => name,
-            To::Process => "",
+            NamedAudience::Topic(name) | NamedAudience::Path(name) => name,
+            NamedAudience::Process => "",
         }
     }
 
     /// Under which its numbers are kept.
-    pub(super) fn line(&self) -> Line {
-        Line::of(self.kind(), self.process.as_str(), self.name())
+    pub(super) fn line(&self) -> AudienceKey {
+        AudienceKey::of(self.kind(), self.process.as_str(), self.name())
     }
 }
 
@@ -206,7 +206,7 @@ impl Subjects {
     }
 
     /// The subject of messages from `source` to an audience; `*` is any source.
-    pub(super) fn of_line(&self, source: &str, line: &Line) -> String {
+    pub(super) fn of_line(&self, source: &str, line: &AudienceKey) -> String {
         self.make(source, line.kind, &line.token())
     }
 
@@ -240,7 +240,7 @@ impl Subjects {
     }
 
     /// Returns whether the last part of a subject is that of this line.
-    pub(super) fn is_of(token: &str, line: &Line) -> bool {
+    pub(super) fn is_of(token: &str, line: &AudienceKey) -> bool {
         token == line.token()
     }
 }
@@ -249,7 +249,7 @@ impl Subjects {
 mod tests {
     use super::*;
 
-    fn target(process: &str, to: To) -> Target {
+    fn target(process: &str, to: NamedAudience) -> Target {
         Target { process: process.parse().unwrap(), to }
     }
 
@@ -257,7 +257,7 @@ mod tests {
     fn what_means_something_to_nats_means_nothing_in_a_subject() {
         let subjects = Subjects::new(Name::new("main").unwrap());
         for name in [">", "*", "a.b", " ", "", "\0", "room/7", &"x".repeat(255)] {
-            let line = target("chat:demo:sys", To::Topic(name.into())).line();
+            let line = target("chat:demo:sys", NamedAudience::Topic(name.into())).line();
             let subject = subjects.of_line("node-1", &line);
             assert_eq!(subject.split('.').count(), 6, "{subject}");
             let parts = subjects.parse(&subject).unwrap();
@@ -270,16 +270,16 @@ mod tests {
     #[test]
     fn no_two_audiences_share_a_subject() {
         let lines = [
-            target("a:b:c", To::Process),
-            target("a:b:d", To::Process),
-            target("a:b:c", To::Topic("x".into())),
-            target("a:b:c", To::Path("x".into())),
-            target("a:b:c", To::Path("".into())),
-            target("a:b:d", To::Topic("x".into())),
-            target("a:b:c", To::Topic("y".into())),
+            target("a:b:c", NamedAudience::Process),
+            target("a:b:d", NamedAudience::Process),
+            target("a:b:c", NamedAudience::Topic("x".into())),
+            target("a:b:c", NamedAudience::Path("x".into())),
+            target("a:b:c", NamedAudience::Path("".into())),
+            target("a:b:d", NamedAudience::Topic("x".into())),
+            target("a:b:c", NamedAudience::Topic("y".into())),
         ];
         let mut lines: Vec<_> = lines.iter().map(Target::line).collect();
-        lines.push(Line::to_node(&Name::new("x").unwrap()));
+        lines.push(AudienceKey::to_node(&Name::new("x").unwrap()));
         let all: std::collections::HashSet<_> = lines.iter().collect();
         assert_eq!(all.len(), lines.len());
     }

@@ -2,7 +2,7 @@
 
 use super::names::Name;
 use super::roster::Change;
-use super::subject::{Target, To};
+use super::subject::{NamedAudience, Target};
 use crate::broker::{Audience, ChannelQuestion, Message, OnNodes};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -31,7 +31,7 @@ pub(super) struct OutboundPush {
 #[derive(Debug, Clone)]
 pub(super) enum OutboundTo {
     /// An audience on all nodes.
-    All(To),
+    All(NamedAudience),
     /// Channels of a node.
     Channels(Name, Vec<ChannelId>),
     /// The same, of whatever processes have let this one in.
@@ -89,14 +89,14 @@ pub(super) struct Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Channels {
     /// An audience.
-    Of(To),
+    Of(NamedAudience),
     /// A list.
     List(Vec<ChannelId>),
     /// A list of channels that this process, an address on another node, was let in to.
     Guest(Arc<str>, Vec<ChannelId>),
 }
 
-impl To {
+impl NamedAudience {
     /// For the broker.
     pub(super) fn audience(self) -> Audience {
         match self {
@@ -175,7 +175,7 @@ pub(super) struct ChannelAsked {
 
 /// All that was said to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Settled {
+pub(super) struct QuestionResult {
     /// Its number.
     pub ask: u64,
     /// The nodes' outcomes.
@@ -186,7 +186,7 @@ pub(super) struct Settled {
 
 /// The result of a received message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Judged {
+pub(super) struct ReceiveResult {
     /// The order for the broker.
     pub delivery: Option<Delivery>,
     /// The answer to publish at once.
@@ -196,7 +196,7 @@ pub(super) struct Judged {
     /// A node wants to hear of a channel here, or to have it closed.
     pub of_channel: Option<ChannelAsked>,
     /// All have said what was asked under this number.
-    pub settled: Option<Settled>,
+    pub settled: Option<QuestionResult>,
     /// The news to report.
     pub told: Vec<FleetNews>,
 }

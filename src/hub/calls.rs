@@ -77,7 +77,7 @@ struct Queue {
     bytes: usize,
     /// Events that were lost, and those of them that were not reported yet.
     lost: u64,
-    untold: u64,
+    no_answer: u64,
     /// Since when nothing happens any more.
     closed: Option<Instant>,
 }
@@ -107,7 +107,7 @@ struct WaitingEvent {
 
 /// Events taken for delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct TakenEvents {
     /// In JSON, in order.
     pub events: Vec<String>,
     /// How many are missing before them.
@@ -143,14 +143,14 @@ impl WebhookQueue {
             }
             None => {
                 queue.lost += 1;
-                queue.untold += 1;
+                queue.no_answer += 1;
                 false
             }
         }
     }
 
     /// Waits for events, and takes the first of them: one at least. None: there are none, and there will be none.
-    pub fn take(&self, events_max: usize, bytes_max: usize) -> Option<Taken> {
+    pub fn take(&self, events_max: usize, bytes_max: usize) -> Option<TakenEvents> {
         let mut queue = self.queue();
         while queue.events.is_empty() {
             if queue.closed.is_some() {
@@ -158,7 +158,7 @@ impl WebhookQueue {
             }
             queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut taken = Taken { events: Vec::new(), lost: std::mem::take(&mut queue.untold) };
+        let mut taken = TakenEvents { events: Vec::new(), lost: std::mem::take(&mut queue.no_answer) };
         let mut bytes = 0;
         while let Some(first) = queue.events.front()
             && taken.events.len() < events_max
@@ -177,11 +177,11 @@ impl WebhookQueue {
         Some(taken)
     }
 
-    /// So many that were taken are lost after all, and `untold` others that were not reported yet.
-    pub fn lose(&self, events: u64, untold: u64) {
+    /// So many that were taken are lost after all, and `no_answer` others that were not reported yet.
+    pub fn lose(&self, events: u64, no_answer: u64) {
         let mut queue = self.queue();
         queue.lost += events;
-        queue.untold += events + untold;
+        queue.no_answer += events + no_answer;
     }
 
     /// Events that were lost.
@@ -276,8 +276,8 @@ mod tests {
         let (calls, memory) = (calls(2, 1 << 20), memory(Budget::default()));
         let told: Vec<bool> = (0..5).map(|n| calls.tell(&memory, &json!(n))).collect();
         assert_eq!((told, calls.waiting(), calls.lost()), (vec![true, true, false, false, false], 2, 3));
-        assert_eq!(calls.take(1, 100), Some(Taken { events: vec!["0".into()], lost: 3 }));
-        assert_eq!(calls.take(9, 100), Some(Taken { events: vec!["1".into()], lost: 0 }));
+        assert_eq!(calls.take(1, 100), Some(TakenEvents { events: vec!["0".into()], lost: 3 }));
+        assert_eq!(calls.take(9, 100), Some(TakenEvents { events: vec!["1".into()], lost: 0 }));
         assert_eq!(memory.tenant().total(), 0, "nothing waits");
         calls.lose(2, 3);
         assert!(calls.tell(&memory, &json!(5)));

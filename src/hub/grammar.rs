@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// A client's order, and the number that its answer repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientSaid {
+pub struct NumberedOrder {
     /// The order itself.
     pub order: HubOrder,
     /// Its number.
@@ -91,7 +91,7 @@ struct HubFields<'a> {
 ///
 /// # Errors
 /// Why it cannot be obeyed, in one word.
-pub fn read(text: &[u8]) -> Result<Option<ClientSaid>, &'static str> {
+pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, &'static str> {
     let written: HubFields<'_> = serde_json::from_slice(text).map_err(|_| "malformed")?;
     let HubFields { subscribe, envelope, unsubscribe, publish, text, json, renew, id } = written;
     let name = |name: String| {
@@ -113,7 +113,7 @@ pub fn read(text: &[u8]) -> Result<Option<ClientSaid>, &'static str> {
         (None, None, None, Some(token)) => HubOrder::Renew { token },
         _ => return Err("malformed"),
     };
-    Ok(Some(ClientSaid { order, id }))
+    Ok(Some(NumberedOrder { order, id }))
 }
 
 /// The answer to an order that was obeyed.

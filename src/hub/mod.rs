@@ -10,19 +10,19 @@
 //! client that comes back; no published message can be taken for an answer, since answers are control texts. A topic
 //! with an envelope is a topic of its own, whose name no client can send. The hub never waits for the receiver of its
 //! clients' events ([`WebhookQueue`]). Orders that hold up its thread are obeyed so often of each client that no client
-//! holds up the others ([`patience`]).
+//! holds up the others ([`slow_orders`]).
 
 mod answers;
 mod calls;
 pub mod grammar;
-mod patience;
+mod slow_orders;
 mod turns;
 
-pub use calls::{CallLimits, Taken, WebhookEvent, WebhookQueue};
+pub use calls::{CallLimits, TakenEvents, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
-use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
-use self::patience::Patience;
+use self::grammar::{HubOrder, NumberedOrder, PublishedPayload};
+use self::slow_orders::SlowOrderLimit;
 use self::turns::ClientTurns;
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{
@@ -116,11 +116,11 @@ struct Hub {
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
     /// Answers that wait until the fleet's other nodes know of a subscription.
-    unheard: Vec<Unheard>,
+    unheard: Vec<PendingAnswer>,
 }
 
 /// An answer that is given once what any node publishes reaches the channel, or NATS has had its time.
-struct Unheard {
+struct PendingAnswer {
     channel: ChannelId,
     heard: Ticket,
     answer: String,
@@ -131,7 +131,7 @@ struct Unheard {
 struct HubSession {
     grant: Arc<Grant>,
     answers: Answers,
-    patience: Patience,
+    slow_orders: SlowOrderLimit,
     charge: Charge,
 }
 
@@ -141,7 +141,7 @@ const SESSION_BYTES: usize = 2 * size_of::<(ChannelId, HubSession)>() + 2 * size
 type HubResult = Result<(), PushError>;
 
 /// An order's effect and its object, or the reason for its refusal.
-type Obeyed = Result<(&'static str, serde_json::Value), &'static str>;
+type OrderEffect = Result<(&'static str, serde_json::Value), &'static str>;
 
 /// The delivering thread ends with the hub.
 impl Drop for Hub {
@@ -156,7 +156,7 @@ impl Hub {
     fn run(mut self) {
         let mut events = Vec::new();
         loop {
-            if self.process.recv_batch(&mut events, self.patience()).is_err() {
+            if self.process.recv_batch(&mut events, self.slow_orders()).is_err() {
                 return;
             }
             // The only error is that the broker has stopped.
@@ -185,7 +185,7 @@ impl Hub {
         Ok(())
     }
 
-    fn patience(&self) -> Duration {
+    fn slow_orders(&self) -> Duration {
         if !self.turns.is_empty() {
             return Duration::ZERO;
         }
@@ -267,7 +267,7 @@ impl Hub {
         let session = self.sessions.entry(channel).or_insert_with(|| HubSession {
             grant: grant.clone(),
             answers: Answers::default(),
-            patience: Patience::new(Instant::now()),
+            slow_orders: SlowOrderLimit::new(Instant::now()),
             charge: self.memory.charge_anyway(HeldAs::Topics, 0),
         });
         session.charge.resize(SESSION_BYTES + grant.heap_bytes());
@@ -301,14 +301,14 @@ impl Hub {
 
     fn said(&mut self, channel: ChannelId, text: &[u8]) -> HubResult {
         let Some(grant) = self.sessions.get(&channel).map(|session| session.grant.clone()) else { return Ok(()) };
-        let ClientSaid { order, id } = match grammar::read(text) {
+        let NumberedOrder { order, id } = match grammar::read(text) {
             Ok(Some(said)) => said,
             // An acknowledgement, which the shard has obeyed.
             Ok(None) => return Ok(()),
             Err(why) => return self.answer(channel, &grammar::error(why, None)),
         };
         let session = self.sessions.get_mut(&channel);
-        if session.is_some_and(|session| !session.patience.is_left_for(&order, Instant::now())) {
+        if session.is_some_and(|session| !session.slow_orders.is_left_for(&order, Instant::now())) {
             return self.answer(channel, &grammar::error("later", id));
         }
         let mut heard = None;
@@ -331,7 +331,7 @@ impl Hub {
         };
         let unheard = heard.filter(|heard| heard.get().is_none() && self.unheard.len() < UNHEARD_MAX);
         if let Some(heard) = unheard {
-            self.unheard.push(Unheard { channel, heard, answer, is_kept: id.is_some() });
+            self.unheard.push(PendingAnswer { channel, heard, answer, is_kept: id.is_some() });
             return Ok(());
         }
         self.answer_and_keep(channel, answer, id.is_some())
@@ -349,7 +349,7 @@ impl Hub {
     fn answer_heard(&mut self) -> HubResult {
         let (heard, unheard) = std::mem::take(&mut self.unheard).into_iter().partition(|one| one.heard.get().is_some());
         self.unheard = unheard;
-        let heard: Vec<Unheard> = heard;
+        let heard: Vec<PendingAnswer> = heard;
         heard.into_iter().try_for_each(|one| self.answer_and_keep(one.channel, one.answer, one.is_kept))
     }
 
@@ -360,7 +360,7 @@ impl Hub {
         name: &str,
         envelope: bool,
         heard: &mut Option<Ticket>,
-    ) -> Result<Obeyed, PushError> {
+    ) -> Result<OrderEffect, PushError> {
         if !grant.may_subscribe(name) {
             return Ok(Err("forbidden"));
         }
@@ -397,7 +397,7 @@ impl Hub {
 
     /// A new token of the same user takes the place of the one before. What it does not allow cannot be asked for any
     /// more, and what it does not allow and is subscribed to ends.
-    fn renew(&mut self, channel: ChannelId, before: &Grant, token: &str) -> Result<Obeyed, PushError> {
+    fn renew(&mut self, channel: ChannelId, before: &Grant, token: &str) -> Result<OrderEffect, PushError> {
         let settings = self.broker.settings();
         let Some(access) = settings.hub.as_ref() else { return Ok(Err("forbidden")) };
         let grant = match access.open(token, clock::unix_s()) {

@@ -309,11 +309,11 @@ impl<D: LinkDirection> FrameQueue<D> {
     pub(super) fn took(&self, count: u64, now: bool) {
         let mut state = self.lock();
         state.received += count;
-        let untold = state.received - state.told;
-        if untold >= u64::from(state.window.frames) / 4 {
+        let no_answer = state.received - state.told;
+        if no_answer >= u64::from(state.window.frames) / 4 {
             state.tell = true;
             self.work.notify_all();
-        } else if now && untold > 0 && state.tell_at.is_none() {
+        } else if now && no_answer > 0 && state.tell_at.is_none() {
             let tell_at = Instant::now() + ACK_WITHIN;
             state.tell_at = Some(tell_at);
             if state.writer_until.is_some_and(|until| until > tell_at) {

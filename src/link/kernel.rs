@@ -58,7 +58,7 @@ pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
     let peer = LinkedKernel(session.clone());
     let Service { reader, changes, writer, logins, attempts } = Service::new(handle, settings, peer.clone(), peer);
-    let (obeyed, ended, registry) = (session.clone(), session.clone(), registry.clone());
+    let (executed, ended, registry) = (session.clone(), session.clone(), registry.clone());
     let spawned = spawn("link-events", move || {
         // Dropped after the node kernel, so that another may attach then. Made inside the closure: dropping it locks
         // the registry, which the caller holds locked and would deadlock on if the thread could not be started.
@@ -68,7 +68,7 @@ pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc
         }
         detach(kernel, forget.session.why());
     })
-    .and_then(|()| spawn("link-orders", move || obey(&obeyed, reader)))
+    .and_then(|()| spawn("link-orders", move || execute(&executed, reader)))
     .and_then(|()| spawn("link-paths", move || changes.run(|_| {})))
     .and_then(|()| spawn("link-logins", move || logins.run(&attempts)));
     match spawned {
@@ -128,7 +128,7 @@ fn detach(kernel: Kernel, why: SessionEnd) {
 }
 
 /// Has what the kernel sends obeyed until the session is over, or the broker has stopped: the events say which.
-fn obey(session: &Session, mut reader: MessageReader) {
+fn execute(session: &Session, mut reader: MessageReader) {
     let Actor::Kernel(actor) = &session.actor else { return };
     let waker = this_thread();
     let mut context = Context::from_waker(&waker);

@@ -17,7 +17,7 @@ use crate::gateway::Secret;
 use crate::node::calls::AddressedName;
 use crate::node::login::token;
 use crate::node::outbound::{KernelGone, MessageIds, ToKernel};
-use crate::node::prints::{Prints, SHOWN, Warnings};
+use crate::node::prints::{SHOWN, TerminalPrinter, Warnings};
 use crate::node::server::{KernelQueue, spawn, unix_s};
 use crate::node::{EventMessages, Host, HttpServerRequest, KernelMessage, Message};
 use crate::process_id::ProcessId;
@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// How long a drop may take to tell the broker that the node has gone.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a shutdown waits for a session whose connection was cut, or that was about to begin.
 const END_WITHIN: Duration = Duration::from_secs(1);
@@ -247,7 +247,7 @@ struct Leave(Arc<SessionLife>);
 impl Drop for Leave {
     fn drop(&mut self) {
         if let Some(session) = self.0.leave() {
-            session.frames.wait_finished(GOODBYE_WITHIN);
+            session.frames.wait_finished(LEAVE_WITHIN);
         }
     }
 }
@@ -256,7 +256,7 @@ impl Drop for Leave {
 fn serve<H: Host>(life: &Arc<SessionLife>, parts: KernelParts<H>) -> Result<(), KernelError> {
     let secret = Secret::new(&parts.jwt_secret).map_err(|_| KernelError::Secret)?;
     let host = Arc::new(parts.host);
-    let prints = Prints::new(host.clone(), parts.prints);
+    let prints = TerminalPrinter::new(host.clone(), parts.prints);
     let warnings = Warnings::new(prints.clone());
     warnings.release();
     let attach = Attach::Kernel {
@@ -313,7 +313,7 @@ impl<H: Host> KernelIncoming<H> {
         endpoint: &Endpoint,
         attach: &Attach,
         to_outgoing: &mpsc::Sender<Option<KernelSession<KernelArrival>>>,
-        prints: &Prints<H>,
+        prints: &TerminalPrinter<H>,
     ) {
         let mut failures = 0;
         let mut said = String::new();
@@ -347,7 +347,7 @@ impl<H: Host> KernelIncoming<H> {
         life: &SessionLife,
         attached: &AttachedPeer<KernelArrival>,
         to_outgoing: &mpsc::Sender<Option<KernelSession<KernelArrival>>>,
-        prints: &Prints<H>,
+        prints: &TerminalPrinter<H>,
     ) -> Result<(), KernelGone> {
         let welcome = &attached.welcome;
         *life.session() = Some(attached.shared.clone());
@@ -451,7 +451,7 @@ impl<H: Host> KernelIncoming<H> {
     }
 }
 
-/// Prints why there is no broker, and prints it again only when the reason changes.
+/// TerminalPrinter why there is no broker, and prints it again only when the reason changes.
 fn tell_once(said: &mut String, endpoint: &Endpoint, error: &ConnectError) {
     let words = error.to_string();
     if *said != words {

@@ -14,7 +14,7 @@ use super::wire::{FromPeer, KernelHead};
 use crate::node::calls::AddressedName;
 use crate::node::outbound::MessageIds;
 use crate::node::perform::described;
-use crate::node::prints::{Prints, SHOWN, VERBOSE};
+use crate::node::prints::{SHOWN, TerminalPrinter, VERBOSE};
 use crate::node::service::TAKEN_AT_ONCE_MAX;
 use crate::node::{
     ActionRequest, CheckedAction, Dialect, Host, HttpServerError, Inbound, KernelMessage, LazyLoadBlob, Message,
@@ -96,7 +96,7 @@ impl Unanswered {
 pub(super) struct KernelOutgoing<H: Host, T> {
     host: Arc<H>,
     our_node: String,
-    prints: Prints<H>,
+    prints: TerminalPrinter<H>,
     to_kernel: mpsc::Sender<H::Message>,
     unanswered: Arc<Unanswered>,
     name: Arc<AddressedName>,
@@ -116,7 +116,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
     pub(super) fn new(
         host: Arc<H>,
         our_node: String,
-        prints: Prints<H>,
+        prints: TerminalPrinter<H>,
         to_kernel: mpsc::Sender<H::Message>,
         unanswered: Arc<Unanswered>,
         name: Arc<AddressedName>,

@@ -49,7 +49,7 @@ impl<'a> ProcessOrders<'a> {
     }
 
     /// Obeys one order.
-    pub(super) fn obey(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
+    pub(super) fn execute(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
         self.taken += 1;
         if let FromPeer::Push { channel, kind, policy: None, ask: None, node: None, .. } = order {
             return self.push(channel, kind, blob);

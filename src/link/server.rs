@@ -417,7 +417,7 @@ fn read_process(
             (FromPeer::Beat {}, _) => {}
             (FromPeer::Ack { received }, _) => session.acknowledge(received).map_err(violation)?,
             (FromPeer::Bye { failed }, _) => return Err(ConnectionOver::Bye { failed }),
-            (order, blob) => orders.obey(order, blob).map_err(ConnectionOver::Stop)?,
+            (order, blob) => orders.execute(order, blob).map_err(ConnectionOver::Stop)?,
         }
     }
 }

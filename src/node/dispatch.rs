@@ -217,22 +217,22 @@ pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inb
     let asked = rsvp.is_some() || request.expects_response.is_some();
     let on_success = asked.then(|| rsvp.unwrap_or_else(|| source.clone()));
     let mut reply = Reply { id, source, server, on_success };
-    let judged = match HttpServerAction::from_bytes(&request.body) {
+    let validated = match HttpServerAction::from_bytes(&request.body) {
         Ok(HttpServerAction::WebSocketExtPushOutgoing { channel_id, message_type, desired_reply_type }) => {
             // Its answer comes from the extension, under the same id: one of ours would be taken for it.
             reply.on_success = None;
             extension_push(id, channel_id, message_type, desired_reply_type, blob, dialect)
         }
-        Ok(action) => judge(action, &reply, our_node, blob),
+        Ok(action) => validate(action, &reply, our_node, blob),
         Err(_) => Err(HttpServerError::MalformedRequest),
     };
-    match judged {
+    match validated {
         Ok(action) => Inbound::Action(ActionRequest { action, reply }),
         Err(error) => Inbound::Refused(reply.refused(error)),
     }
 }
 
-fn judge(
+fn validate(
     action: HttpServerAction,
     reply: &Reply,
     our_node: &str,

@@ -24,18 +24,18 @@ pub(crate) const VERBOSE: u8 = 2;
 const WARNINGS_PER_SECOND: u32 = 8;
 
 /// The way to the terminal.
-pub(crate) struct Prints<H: Host> {
+pub(crate) struct TerminalPrinter<H: Host> {
     host: Arc<H>,
     sink: mpsc::Sender<H::Print>,
 }
 
-impl<H: Host> Clone for Prints<H> {
+impl<H: Host> Clone for TerminalPrinter<H> {
     fn clone(&self) -> Self {
         Self { host: self.host.clone(), sink: self.sink.clone() }
     }
 }
 
-impl<H: Host> Prints<H> {
+impl<H: Host> TerminalPrinter<H> {
     pub(crate) fn new(host: Arc<H>, sink: mpsc::Sender<H::Print>) -> Self {
         Self { host, sink }
     }
@@ -59,10 +59,10 @@ fn printable(text: &str) -> String {
 /// prints first is where the server listens.
 pub(crate) struct Warnings {
     print: Box<dyn Fn(&str) + Send + Sync>,
-    flow: Mutex<Flow>,
+    flow: Mutex<PrintRate>,
 }
 
-struct Flow {
+struct PrintRate {
     /// Lines printed before the release.
     held: Option<Vec<String>>,
     second: Instant,
@@ -71,8 +71,8 @@ struct Flow {
 }
 
 impl Warnings {
-    pub(crate) fn new<H: Host>(prints: Prints<H>) -> Arc<Self> {
-        let flow = Flow { held: Some(Vec::new()), second: Instant::now(), said: 0, left_out: 0 };
+    pub(crate) fn new<H: Host>(prints: TerminalPrinter<H>) -> Arc<Self> {
+        let flow = PrintRate { held: Some(Vec::new()), second: Instant::now(), said: 0, left_out: 0 };
         Arc::new(Self { print: Box::new(move |text| prints.say(SHOWN, text)), flow: Mutex::new(flow) })
     }
 
@@ -84,7 +84,7 @@ impl Warnings {
     /// The subscriber for a thread whose log goes to the terminal.
     pub(crate) fn dispatch(self: &Arc<Self>) -> Dispatch {
         let before = dispatcher::get_default(Dispatch::clone);
-        Dispatch::new(Fork { warnings: self.clone(), before })
+        Dispatch::new(TerminalSubscriber { warnings: self.clone(), before })
     }
 
     /// Prints the held lines; later ones are printed at once.
@@ -119,7 +119,7 @@ impl Warnings {
 }
 
 /// Hands everything to the subscriber there was before, and this crate's warnings to the terminal as well.
-struct Fork {
+struct TerminalSubscriber {
     warnings: Arc<Warnings>,
     before: Dispatch,
 }
@@ -130,7 +130,7 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
     is_here && *metadata.level() <= Level::WARN && metadata.is_event()
 }
 
-impl Subscriber for Fork {
+impl Subscriber for TerminalSubscriber {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         let before = self.before.register_callsite(metadata);
         if is_ours(metadata) { Interest::always() } else { before }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn warnings_are_printed_once_the_server_listens_and_nothing_else_is() {
         let (prints, mut sink) = mpsc::channel(32);
-        let prints = Prints::new(Arc::new(Terminal), prints);
+        let prints = TerminalPrinter::new(Arc::new(Terminal), prints);
         let warnings = Warnings::new(prints.clone());
         warnings.also_printed(|| {
             tracing::warn!(peer = "127.0.0.1\u{1b}[2J", count = 3, "early");
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_flood_fills_a_few_lines_and_is_counted() {
         let (prints, mut sink) = mpsc::channel(1000);
-        let warnings = Warnings::new(Prints::new(Arc::new(Terminal), prints));
+        let warnings = Warnings::new(TerminalPrinter::new(Arc::new(Terminal), prints));
         warnings.release();
         warnings.also_printed(|| (0..500).for_each(|number| tracing::warn!(number, "again")));
         let lines = said(&mut sink).len();

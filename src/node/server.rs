@@ -6,7 +6,7 @@
 //! one checks passwords.
 //!
 //! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a
-//! future that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; a dropped server
+//! future that is dropped has told every client before the drop returns, or [`CLOSE_FRAMES_WITHIN`] later; a dropped server
 //! releases its port, and a server that starts anew waits for that.
 
 use super::dialect::{Dialect, RPC_PATH};
@@ -17,7 +17,7 @@ use super::intake::NodeIntake;
 use super::login::{GrantedLogin, PasswordCheck, token};
 use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
-use super::prints::{Prints, SHOWN, VERBOSE, Warnings};
+use super::prints::{SHOWN, TerminalPrinter, VERBOSE, Warnings};
 use super::service::Service;
 use crate::broker::{Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, StartError};
 use crate::control;
@@ -41,7 +41,7 @@ use tokio::sync::{oneshot, watch};
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a drop may take to say goodbye: some µs a channel are needed.
-const GOODBYES_WITHIN: Duration = Duration::from_secs(1);
+const CLOSE_FRAMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a server waits for a port that another has: one that was dropped a moment ago lets go of it at once.
 const PORT_WITHIN: Duration = Duration::from_secs(5);
@@ -199,15 +199,15 @@ impl ServerLife {
 }
 
 /// Ends the server with its future.
-struct GiveUp(Arc<ServerLife>);
+struct StopOnDrop(Arc<ServerLife>);
 
-impl Drop for GiveUp {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::Relaxed);
         if let (Some(broker), _) = self.0.mark_stopping() {
             // The node may exit a moment later, and its threads with it, so clients are told before this returns. If
             // the server has ended, it returns at once.
-            broker.stop_and_tell(STOP_WITHIN, GOODBYES_WITHIN);
+            broker.stop_and_tell(STOP_WITHIN, CLOSE_FRAMES_WITHIN);
         }
     }
 }
@@ -215,7 +215,7 @@ impl Drop for GiveUp {
 async fn serve<H: Host>(life: Arc<ServerLife>, parts: NodeParts<H>) -> Result<(), ServerError> {
     let (started, starting) = oneshot::channel();
     let (ended, mut ending) = oneshot::channel();
-    let _give_up = GiveUp(life.clone());
+    let _give_up = StopOnDrop(life.clone());
     life.state().is_begun = true;
     let supervised = life.clone();
     let spawned = thread::Builder::new().name("http-server".to_owned()).spawn(move || {
@@ -253,7 +253,7 @@ fn supervise<H: Host>(
     started: oneshot::Sender<NodeIntake<H>>,
 ) -> Result<(), ServerError> {
     let host = Arc::new(parts.host);
-    let prints = Prints::new(host.clone(), parts.prints);
+    let prints = TerminalPrinter::new(host.clone(), parts.prints);
     let warnings = Warnings::new(prints.clone());
     let said = warnings.clone();
     said.also_printed(move || {
@@ -336,7 +336,11 @@ pub(crate) fn spawn(
 }
 
 /// Starts the broker, waiting for a port that is not free yet. None: it is not wanted any more.
-fn start<H: Host>(config: Config, life: &ServerLife, prints: &Prints<H>) -> Result<Option<Broker>, ServerError> {
+fn start<H: Host>(
+    config: Config,
+    life: &ServerLife,
+    prints: &TerminalPrinter<H>,
+) -> Result<Option<Broker>, ServerError> {
     let deadline = Instant::now() + PORT_WITHIN;
     let mut is_said = false;
     loop {

@@ -7,19 +7,19 @@ use std::{fmt, ops::Deref, sync::OnceLock};
 /// The bytes of a message's body. Reads as `&[u8]`.
 #[derive(Clone)]
 pub struct Body {
-    unwritten: Unwritten,
+    unwritten: BodyContent,
     bytes: OnceLock<Vec<u8>>,
 }
 
 /// The content of the JSON. Frequent events are kept inline; the large ones, which are rare, in a box.
 #[derive(Clone)]
-enum Unwritten {
+enum BodyContent {
     Nothing,
     Push { channel_id: u32, message_type: WsMessageType },
     Other(Box<HttpServerRequest>),
 }
 
-impl Unwritten {
+impl BodyContent {
     fn event(&self) -> Option<HttpServerRequest> {
         match self {
             Self::Nothing => None,
@@ -43,9 +43,9 @@ impl Body {
     pub fn from_event(event: HttpServerRequest) -> Self {
         let unwritten = match event {
             HttpServerRequest::WebSocketPush { channel_id, message_type } => {
-                Unwritten::Push { channel_id, message_type }
+                BodyContent::Push { channel_id, message_type }
             }
-            other => Unwritten::Other(Box::new(other)),
+            other => BodyContent::Other(Box::new(other)),
         };
         Self { unwritten, bytes: OnceLock::new() }
     }
@@ -69,7 +69,7 @@ impl Body {
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { unwritten: Unwritten::Nothing, bytes: OnceLock::from(bytes) }
+        Self { unwritten: BodyContent::Nothing, bytes: OnceLock::from(bytes) }
     }
 }
 

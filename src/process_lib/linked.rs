@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Attaches a process to a broker in another program, over the link that it listens on (`pushring serve --link PATH`);
-/// a path, or an [`Endpoint`] for TCP. [`Linked::run`] and [`Linked::spawn`] then run the process as
+/// a path, or an [`Endpoint`] for TCP. [`LinkedProcess::run`] and [`LinkedProcess::spawn`] then run the process as
 /// [`spawn_on`](super::spawn_on) does.
 ///
 /// A lost connection is restored as long as the broker keeps the process' channels (`owner_grace`, 10 s), and no
@@ -30,19 +30,19 @@ use std::time::Duration;
 ///
 /// # Errors
 /// No broker listens there, or it refuses.
-pub fn connect(endpoint: impl Into<Endpoint>, process: ProcessId) -> Result<Linked, ConnectError> {
+pub fn connect(endpoint: impl Into<Endpoint>, process: ProcessId) -> Result<LinkedProcess, ConnectError> {
     // A node's processes are told of control frames.
     let options = ClientOptions { wants_control: true, ..ClientOptions::default() };
     let client = Client::connect(endpoint, &process, options)?;
     let (our, dialect) = (Address::new(client.node(), process), client.dialect());
     let attachment = LinkAttachment { client, failed: RefCell::default() };
-    Ok(Linked(AttachedProcess::at(Box::new(attachment), our, dialect)))
+    Ok(LinkedProcess(AttachedProcess::at(Box::new(attachment), our, dialect)))
 }
 
 /// A process that is attached over a link and does not run yet. Dropping it ends it.
-pub struct Linked(AttachedProcess);
+pub struct LinkedProcess(AttachedProcess);
 
-impl Linked {
+impl LinkedProcess {
     /// Its address.
     pub fn our(&self) -> &Address {
         self.0.our()

@@ -52,7 +52,7 @@
 //! | `HttpServer::bind_http_path`, `HttpServer::bind_http_static_path`, `HttpServer::secure_bind_http_path`, `HttpServer::bind_multiple_http_paths`, `HttpServer::bind_ws_path`, `HttpServer::secure_bind_ws_path`, `HttpServer::modify_http_path`, `HttpServer::modify_ws_path`, `HttpServer::unbind_http_path`, `HttpServer::unbind_ws_path` | likewise, for the server's own timeout |
 //! | [`spawn_on`], [`AttachedProcess::new`] | every shard to know of the process |
 //! | [`connect`] | the broker's welcome, 10 s at most once it is connected |
-//! | [`run`], [`Linked::run`] | the end of the process |
+//! | [`run`], [`LinkedProcess::run`] | the end of the process |
 
 mod attached;
 mod backend;
@@ -75,7 +75,7 @@ pub use backend::{Backend, BackendDelivery, BackendPush, BackendRequest, Backend
 pub use body::Body;
 pub use http::send_ws_push;
 #[cfg(feature = "link")]
-pub use linked::{Linked, connect};
+pub use linked::{LinkedProcess, connect};
 pub use mailbox::Mailbox;
 pub use message::{Message, SendError};
 pub use request::{Request, Response};

@@ -37,7 +37,7 @@ pub trait OrderServer<T, R> {
     fn has_room(&self) -> bool;
 
     /// Obeys an order, for about `slice_ns` of work. Returns how much it was, and what is left of the order.
-    fn obey(&mut self, order: OrderOrRest<T, R>, slice_ns: u64) -> (u64, Option<R>);
+    fn execute(&mut self, order: OrderOrRest<T, R>, slice_ns: u64) -> (u64, Option<R>);
 }
 
 /// See the module.
@@ -149,7 +149,7 @@ impl<T, R> Producers<T, R> {
 
     fn serve_at_once(&mut self, entry: QueuedOrder<T>, server: &mut impl OrderServer<T, R>, done: &mut FinishedOrders) {
         let QueuedOrder { command, bytes, account } = entry;
-        let (_, rest) = server.obey(OrderOrRest::New(command), CREDIT_NS);
+        let (_, rest) = server.execute(OrderOrRest::New(command), CREDIT_NS);
         match rest {
             None => done.add(&account, bytes),
             Some(rest) => {
@@ -169,7 +169,7 @@ impl<T, R> Producers<T, R> {
             return false;
         }
         let (order, bytes) = lane.next().expect("a lane in the round has something to do");
-        let (cost_ns, rest) = server.obey(order, lane.credit_ns as u64);
+        let (cost_ns, rest) = server.execute(order, lane.credit_ns as u64);
         lane.credit_ns -= i64::try_from(cost_ns).unwrap_or(i64::MAX / 2);
         match rest {
             Some(rest) => lane.rest = Some((rest, bytes)),

@@ -19,7 +19,7 @@ impl OrderServer<Job, Job> for Worker {
         self.left_ns > 0
     }
 
-    fn obey(&mut self, order: OrderOrRest<Job, Job>, slice_ns: u64) -> (u64, Option<Job>) {
+    fn execute(&mut self, order: OrderOrRest<Job, Job>, slice_ns: u64) -> (u64, Option<Job>) {
         let (OrderOrRest::New((producer, number, cost_ns)) | OrderOrRest::Rest((producer, number, cost_ns))) = order;
         let spent_ns = cost_ns.min(slice_ns);
         self.left_ns = self.left_ns.saturating_sub(spent_ns);

@@ -52,7 +52,7 @@ impl ResumeToken {
 
 /// Why a token is not good for a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mismatch {
+pub enum TokenMismatch {
     /// Another run of the broker made it, before a restart or elsewhere.
     Elsewhere,
     /// It was made for another channel, or is forged.
@@ -63,25 +63,25 @@ pub enum Mismatch {
 #[derive(Clone)]
 pub struct Keys {
     mac: Hmac<Sha256>,
-    run: Run,
-    others: Others,
+    run: RunId,
+    others: OtherRuns,
 }
 
 /// The name of a broker's run in its tokens; not secret.
-pub type Run = [u8; RUN_BYTES];
+pub type RunId = [u8; RUN_BYTES];
 
 /// Where clients reach the brokers of other runs, as far as that is known. Clones are of one list.
 #[derive(Clone, Default)]
-pub struct Others(Arc<Mutex<BTreeMap<Run, Arc<str>>>>);
+pub struct OtherRuns(Arc<Mutex<BTreeMap<RunId, Arc<str>>>>);
 
-impl Others {
+impl OtherRuns {
     /// Makes it this list.
-    pub fn set(&self, others: BTreeMap<Run, Arc<str>>) {
+    pub fn set(&self, others: BTreeMap<RunId, Arc<str>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = others;
     }
 
     /// Where that run's broker is reached. Never waits: while the list is being changed nothing is known.
-    fn get(&self, run: &Run) -> Option<Arc<str>> {
+    fn get(&self, run: &RunId) -> Option<Arc<str>> {
         self.0.try_lock().ok()?.get(run).cloned()
     }
 }
@@ -97,16 +97,16 @@ impl Keys {
     pub fn new(secret: &[u8; 32]) -> Self {
         let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).expect("HMAC takes keys of any length");
         let named = mac.clone().chain_update(b"pushring run").finalize().into_bytes();
-        Self { mac, run: [named[0], named[1]], others: Others::default() }
+        Self { mac, run: [named[0], named[1]], others: OtherRuns::default() }
     }
 
     /// The name of this run.
-    pub fn run(&self) -> Run {
+    pub fn run(&self) -> RunId {
         self.run
     }
 
     /// Where clients reach other brokers.
-    pub fn others(&self) -> &Others {
+    pub fn others(&self) -> &OtherRuns {
         &self.others
     }
 
@@ -134,12 +134,12 @@ impl Keys {
     ///
     /// # Errors
     /// This run of the broker did not make it for that channel.
-    pub fn verify(&self, channel: ChannelId, token: &ResumeToken) -> Result<(), Mismatch> {
+    pub fn verify(&self, channel: ChannelId, token: &ResumeToken) -> Result<(), TokenMismatch> {
         if token.0[..RUN_BYTES] != self.run {
-            return Err(Mismatch::Elsewhere);
+            return Err(TokenMismatch::Elsewhere);
         }
         let mac = self.over(channel, &token.0[..NAME_BYTES]);
-        mac.verify_truncated_left(&token.0[NAME_BYTES..]).map_err(|_| Mismatch::Foreign)
+        mac.verify_truncated_left(&token.0[NAME_BYTES..]).map_err(|_| TokenMismatch::Foreign)
     }
 
     fn over(&self, channel: ChannelId, name: &[u8]) -> Hmac<Sha256> {
@@ -162,8 +162,8 @@ mod tests {
         assert_eq!(token.text().len(), TEXT_BYTES);
         assert_eq!(ResumeToken::parse(&token.text()), Some(token));
         assert_eq!(ours.verify(id(3), &token), Ok(()));
-        assert_eq!(ours.verify(id(4), &token), Err(Mismatch::Foreign));
-        assert_eq!(theirs.verify(id(3), &token), Err(Mismatch::Elsewhere));
+        assert_eq!(ours.verify(id(4), &token), Err(TokenMismatch::Foreign));
+        assert_eq!(theirs.verify(id(3), &token), Err(TokenMismatch::Elsewhere));
         assert_eq!(theirs.maker_of(&token), None);
         theirs.others().set([(ours.run(), "wss://a.example.com".into())].into());
         assert_eq!(theirs.clone().maker_of(&token).as_deref(), Some("wss://a.example.com"));

@@ -4,7 +4,7 @@ use super::event::RequestId;
 use super::handler::Handler;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::OutcomePart;
-use crate::admission::{HeapBytes, LetGo};
+use crate::admission::{EvictedChannel, HeapBytes};
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::http::PreparedResponse;
@@ -14,8 +14,8 @@ use crate::queue::events::QueueLimits;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::owners::topics::{Topic, TopicClaim};
-pub use crate::shard::table::arrival::{Arrival, Carried, Handover};
-use crate::shard::table::said::SaidMessage;
+pub use crate::shard::table::arrival::{Arrival, CarriedSocket, Handover};
+use crate::shard::table::relayed_message::RelayedMessage;
 pub use crate::words::policy::{Policy, WhenFull};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub enum Command {
     /// One frame of a guest to channels of this shard.
     PushAsGuest(Box<GuestPushCommand>),
     /// Messages for channels of this shard were lost before they came here.
-    Miss(Box<Miss>),
+    LostMessages(Box<LostMessages>),
     /// Subscribe a channel to a topic, or out of it.
     Subscribe(Box<SubscribeCommand>),
     /// Let a guest in to a channel, or no more.
@@ -45,11 +45,11 @@ pub enum Command {
     /// Use these routes and owners from now on.
     Adopt(Arc<Directory>, Acknowledge),
     /// A connection that another shard has accepted is for a channel of this one.
-    Arrive(Carried, Box<Arrival>),
+    Arrive(CarriedSocket, Box<Arrival>),
     /// Another has the place of a channel here that waits for its client.
-    LetGo(LetGo),
+    EvictedChannel(EvictedChannel),
     /// A message of a client that only receives, whose channel is here.
-    Said(Box<SaidMessage>),
+    Said(Box<RelayedMessage>),
     /// Run a process here. Sent before it is adopted, so that no client comes before its handler.
     Host(Box<HostCommand>),
     /// A process is gone: close its channels and refuse its waiting requests.
@@ -279,7 +279,7 @@ pub struct CloseCommand {
 
 /// Messages that were lost on their way to this broker.
 #[derive(Debug)]
-pub struct Miss {
+pub struct LostMessages {
     /// The audience, which is no list.
     pub audience: ShardAudience,
     /// Whose channels.
@@ -420,7 +420,7 @@ impl Command {
             }
             Command::OwnerGone { why, .. } => why.reason.len(),
             Command::Arrive(_, arrival) => arrival.heap_bytes(),
-            Command::Said(said) => said.heap_bytes(),
+            Command::Said(message) => message.heap_bytes(),
             // Orders of the broker itself, of which there are few.
             _ => 0,
         }

@@ -21,12 +21,12 @@ use super::owners::Owners;
 use super::owners::directory::Directory;
 use super::stats::{Report, Stats};
 use super::table::ConnectionTable;
-use super::table::arrival::{Arrival, Carried, Handover};
+use super::table::arrival::{Arrival, CarriedSocket, Handover};
 use super::table::connection::{ConnectionToken, Flag};
 use super::tls_counts::TlsCounts;
-use super::unfinished::{Long, Unfinished};
+use super::unfinished::{LongOrder, Unfinished};
 use super::work::{Work, WorkLimits};
-use crate::admission::{self, LetGo};
+use crate::admission::{self, EvictedChannel};
 use crate::channel::ChannelIdMint;
 use crate::gateway::OwnerId;
 use crate::http::Date;
@@ -102,9 +102,9 @@ pub struct Shard {
     /// Connections that go on on other shards.
     pub(super) handovers: Vec<Handover>,
     /// Channels of other shards whose places are needed.
-    pub(super) let_gos: Vec<(u32, LetGo)>,
+    pub(super) let_gos: Vec<(u32, EvictedChannel)>,
     /// Connections that other shards have accepted, whose sockets are not here yet.
-    pub(super) arrivals: Vec<(Carried, Box<Arrival>)>,
+    pub(super) arrivals: Vec<(CarriedSocket, Box<Arrival>)>,
     /// Orders to other shards.
     pub(super) relayed: Vec<RelayedOrder>,
     pub(super) keys: resume::Keys,
@@ -114,7 +114,7 @@ pub struct Shard {
     /// Orders that did not fit the turn in which they came.
     put_off: VecDeque<OrderOrRest<Command, Unfinished>>,
     /// Work on many connections that no process ordered, one slice a turn.
-    pub(super) chores: VecDeque<Long>,
+    pub(super) chores: VecDeque<LongOrder>,
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room
     /// that is left there is to be looked at in the next.
     goes_on: bool,
@@ -187,7 +187,7 @@ impl Shard {
             // Order holds whatever waits.
             return self.put_off.push_back(OrderOrRest::New(command));
         }
-        if let Some(rest) = self.obey(OrderOrRest::New(command), self.slice_ns()) {
+        if let Some(rest) = self.execute(OrderOrRest::New(command), self.slice_ns()) {
             self.put_off.push_back(OrderOrRest::Rest(rest));
         }
     }
@@ -200,7 +200,7 @@ impl Shard {
         while !self.is_out_of_room()
             && let Some(order) = self.put_off.pop_front()
         {
-            if let Some(rest) = self.obey(order, self.slice_ns()) {
+            if let Some(rest) = self.execute(order, self.slice_ns()) {
                 self.put_off.push_front(OrderOrRest::Rest(rest));
             }
         }
@@ -222,7 +222,7 @@ impl Shard {
     }
 
     /// Channels of other shards that are to be let go of, and where they are.
-    pub fn take_let_gos(&mut self) -> Vec<(u32, LetGo)> {
+    pub fn take_let_gos(&mut self) -> Vec<(u32, EvictedChannel)> {
         std::mem::take(&mut self.let_gos)
     }
 
@@ -237,7 +237,7 @@ impl Shard {
     }
 
     /// Connections that other shards have accepted: each is to be given a socket here ([`Shard::handle_arrival`]).
-    pub fn take_arrivals(&mut self) -> Vec<(Carried, Box<Arrival>)> {
+    pub fn take_arrivals(&mut self) -> Vec<(CarriedSocket, Box<Arrival>)> {
         std::mem::take(&mut self.arrivals)
     }
 
@@ -337,9 +337,9 @@ impl Shard {
             assert!(connection.flags.has(Flag::Holds) || held == Held::default(), "{slot:?} holds what is not counted");
             assert_eq!(self.memory.of(slot), held, "{slot:?} holds what is counted");
             assert!(!connection.flags.has(Flag::InBatch), "{slot:?} is in no batch between turns");
-            let keeping = self.out.keepings.get(&slot);
-            assert_eq!(connection.flags.has(Flag::Keeps), keeping.is_some(), "{slot:?} is kept if it says so");
-            let lags = keeping.is_some_and(|keeping| keeping.log.lags());
+            let kept_channel = self.out.kept_channels.get(&slot);
+            assert_eq!(connection.flags.has(Flag::Kept), kept_channel.is_some(), "{slot:?} is kept if it says so");
+            let lags = kept_channel.is_some_and(|kept_channel| kept_channel.log.lags());
             assert!(!lags || connection.flags.has(Flag::Lags), "{slot:?} lags if its log does");
         }
     }

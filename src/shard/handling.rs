@@ -98,7 +98,7 @@ impl Shard {
     /// Takes out the handler of a process for messages to be given to it as they lie, if that may be: nothing stands
     /// before them, and the turn has room.
     #[inline]
-    pub(super) fn begin_at_once(&mut self, place: u32) -> Option<HearsAtOnce> {
+    pub(super) fn begin_at_once(&mut self, place: u32) -> Option<TakenHandler> {
         if !self.has_room_at_once(place) {
             return None;
         }
@@ -108,7 +108,7 @@ impl Shard {
             return None;
         }
         hosted.state.told_ns = self.work.spent_ns();
-        Some(HearsAtOnce { place, hosted, has_failed: false })
+        Some(TakenHandler { place, hosted, has_failed: false })
     }
 
     fn has_room_at_once(&self, place: u32) -> bool {
@@ -117,13 +117,13 @@ impl Shard {
 
     /// Gives it one. Returns whether it may be given another.
     #[inline]
-    pub(super) fn give_at_once(&mut self, hears: &mut HearsAtOnce, message: ClientMessage<'_>) -> bool {
-        let HearsAtOnce { place, hosted, has_failed } = hears;
+    pub(super) fn give_at_once(&mut self, hears: &mut TakenHandler, message: ClientMessage<'_>) -> bool {
+        let TakenHandler { place, hosted, has_failed } = hears;
         let HostedProcess { handler: Some(handler), state } = &mut **hosted else { return false };
         self.stats.handler_events += 1;
         let before_ns = self.work.spent_ns();
         let until_ns = before_ns + self.handlers.at_once_left_ns();
-        let mut at = At { shard: self, place: *place, state, until_ns, events_left: 0 };
+        let mut at = RunningHandler { shard: self, place: *place, state, until_ns, events_left: 0 };
         let result = handler.message(&mut at, message);
         self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
         state.waits = result == Ok(HandlerWait::Waits);
@@ -133,15 +133,15 @@ impl Shard {
 
     /// It was given what there is: what it has not told of the time that this took is told now.
     #[inline]
-    pub(super) fn end_at_once(&mut self, hears: HearsAtOnce) {
-        let HearsAtOnce { place, mut hosted, has_failed } = hears;
+    pub(super) fn end_at_once(&mut self, hears: TakenHandler) {
+        let TakenHandler { place, mut hosted, has_failed } = hears;
         if has_failed {
             return self.dismiss(place);
         }
         let HostedProcess { handler, state } = &mut *hosted;
         if let Some(handler) = handler {
             let before_ns = self.work.spent_ns();
-            handler.settle(&mut At { shard: self, place, state, until_ns: before_ns, events_left: 0 });
+            handler.settle(&mut RunningHandler { shard: self, place, state, until_ns: before_ns, events_left: 0 });
             self.handlers.at_once_ns += self.work.spent_ns() - before_ns;
         }
         let goes_on = !state.is_empty();
@@ -196,7 +196,7 @@ impl Shard {
         self.obey_kept(state, until_ns);
         let Some(handler) = handler.as_mut().filter(|_| !state.waits && state.is_empty()) else { return Ok(()) };
         state.told_ns = self.work.spent_ns();
-        let mut at = At { shard: self, place, state, until_ns, events_left: events_max };
+        let mut at = RunningHandler { shard: self, place, state, until_ns, events_left: events_max };
         let then = handler.run(&mut at)?;
         at.state.waits = then == HandlerWait::Waits;
         Ok(())
@@ -223,7 +223,7 @@ impl Shard {
     ) -> Option<Unfinished> {
         let before_ns = self.work.spent_ns();
         let slice_ns = until_ns.saturating_sub(before_ns).min(state.credit_ns.max(0) as u64);
-        let rest = self.obey(order, slice_ns);
+        let rest = self.execute(order, slice_ns);
         state.credit_ns -= cost(self.work.spent_ns() - before_ns);
         rest
     }
@@ -234,14 +234,14 @@ fn cost(ns: u64) -> i64 {
 }
 
 /// A handler that is taken out to be given messages as they lie.
-pub(super) struct HearsAtOnce {
+pub(super) struct TakenHandler {
     place: u32,
     hosted: Box<HostedProcess>,
     has_failed: bool,
 }
 
 /// A handler that runs.
-struct At<'a> {
+struct RunningHandler<'a> {
     shard: &'a mut Shard,
     place: u32,
     state: &'a mut HandlerState,
@@ -249,7 +249,7 @@ struct At<'a> {
     events_left: usize,
 }
 
-impl HandlerContext<Command> for At<'_> {
+impl HandlerContext<Command> for RunningHandler<'_> {
     fn next_event(&mut self) -> Option<Event> {
         let goes_on = self.state.is_empty() && self.state.credit_ns > 0 && self.shard.has_room(self.until_ns);
         self.events_left = if goes_on { self.events_left.checked_sub(1)? } else { return None };

@@ -15,13 +15,14 @@ mod core;
 pub mod disconnects;
 pub mod durations;
 pub mod event;
+mod executing;
 pub mod flush;
 pub mod handler;
 mod handlers;
 mod handling;
+mod handshake_queue;
 mod intake;
 mod memory;
-mod obeying;
 pub mod operating;
 mod out;
 pub mod outcome;
@@ -30,7 +31,6 @@ mod read_queue;
 #[cfg(test)]
 #[path = "resume_tests.rs"]
 mod resume_simulation;
-mod shaking;
 #[cfg(test)]
 #[path = "stage_tests.rs"]
 mod stage;

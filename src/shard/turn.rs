@@ -13,13 +13,13 @@
 //! the list of those to read, or the shard remembers it and asks with [`Effect::Read`]; a connection is in that list
 //! once. It must not depend on descriptors, clocks or how a thread sleeps.
 
-use super::command::{Carried, Command, Handover};
+use super::command::{CarriedSocket, Command, Handover};
 use super::core::{Effect, RelayedOrder, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
+use super::handshake_queue::HandshakeQueue;
 use super::intake::receive::{READ_BYTES_MAX, READ_SLICE_BYTES};
 use super::read_queue::ReadQueue;
-use super::shaking::HandshakeQueue;
 use super::table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
@@ -68,10 +68,10 @@ pub trait Sockets {
     fn close(&mut self, socket: SocketId);
 
     /// Lets go of a socket, open, for another shard to adopt.
-    fn release(&mut self, socket: SocketId) -> Option<Carried>;
+    fn release(&mut self, socket: SocketId) -> Option<CarriedSocket>;
 
     /// Takes in a socket that another shard has released. `None`: it is none of this kind.
-    fn adopt(&mut self, carried: Carried) -> Option<SocketId>;
+    fn adopt(&mut self, carried: CarriedSocket) -> Option<SocketId>;
 
     /// Closes the listener, if it is open: clients that were not accepted are refused.
     fn stop_listening(&mut self);
@@ -153,7 +153,7 @@ pub struct Turns<S> {
     /// Connections to read in this turn or the next ones; each stands here once.
     readable: ReadQueue,
     /// Those of them that shake hands, apart from others.
-    shaking: HandshakeQueue,
+    handshake_queue: HandshakeQueue,
     accept_pending: bool,
     accept_pause_until_ms: u64,
     /// The last poll may not have told all.
@@ -207,19 +207,19 @@ struct ReadMark {
 }
 
 /// A shard that obeys orders within a turn.
-struct Obeying<'a> {
+struct ShardOrderServer<'a> {
     shard: &'a mut Shard,
     until_ns: u64,
 }
 
-impl OrderServer<Command, Unfinished> for Obeying<'_> {
+impl OrderServer<Command, Unfinished> for ShardOrderServer<'_> {
     fn has_room(&self) -> bool {
         self.shard.has_room(self.until_ns)
     }
 
-    fn obey(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> (u64, Option<Unfinished>) {
+    fn execute(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> (u64, Option<Unfinished>) {
         let before_ns = self.shard.spent_ns();
-        let rest = self.shard.obey(order, slice_ns.min(self.until_ns.saturating_sub(before_ns)));
+        let rest = self.shard.execute(order, slice_ns.min(self.until_ns.saturating_sub(before_ns)));
         (self.shard.spent_ns() - before_ns, rest)
     }
 }
@@ -243,7 +243,7 @@ impl<S: Sockets> Turns<S> {
             calibration: Calibration::default(),
             marks: Vec::new(),
             readable: ReadQueue::default(),
-            shaking: HandshakeQueue::default(),
+            handshake_queue: HandshakeQueue::default(),
             accept_pending: false,
             accept_pause_until_ms: 0,
             news_left: false,
@@ -355,7 +355,7 @@ impl<S: Sockets> Turns<S> {
         self.shard.wants_flush()
             || self.shard.goes_on()
             || !self.readable.is_empty()
-            || !self.shaking.is_empty()
+            || !self.handshake_queue.is_empty()
             || (self.accept_pending && now_ms >= self.accept_pause_until_ms)
             || self.news_left
             || !self.put_off.is_empty()
@@ -427,7 +427,7 @@ impl<S: Sockets> Turns<S> {
         self.shard.note_inbox(self.orders.bytes());
         // What comes from now on is the next turn's: before it sleeps, the shard looks again.
         if self.orders.has_orders() {
-            let mut server = Obeying { shard: &mut self.shard, until_ns };
+            let mut server = ShardOrderServer { shard: &mut self.shard, until_ns };
             self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);
             self.shard.note_inbox(self.orders.bytes());
             self.take_in(now_ms);
@@ -463,7 +463,7 @@ impl<S: Sockets> Turns<S> {
         }
         for (to, gone) in self.shard.take_let_gos() {
             // Where it is not told it waits on, counted no more, until its window ends: it has no connection.
-            self.peers.send(to, Command::LetGo(gone));
+            self.peers.send(to, Command::EvictedChannel(gone));
         }
         for RelayedOrder { to, request, command } in self.shard.take_relayed() {
             if !self.peers.send(to, command) {
@@ -506,7 +506,7 @@ impl<S: Sockets> Turns<S> {
     fn shake_hands(&mut self, now_ms: u64) {
         let until_ns = self.shard.spent_ns() + self.shard.handshakes_ns();
         while self.shard.spent_ns() < until_ns
-            && let Some(token) = self.shaking.pop()
+            && let Some(token) = self.handshake_queue.pop()
         {
             let Some(socket) = self.shard.socket(token) else { continue };
             mark_of(&mut self.marks, token).is_queued = false;
@@ -607,7 +607,7 @@ impl<S: Sockets> Turns<S> {
         }
         let is_fresh = is_news && mark.credit_ns >= 0;
         match self.shard.shaking_client(token) {
-            Some(client) => self.shaking.push(client, token),
+            Some(client) => self.handshake_queue.push(client, token),
             None if is_fresh => self.readable.push_fresh(token),
             None => self.readable.push(token),
         }

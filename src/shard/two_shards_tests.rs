@@ -2,7 +2,7 @@
 //! other, as when a client resumes on another shard than its channel's. This file acts as the driver; clients and
 //! oracles are those of the tests.
 
-use super::command::{Carried, Command};
+use super::command::{CarriedSocket, Command};
 use super::flush::SocketId;
 use super::stage::OWNER;
 use super::wires::{Wire, Wires};
@@ -89,7 +89,7 @@ impl TwoShards {
     pub(crate) fn carry_out(&mut self, at: usize) {
         for handover in self.shards[at].take_handovers() {
             self.wire(handover.socket.0, |wire| wire.watched = None);
-            let carried = Carried(Box::new(handover.socket));
+            let carried = CarriedSocket(Box::new(handover.socket));
             let to = handover.to as usize;
             self.shards[to].handle_command(Command::Arrive(carried, handover.arrival), self.now_ms);
             for (carried, arrival) in self.shards[to].take_arrivals() {
@@ -99,7 +99,7 @@ impl TwoShards {
             self.carry_out(to);
         }
         for (to, gone) in self.shards[at].take_let_gos() {
-            self.shards[to as usize].handle_command(Command::LetGo(gone), self.now_ms);
+            self.shards[to as usize].handle_command(Command::EvictedChannel(gone), self.now_ms);
         }
         let mut effects = Vec::new();
         self.shards[at].take_effects(&mut effects);

@@ -5,7 +5,7 @@
 //! certificate for the name is issued by an authority it was given; no tickets, no early data. The only clock is
 //! rustls' own, read when a certificate is verified.
 
-use super::handshake::Chooser;
+use super::handshake::CertificateResolver;
 use super::{Certificate, CertificateError};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -53,7 +53,7 @@ impl Acceptor {
         }
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&version::TLS13]);
         let builder = builder.expect("the provider has suites of TLS 1.3").with_no_client_auth();
-        let mut config = builder.with_cert_resolver(Arc::new(Chooser(certificates.into())));
+        let mut config = builder.with_cert_resolver(Arc::new(CertificateResolver(certificates.into())));
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }

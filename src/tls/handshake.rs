@@ -135,7 +135,7 @@ impl TlsServer {
             incoming: Vec::new(),
             fed: 0,
             has_answered: false,
-            secrets: Caught::default(),
+            secrets: HandshakeSecrets::default(),
         }
     }
 }
@@ -158,7 +158,7 @@ fn config(by_cost: bool, certificates: Arc<[Certificate]>, ticketer: Arc<Tickete
         .with_protocol_versions(&[&version::TLS13])
         .expect("the provider has suites of TLS 1.3")
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Chooser(certificates)));
+        .with_cert_resolver(Arc::new(CertificateResolver(certificates)));
     config.ignore_client_order = by_cost;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.ticketer = ticketer;
@@ -166,7 +166,7 @@ fn config(by_cost: bool, certificates: Arc<[Certificate]>, ticketer: Arc<Tickete
     // A browser has one connection to us at a time, and takes it up with one ticket.
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
-    config.key_log = Arc::new(Catch);
+    config.key_log = Arc::new(SecretLog);
     config.enable_secret_extraction = true;
     config
 }
@@ -180,7 +180,7 @@ pub struct Handshake {
     fed: usize,
     /// Keys were agreed on: from there on an alert in the plain says nothing to the client.
     has_answered: bool,
-    secrets: Caught,
+    secrets: HandshakeSecrets,
 }
 
 enum HandshakeStage {
@@ -273,7 +273,7 @@ impl Handshake {
     fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         let HandshakeStage::Goes(connection) = &mut self.stage else { return Err(Error::HandshakeNotComplete) };
         loop {
-            CAUGHT.with_borrow_mut(|caught| *caught = Caught::default());
+            CAUGHT.with_borrow_mut(|caught| *caught = HandshakeSecrets::default());
             let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.incoming[..self.fed]);
             let goes_on = match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
@@ -372,7 +372,7 @@ fn alert_for(error: &Error) -> Option<Alert> {
     Some(Alert(alert.into()))
 }
 
-fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> Option<(TlsState, bool)> {
+fn established(connection: UnbufferedServerConnection, secrets: &mut HandshakeSecrets) -> Option<(TlsState, bool)> {
     let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let suite = match connection.negotiated_cipher_suite()?.suite() {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Suite::Aes128Gcm,
@@ -421,9 +421,9 @@ fn plain_alert(sent: &[u8]) -> Option<Alert> {
 
 /// Chooses a certificate by the host that a client names.
 #[derive(Debug)]
-pub(super) struct Chooser(pub Arc<[Certificate]>);
+pub(super) struct CertificateResolver(pub Arc<[Certificate]>);
 
-impl ResolvesServerCert for Chooser {
+impl ResolvesServerCert for CertificateResolver {
     /// The first that is for that host and signs as the client understands; else the first that signs so; else the
     /// first at all, with which the handshake fails as RFC 8446 4.2.3 asks (`handshake_failure`).
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -462,12 +462,12 @@ impl ProducesTickets for Ticketer {
 
 /// The secrets of the handshake that this thread advances: rustls tells them by a key log, which is shared by all.
 #[derive(Default)]
-struct Caught {
+struct HandshakeSecrets {
     client: Option<TrafficSecret>,
     server: Option<TrafficSecret>,
 }
 
-impl Caught {
+impl HandshakeSecrets {
     fn take_from(&mut self, other: &mut Self) {
         self.client = other.client.take().or(self.client.take());
         self.server = other.server.take().or(self.server.take());
@@ -475,13 +475,13 @@ impl Caught {
 }
 
 thread_local! {
-    static CAUGHT: RefCell<Caught> = RefCell::default();
+    static CAUGHT: RefCell<HandshakeSecrets> = RefCell::default();
 }
 
 #[derive(Debug)]
-struct Catch;
+struct SecretLog;
 
-impl KeyLog for Catch {
+impl KeyLog for SecretLog {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         CAUGHT.with_borrow_mut(|caught| match label {
             "CLIENT_TRAFFIC_SECRET_0" => caught.client = TrafficSecret::new(secret),

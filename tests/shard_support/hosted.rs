@@ -3,7 +3,7 @@
 use super::{Fan, Taken, UPGRADE};
 use pushring::internals::inbox::{Inbox, InboxLimits, NeverAsleep, inbox};
 use pushring::internals::proto::MessageKind;
-use pushring::internals::shard::command::{Carried, Command, HostCommand};
+use pushring::internals::shard::command::{CarriedSocket, Command, HostCommand};
 use pushring::internals::shard::event::{ClientMessage, Event};
 use pushring::internals::shard::flush::SocketId;
 use pushring::internals::shard::handler::{Failed, Handler, HandlerContext, HandlerWait};
@@ -100,11 +100,11 @@ impl Sockets for FedSockets {
 
     fn close(&mut self, _: SocketId) {}
 
-    fn release(&mut self, _: SocketId) -> Option<Carried> {
+    fn release(&mut self, _: SocketId) -> Option<CarriedSocket> {
         None
     }
 
-    fn adopt(&mut self, _: Carried) -> Option<SocketId> {
+    fn adopt(&mut self, _: CarriedSocket) -> Option<SocketId> {
         None
     }
 

@@ -35,16 +35,16 @@ enum Happened {
 
 /// One shard's part of a hosted process.
 #[derive(Default)]
-struct Booth {
+struct HostedPart {
     orders: VecDeque<Order>,
     log: VecDeque<Happened>,
     naps: bool,
 }
 
 /// All of them.
-pub struct Booths(Vec<Arc<Mutex<Booth>>>);
+pub struct HostedParts(Vec<Arc<Mutex<HostedPart>>>);
 
-impl Booths {
+impl HostedParts {
     /// The order that makes each shard run its handler.
     pub fn new(
         seed: u64,
@@ -53,17 +53,17 @@ impl Booths {
         shards: usize,
         is_eager: bool,
     ) -> (Self, Vec<Command>) {
-        let booths: Vec<Arc<Mutex<Booth>>> = (0..shards).map(|_| Arc::default()).collect();
-        let hosts = booths.iter().enumerate().map(|(shard, booth)| {
-            let booth = booth.clone();
+        let parts: Vec<Arc<Mutex<HostedPart>>> = (0..shards).map(|_| Arc::default()).collect();
+        let hosts = parts.iter().enumerate().map(|(shard, part)| {
+            let part = part.clone();
             let rng = Rng::stream(seed, 7, u64::from(owner.id.0) << 8 | shard as u64);
             let make = move || {
-                Some(Box::new(Hosted { booth, rng, is_eager, overslept: Vec::new() }) as Box<dyn Handler<Command>>)
+                Some(Box::new(Hosted { part, rng, is_eager, overslept: Vec::new() }) as Box<dyn Handler<Command>>)
             };
             Command::Host(Box::new(HostCommand { owner: owner.clone(), limits, make: Box::new(make) }))
         });
         let hosts = hosts.collect();
-        (Self(booths), hosts)
+        (Self(parts), hosts)
     }
 
     /// An order for the handler to give.
@@ -73,19 +73,19 @@ impl Booths {
 
     /// Orders that the handler on the busiest shard has not given yet.
     pub fn orders_waiting(&self) -> usize {
-        self.0.iter().map(|booth| booth.lock().unwrap().orders.len()).max().unwrap_or(0)
+        self.0.iter().map(|part| part.lock().unwrap().orders.len()).max().unwrap_or(0)
     }
 
     /// Whether its handlers take no events now.
     pub fn nap(&self, naps: bool) {
-        self.0.iter().for_each(|booth| booth.lock().unwrap().naps = naps);
+        self.0.iter().for_each(|part| part.lock().unwrap().naps = naps);
     }
 
     /// Has the handlers looked at that have something to do.
     pub fn call(&self, senders: &[InboxSender<Command>]) {
-        for (booth, sender) in std::iter::zip(&self.0, senders) {
-            let booth = booth.lock().unwrap();
-            if !booth.naps {
+        for (part, sender) in std::iter::zip(&self.0, senders) {
+            let part = part.lock().unwrap();
+            if !part.naps {
                 sender.kick();
             }
         }
@@ -93,7 +93,7 @@ impl Booths {
 }
 
 struct Hosted {
-    booth: Arc<Mutex<Booth>>,
+    part: Arc<Mutex<HostedPart>>,
     rng: Rng,
     /// It orders what there is at once, so that what one client does has no part in when others are pushed to.
     is_eager: bool,
@@ -103,46 +103,46 @@ struct Hosted {
 
 impl Hosted {
     /// Handles the events that came as it went idle, before those that have waited since.
-    fn wake_up(&mut self, booth: &mut Booth) {
-        booth.log.extend(self.overslept.drain(..).map(Happened::Heard));
+    fn wake_up(&mut self, part: &mut HostedPart) {
+        part.log.extend(self.overslept.drain(..).map(Happened::Heard));
     }
 
-    fn hear(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth, event: Event, gives: bool) {
+    fn hear(&mut self, desk: &mut dyn HandlerContext<Command>, part: &mut HostedPart, event: Event, gives: bool) {
         if !matches!(event, Event::Failed { ticket: POKE, .. }) {
-            booth.log.push_back(Happened::Heard(event));
+            part.log.push_back(Happened::Heard(event));
         }
         if gives {
-            self.give(desk, booth);
+            self.give(desk, part);
         }
         desk.took(if self.rng.chance(5) { self.rng.below(SLOW_EVENT_NS as usize) as u64 } else { 500 });
     }
 
     /// Gives some of what is to be given, in order.
-    fn give(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth) {
+    fn give(&mut self, desk: &mut dyn HandlerContext<Command>, part: &mut HostedPart) {
         for _ in 0..if self.is_eager { usize::MAX } else { self.rng.below(6) } {
-            let Some(Order { command, note, awaits, .. }) = booth.orders.pop_front() else { return };
+            let Some(Order { command, note, awaits, .. }) = part.orders.pop_front() else { return };
             if let Err(command) = desk.give(command) {
-                booth.orders.push_front(Order { shard: 0, command, note, awaits });
+                part.orders.push_front(Order { shard: 0, command, note, awaits });
                 return;
             }
-            booth.log.push_back(Happened::Given(note, awaits));
+            part.log.push_back(Happened::Given(note, awaits));
         }
     }
 }
 
 impl Handler<Command> for Hosted {
     fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
-        let booth = self.booth.clone();
-        let mut booth = booth.lock().unwrap();
+        let part = self.part.clone();
+        let mut part = part.lock().unwrap();
         if desk.is_last() {
-            self.wake_up(&mut booth);
+            self.wake_up(&mut part);
         }
-        while (desk.is_last() || !booth.naps)
+        while (desk.is_last() || !part.naps)
             && let Some(event) = desk.next_event()
         {
-            self.hear(desk, &mut booth, event, true);
+            self.hear(desk, &mut part, event, true);
         }
-        Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
+        Ok(if part.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
 
     fn message(
@@ -150,28 +150,28 @@ impl Handler<Command> for Hosted {
         desk: &mut dyn HandlerContext<Command>,
         message: ClientMessage<'_>,
     ) -> Result<HandlerWait, Failed> {
-        let booth = self.booth.clone();
-        let mut booth = booth.lock().unwrap();
-        if booth.naps {
+        let part = self.part.clone();
+        let mut part = part.lock().unwrap();
+        if part.naps {
             // It fell asleep since it was last asked.
             self.overslept.push(message.into_event());
             return Ok(HandlerWait::Waits);
         }
         // An eager one orders when it is called, in its part of the turn, whatever it is called for.
-        self.hear(desk, &mut booth, message.into_event(), !self.is_eager);
-        Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
+        self.hear(desk, &mut part, message.into_event(), !self.is_eager);
+        Ok(if part.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
 
     fn settle(&mut self, _: &mut dyn HandlerContext<Command>) {}
 
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
-        let booth = self.booth.clone();
-        let mut booth = booth.lock().unwrap();
-        if booth.naps {
+        let part = self.part.clone();
+        let mut part = part.lock().unwrap();
+        if part.naps {
             return HandlerWait::Waits;
         }
-        self.wake_up(&mut booth);
-        if !booth.orders.is_empty() {
+        self.wake_up(&mut part);
+        if !part.orders.is_empty() {
             events.push(Event::Failed { ticket: POKE, outcome: Outcome::default() });
         }
         HandlerWait::GoesOn
@@ -182,8 +182,8 @@ impl World {
     /// Takes in what the handlers on a shard have heard and given.
     pub fn note_hosted(&mut self, shard: usize) -> Result<(), String> {
         for index in 0..self.processes.len() {
-            let Some(booths) = &self.processes[index].hosted else { continue };
-            let log = std::mem::take(&mut booths.0[shard].lock().unwrap().log);
+            let Some(parts) = &self.processes[index].hosted else { continue };
+            let log = std::mem::take(&mut parts.0[shard].lock().unwrap().log);
             for happened in log {
                 match happened {
                     Happened::Heard(event) => {
@@ -203,8 +203,8 @@ impl World {
 
     /// Orders that a process gave its handlers and that they no longer carry out.
     pub fn refuse_hosted(&mut self, index: usize, shard: usize) {
-        let Some(booths) = &self.processes[index].hosted else { return };
-        let orders = std::mem::take(&mut booths.0[shard].lock().unwrap().orders);
+        let Some(parts) = &self.processes[index].hosted else { return };
+        let orders = std::mem::take(&mut parts.0[shard].lock().unwrap().orders);
         for Order { note, awaits, .. } in orders {
             self.note(index, shard, note, awaits, false);
         }

@@ -1,6 +1,6 @@
 //! Actions of processes: read, push, close, answer requests, let guests in, lose their link, end and start again.
 
-use super::hosted::{Booths, ORDERS_WAITING_MAX};
+use super::hosted::{HostedParts, ORDERS_WAITING_MAX};
 use super::oracle::{Fate, Pushed};
 use super::payload;
 use super::plant::Plant;
@@ -88,7 +88,7 @@ impl World {
         if !faults || self.processes[index].phase != Phase::Attached {
             return Ok(());
         }
-        let is_behind = |hosted: &Booths| hosted.orders_waiting() >= ORDERS_WAITING_MAX;
+        let is_behind = |hosted: &HostedParts| hosted.orders_waiting() >= ORDERS_WAITING_MAX;
         let orders = match self.processes[index].hosted.as_ref().is_some_and(is_behind) {
             true => Vec::new(),
             false => self.draw_orders(index),

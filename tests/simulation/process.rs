@@ -1,6 +1,6 @@
 //! A process: its owner, its state, and its remaining work.
 
-use super::hosted::Booths;
+use super::hosted::HostedParts;
 use super::oracle::Pushed;
 use super::plant::Plant;
 use super::rng::Rng;
@@ -49,7 +49,7 @@ pub struct Process {
     /// Events counted by tampering.
     pub told: u64,
     /// If it runs on the shards.
-    pub hosted: Option<Booths>,
+    pub hosted: Option<HostedParts>,
 }
 
 /// The surroundings of all processes.
@@ -92,7 +92,7 @@ impl Process {
         directory.gateway.bind_http(id, &process, "/h", HttpRule::default()).expect("it binds");
         directory.attach(owner.clone());
         let (hosted, hosts) = match settings.hosted[name_index] {
-            true => Some(Booths::new(seed, &owner, limits, senders.len(), settings.is_lawful)).unzip(),
+            true => Some(HostedParts::new(seed, &owner, limits, senders.len(), settings.is_lawful)).unzip(),
             false => (None, None),
         };
         let process = Self {

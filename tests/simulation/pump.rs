@@ -5,7 +5,7 @@ use super::network::Network;
 use super::plant::Plant;
 use super::settings::TurnPace;
 use pushring::internals::inbox::{Inbox, Wake};
-use pushring::internals::shard::command::{Carried, Command};
+use pushring::internals::shard::command::{CarriedSocket, Command};
 use pushring::internals::shard::flush::SocketId;
 use pushring::internals::shard::turn::{Accepted, Readiness, SocketRead, Sockets, Turns};
 use pushring::internals::shard::{ConnectionToken, Shard, TICK_MS};
@@ -65,11 +65,11 @@ impl Sockets for MemorySockets {
         self.watch(socket, token)
     }
 
-    fn release(&mut self, socket: SocketId) -> Option<Carried> {
-        Some(Carried(Box::new(socket)))
+    fn release(&mut self, socket: SocketId) -> Option<CarriedSocket> {
+        Some(CarriedSocket(Box::new(socket)))
     }
 
-    fn adopt(&mut self, carried: Carried) -> Option<SocketId> {
+    fn adopt(&mut self, carried: CarriedSocket) -> Option<SocketId> {
         carried.0.downcast().ok().map(|socket| *socket)
     }
 

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::frame::{MaskKeys, Opcode};
 use super::handler::{Closure, Handler};
 use super::handshake;
-use super::slot::{Context, Fate, Phase, Slot};
+use super::slot::{Context, Phase, Slot, SlotState};
 use super::target::Target;
 use super::tls::Tls;
 use crate::sys::{self, Epoll, EventBuffer};
@@ -230,7 +230,7 @@ impl Engine {
                 Ok(None) if ready.writable => slot.phase = Phase::Upgrading,
                 Ok(None) => return,
                 Ok(Some(error)) | Err(error) => {
-                    let fate = Fate::Ended(Closure::because(format!("connect: {error}")), false);
+                    let fate = SlotState::Ended(Closure::because(format!("connect: {error}")), false);
                     return self.settle(client, before, fate, handler);
                 }
             }
@@ -258,7 +258,7 @@ impl Engine {
     }
 
     /// Keeps the counts after client `client`, which was in phase `before`, was handled.
-    fn settle(&mut self, client: usize, before: Phase, fate: Fate, handler: &mut impl Handler) {
+    fn settle(&mut self, client: usize, before: Phase, fate: SlotState, handler: &mut impl Handler) {
         let Some(Some(slot)) = self.slots.get(client) else { return };
         let was_connecting = !matches!(before, Phase::Open | Phase::Closing);
         let is_connecting = !matches!(slot.phase, Phase::Open | Phase::Closing);
@@ -267,7 +267,7 @@ impl Engine {
             self.open += 1;
             self.resumed += u64::from(slot.is_resumed());
         }
-        let Fate::Ended(closure, asked) = fate else { return };
+        let SlotState::Ended(closure, asked) = fate else { return };
         match slot.phase {
             Phase::Open => self.open -= 1,
             Phase::Closing => {}

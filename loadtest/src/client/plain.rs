@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::client::{Target, handshake};
 
-/// An answer that has not come by then never will.
+/// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// A connection that is upgraded.

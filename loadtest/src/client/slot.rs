@@ -22,7 +22,7 @@ pub(super) enum Phase {
 
 /// The state of a slot after its socket was handled.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(super) enum SlotState {
     Alive,
     /// Ended; `true` when we had asked for it.
     Ended(Closure, bool),
@@ -106,33 +106,33 @@ impl Slot {
         context: &mut Context<'_>,
         client: usize,
         handler: &mut impl Handler,
-    ) -> Fate {
+    ) -> SlotState {
         loop {
             let count = match (&self.stream).read(buffer) {
                 Ok(0) => return self.end("the server closed the connection"),
                 Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Fate::Alive,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return SlotState::Alive,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.end(error.to_string()),
             };
             if let Err(reason) = self.open(&buffer[..count], context, client, handler) {
                 // The alert, if TLS has one to tell.
                 let _ = self.flush();
-                return Fate::Ended(Closure::because(reason), false);
+                return SlotState::Ended(Closure::because(reason), false);
             }
             if let Err(error) = self.flush() {
                 return self.end(error.to_string());
             }
             if count < buffer.len() && !ended {
-                return Fate::Alive;
+                return SlotState::Alive;
             }
         }
     }
 
     /// The socket is at its end: with the server's close frame, if there was one, else because of `reason`.
-    pub(super) fn end(&mut self, reason: impl Into<String>) -> Fate {
+    pub(super) fn end(&mut self, reason: impl Into<String>) -> SlotState {
         let asked = self.phase == Phase::Closing;
-        Fate::Ended(self.close_frame.take().unwrap_or_else(|| Closure::because(reason)), asked)
+        SlotState::Ended(self.close_frame.take().unwrap_or_else(|| Closure::because(reason)), asked)
     }
 
     /// Takes in what the bytes of the socket say.

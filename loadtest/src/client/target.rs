@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, bail};
 
-use super::tls::{Manner, Tls};
+use super::tls::{Tls, TlsOptions};
 
 /// The first message of a registered channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// Parses `ws://HOST:PORT[/PATH]` or `wss://` (or `http://`, `https://`); a missing path becomes `default_path`.
-    pub(crate) fn parse(url: &str, default_path: &str, manner: &Manner) -> anyhow::Result<Self> {
+    pub(crate) fn parse(url: &str, default_path: &str, tls_options: &TlsOptions) -> anyhow::Result<Self> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         let (port, is_tls) = match scheme {
             "ws" | "http" => (80, false),
@@ -62,7 +62,7 @@ impl Target {
             bail!("`{host}` has no address")
         };
         let name = with_port.rsplit_once(':').map_or(host, |(name, _)| name);
-        let tls = is_tls.then(|| Tls::new(name, manner)).transpose()?;
+        let tls = is_tls.then(|| Tls::new(name, tls_options)).transpose()?;
         Ok(Self { address, host: host.to_owned(), path, tls, registration: None, sources: 1 })
     }
 
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart() {
-        let parse = |url: &str, default_path: &str| Target::parse(url, default_path, &Manner::default());
+        let parse = |url: &str, default_path: &str| Target::parse(url, default_path, &TlsOptions::default());
         let target = parse("ws://127.0.0.1:8080", "/relay:pushring:sys/").unwrap();
         assert_eq!(target.address, "127.0.0.1:8080".parse().unwrap());
         assert_eq!((target.host.as_str(), target.path.as_str()), ("127.0.0.1:8080", "/relay:pushring:sys/"));
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn sources_are_spread_only_on_loopback() {
-        let mut target = Target::parse("ws://127.0.0.1:1", "/", &Manner::default()).unwrap();
+        let mut target = Target::parse("ws://127.0.0.1:1", "/", &TlsOptions::default()).unwrap();
         assert_eq!(target.source(5), None);
         target.sources = 4;
         assert_eq!(target.source(5), Some("127.0.0.2:0".parse().unwrap()));

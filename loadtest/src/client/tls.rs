@@ -23,7 +23,7 @@ const SESSIONS_MAX: usize = 4096;
 
 /// How TLS is spoken with a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Manner {
+pub(crate) struct TlsOptions {
     /// The certificate that must have signed the server's; none: any certificate is accepted.
     pub authority: Option<PathBuf>,
     /// X25519 alone is offered, instead of X25519MLKEM768 first, as browsers do.
@@ -41,18 +41,18 @@ pub(crate) struct Tls {
 
 impl Tls {
     /// To the server of this name or address, in this manner.
-    pub(crate) fn new(host: &str, manner: &Manner) -> anyhow::Result<Self> {
+    pub(crate) fn new(host: &str, tls_options: &TlsOptions) -> anyhow::Result<Self> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
             .with_context(|| format!("`{host}` is no name that a certificate can have"))?;
         let mut provider = aws_lc_rs::default_provider();
-        if manner.classic {
+        if tls_options.classic {
             provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
         }
         let provider = Arc::new(provider);
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&version::TLS13])
             .context("this build of rustls has no TLS 1.3")?;
-        let mut config = match &manner.authority {
+        let mut config = match &tls_options.authority {
             Some(file) => builder.with_root_certificates(roots(file)?).with_no_client_auth(),
             None => builder
                 .dangerous()
@@ -60,7 +60,7 @@ impl Tls {
                 .with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.resumption = match manner.resumes {
+        config.resumption = match tls_options.resumes {
             true => Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX))),
             false => Resumption::disabled(),
         };

@@ -16,10 +16,10 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::behaviour::ClientBehaviour;
 use crate::bench::{Bench, ServerArgs};
 use crate::client::engine::Pace;
-use crate::client::tls::Manner;
-use crate::conduct::Conduct;
+use crate::client::tls::TlsOptions;
 use crate::modes::connect::How;
 use crate::progress::{self, Progress};
 use crate::report::{Report, thousands};
@@ -97,13 +97,13 @@ pub(crate) struct CompareArgs {
 /// The references that may take part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reference {
-    /// The shape of today's node.
+    /// A node's HTTP server as it is today, rebuilt on warp.
     Warp,
-    /// The same with pushring in the place of its server.
+    /// The same node with pushring in place of that server.
     Node,
-    /// tokio-tungstenite with care.
+    /// tokio-tungstenite, one task per connection, broadcasts encoded once.
     Tungstenite,
-    /// pushring with its processes attached over a link; what both ends cost together.
+    /// pushring whose processes are attached over a link; the CPU of both OS processes is counted.
     Link,
 }
 
@@ -293,12 +293,12 @@ fn tls_contenders(args: &CompareArgs, pem: &Path) -> anyhow::Result<Vec<Contende
         let plain = ServerSpec::pushring(program, shards, &args.server_cpus);
         match plain.clone().with_tls(pem)? {
             Some(own) => list.push(full(own)),
-            None => println!("pushring with TLS: skipped, for this program has no --tls-listen"),
+            None => println!("pushring with TLS: skipped; this program was built without it (no --tls-listen)"),
         }
         for front in [Front::Nginx, Front::Haproxy] {
             match front.program() {
                 Some(_) => list.push(full(plain.clone().behind(front, pem))),
-                None => println!("{0} + pushring: skipped, for there is no {0}", front.name()),
+                None => println!("{0} + pushring: skipped; {0} is not installed", front.name()),
             }
         }
         list.push(full(ServerSpec { name: "plain".to_owned(), ..plain }));
@@ -370,7 +370,7 @@ fn measure(
     if (cells.is_empty() && args.cells.iter().all(|part| part != "stuck")) || args.runs == 0 {
         bail!("nothing to compare: check --cells and --runs");
     }
-    let conduct = conduct(args)?;
+    let behaviour = behaviour(args)?;
     let mut comparison = Comparison {
         machine: Machine::look(args)?,
         runs: args.runs,
@@ -384,14 +384,14 @@ fn measure(
     let mut bar = Progress::new("starting", (able.sum::<usize>() * args.runs) as u64);
     progress::hide();
     for cell in &cells {
-        let result = run_cell(cell, &contenders, args, &conduct, &mut bar);
+        let result = run_cell(cell, &contenders, args, &behaviour, &mut bar);
         bar.suspend(|| print!("{}", cell_table(&result, &comparison.subject)));
         comparison.cells.push(result);
         save(&comparison, args)?;
     }
     drop(bar);
     if stuck_wanted {
-        comparison.stuck = run_stuck(&contenders, args.runs, stuck_seconds, &conduct);
+        comparison.stuck = run_stuck(&contenders, args.runs, stuck_seconds, &behaviour);
         print!("{}", stuck_table(&comparison.stuck));
         save(&comparison, args)?;
     }
@@ -411,18 +411,18 @@ fn save(comparison: &Comparison, args: &CompareArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn conduct(args: &CompareArgs) -> anyhow::Result<Conduct> {
+fn behaviour(args: &CompareArgs) -> anyhow::Result<ClientBehaviour> {
     if !args.client_cpus.is_empty() {
         sys::pin_to(&args.client_cpus).context("pinning the load tester")?;
     }
-    Ok(Conduct {
+    Ok(ClientBehaviour {
         pace: if args.no_spin { Pace::Block } else { Pace::Spin },
         cpus: args.client_cpus.clone(),
         patience: Duration::from_secs(10),
         sources: 16,
         token: None,
         // The common set: OpenSSL has the hybrid exchange only since 3.5.
-        manner: Manner { classic: true, ..Manner::default() },
+        tls_options: TlsOptions { classic: true, ..TlsOptions::default() },
     })
 }
 
@@ -430,7 +430,7 @@ fn run_cell(
     cell: &Cell,
     contenders: &[Contender],
     args: &CompareArgs,
-    conduct: &Conduct,
+    behaviour: &ClientBehaviour,
     bar: &mut Progress,
 ) -> CellResult {
     let able: Vec<(&Contender, Job)> =
@@ -439,16 +439,16 @@ fn run_cell(
     for run in 0..args.runs {
         for ((contender, job), series) in able.iter().zip(&mut series) {
             bar.step(format!("{} {}/{} {}", cell.key, run + 1, args.runs, contender.spec.name));
-            one_run(contender, job, conduct, series);
+            one_run(contender, job, behaviour, series);
         }
     }
     CellResult { key: cell.key.clone(), title: cell.title.clone(), metrics: cell.metrics.clone(), series }
 }
 
 /// Starts the server, runs the job, ends the server. A failure is a result like any other.
-fn one_run(contender: &Contender, job: &Job, conduct: &Conduct, series: &mut Series) {
+fn one_run(contender: &Contender, job: &Job, behaviour: &ClientBehaviour, series: &mut Series) {
     let result = contender.spec.start().and_then(|server| {
-        let mut bench = Bench::new(server, conduct.clone());
+        let mut bench = Bench::new(server, behaviour.clone());
         let result = within(RUN_MAX, || job.run(&mut bench));
         if result.is_err() {
             bench.server.check_alive()?;
@@ -482,15 +482,15 @@ fn within(limit: Duration, job: impl FnOnce() -> anyhow::Result<Report>) -> anyh
     result.map_err(anyhow::Error::msg)
 }
 
-fn run_stuck(contenders: &[Contender], runs: usize, seconds: f64, conduct: &Conduct) -> Vec<Series> {
-    let mut conduct = conduct.clone();
+fn run_stuck(contenders: &[Contender], runs: usize, seconds: f64, behaviour: &ClientBehaviour) -> Vec<Series> {
+    let mut behaviour = behaviour.clone();
     // A server that stalls would never go on: see that, and do not wait long for it.
-    conduct.patience = Duration::from_secs(3);
+    behaviour.patience = Duration::from_secs(3);
     let job = Job::Paced(matrix::stuck_settings(seconds));
     let able = contenders.iter().filter(|contender| contender.job(&job).is_some());
     able.map(|contender| {
         let mut series = Series::new(&contender.spec.name);
-        (0..runs).for_each(|_| one_run(contender, &job, &conduct, &mut series));
+        (0..runs).for_each(|_| one_run(contender, &job, &behaviour, &mut series));
         series
     })
     .collect()

@@ -22,13 +22,13 @@ pub(super) const LAST_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Fault {
-    /// NATS is killed, and begins anew.
+    /// NATS is killed and restarted.
     NatsKilled,
-    /// One of two NATS servers is about to stop, and does.
+    /// One of two NATS servers announces its shutdown (lame duck mode) and stops.
     NatsLame,
-    /// A node stands still (SIGSTOP).
+    /// A node is stopped (SIGSTOP).
     NodeStopped,
-    /// A node stands still for 150 ms of each 250.
+    /// A node is stopped for 150 ms of each 250 ms.
     NodeSlow,
     /// A node is cut off from NATS; in network namespaces only.
     Partition,
@@ -76,13 +76,13 @@ pub(crate) struct Settings {
     /// The fault, 5 s after the start; the run takes as long as that does, and 10 s more.
     #[arg(long)]
     pub fault: Option<Fault>,
-    /// For how long, in seconds.
+    /// How long the fault lasts, in seconds.
     #[arg(long, default_value_t = 20.0)]
     pub fault_seconds: f64,
-    /// Run one node with as many clients before, to compare what a delivery costs.
+    /// First run one node with as many clients in total, to compare the cost of a delivery.
     #[arg(long)]
     pub beside_one: bool,
-    /// All on loopback, even where network namespaces can be made.
+    /// Run everything on loopback, even where network namespaces can be made.
     #[arg(long)]
     pub loopback: bool,
     /// Print JSON instead of a table.

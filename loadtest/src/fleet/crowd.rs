@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::common::{BROADCAST, Common, PROCESS, Phase, WHOLE_WITHIN};
 use super::node::{Node, name};
+use crate::behaviour::ClientBehaviour;
 use crate::client::engine::Pace;
-use crate::client::tls::Manner;
+use crate::client::tls::TlsOptions;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
-use crate::conduct::Conduct;
 use crate::payload::Stamp;
 use crate::stats::Latency;
 
@@ -152,20 +152,20 @@ pub(super) fn crowd<'a>(
     at: &Node,
     opened: &Sender<(usize, Vec<u32>)>,
 ) -> anyhow::Result<Crowd<'a>> {
-    let conduct = Conduct {
+    let behaviour = ClientBehaviour {
         pace: Pace::Block,
         cpus: Vec::new(),
         patience: WHOLE_WITHIN,
         sources: 16,
         token: None,
-        manner: Manner { authority: None, classic: false, resumes: false },
+        tls_options: TlsOptions { authority: None, classic: false, resumes: false },
     };
-    let mut engine = Engine::new(at.server.target(PROCESS, &conduct)?, Pace::Block)?;
+    let mut engine = Engine::new(at.server.target(PROCESS, &behaviour)?, Pace::Block)?;
     let mut crowd = Crowd::new(common, node);
     engine.connect_all(0, common.settings.clients, WHOLE_WITHIN, |_| None, &mut crowd, |_| {})?;
     let since = Instant::now();
     while crowd.ids.contains(&None) {
-        ensure!(since.elapsed() < WHOLE_WITHIN && crowd.closed.is_empty(), "not all clients are told their channels");
+        ensure!(since.elapsed() < WHOLE_WITHIN && crowd.closed.is_empty(), "not every client was told its channel");
         engine.poll(10, &mut crowd)?;
     }
     opened.send((node, crowd.ids.iter().flatten().copied().collect())).context("the run has ended")?;

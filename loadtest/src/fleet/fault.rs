@@ -82,7 +82,7 @@ impl NodeAccount {
 
 /// The result.
 #[derive(Debug, Serialize)]
-pub(super) struct Aftermath {
+pub(super) struct FaultOutcome {
     pub fault: Fault,
     pub accounts: Vec<NodeAccount>,
     /// From the request to the client of the same node, while it lasted, on nodes that were not disturbed themselves.
@@ -133,7 +133,7 @@ pub(super) fn judge(
     crowds: &[Crowd<'_>],
     here: Option<LatencySummary>,
     [memory_before_mib, memory_most_mib]: [f64; 2],
-) -> anyhow::Result<Aftermath> {
+) -> anyhow::Result<FaultOutcome> {
     let (mut accounts, mut meanwhile) = (Vec::new(), Latency::default());
     let mut last_ns = Some(0);
     let ended_ns = common.ended_ns.load(Ordering::Relaxed);
@@ -158,7 +158,7 @@ pub(super) fn judge(
     let here_meanwhile = meanwhile.summary();
     let p99_ratio = here_meanwhile.as_ref().zip(here).map(|(during, besides)| during.p99_us / besides.p99_us);
     let recovered_ms = last_ns.map(|last_ns| last_ns.saturating_sub(ended_ns) as f64 / 1e6);
-    Ok(Aftermath { fault, accounts, here_meanwhile, p99_ratio, recovered_ms, memory_before_mib, memory_most_mib })
+    Ok(FaultOutcome { fault, accounts, here_meanwhile, p99_ratio, recovered_ms, memory_before_mib, memory_most_mib })
 }
 
 /// Notes the times, and lets it happen in between.
@@ -178,8 +178,8 @@ pub(super) fn run(
 }
 
 /// For people.
-pub(super) fn table(aftermath: &Aftermath) -> String {
-    let Aftermath { accounts, here_meanwhile, p99_ratio, recovered_ms, .. } = aftermath;
+pub(super) fn table(aftermath: &FaultOutcome) -> String {
+    let FaultOutcome { accounts, here_meanwhile, p99_ratio, recovered_ms, .. } = aftermath;
     let mut text = String::from("\nnode   left for it     heard  told lost  of unknown size\n");
     for account in accounts {
         let NodeAccount { node, left, heard, told_lost, gaps_unknown } = account;
@@ -191,7 +191,7 @@ pub(super) fn table(aftermath: &Aftermath) -> String {
     }
     text += &match recovered_ms {
         Some(ms) => format!("each node heard each other again after {ms:.0} ms\n"),
-        None => "NOT RECOVERED: a node has not heard another again\n".to_owned(),
+        None => "NOT RECOVERED: a node receives nothing more from another\n".to_owned(),
     };
     let (before, most) = (aftermath.memory_before_mib, aftermath.memory_most_mib);
     text + &format!("memory of all daemons: {before:.1} MiB before, {most:.1} MiB at most\n")

@@ -28,7 +28,7 @@ pub(crate) use self::common::Settings;
 
 use self::common::{Common, Fault, LAST_WITHIN};
 use self::crowd::{Crowd, crowd};
-use self::fault::Aftermath;
+use self::fault::FaultOutcome;
 use self::nats::Nats;
 use self::network::{Network, Place};
 use self::node::Node;
@@ -61,7 +61,7 @@ struct Fleet {
     unicast: Option<LatencySummary>,
     /// CPU of one node with as many clients for each delivery, in microseconds.
     one_us_per_delivery: Option<f64>,
-    aftermath: Option<Aftermath>,
+    aftermath: Option<FaultOutcome>,
 }
 
 impl Fleet {
@@ -325,8 +325,11 @@ fn table(fleet: &Fleet) -> String {
         );
     }
     text += "\n\n                      p50 ms    p99 ms    max ms\n";
-    let rows =
-        [("to all, here", &fleet.here), ("to all, elsewhere", &fleet.elsewhere), ("to one channel", &fleet.unicast)];
+    let rows = [
+        ("to all, own node", &fleet.here),
+        ("to all, other nodes", &fleet.elsewhere),
+        ("to one channel", &fleet.unicast),
+    ];
     for (name, waits) in rows {
         if let Some(waits) = waits {
             let figures = [waits.p50_us, waits.p99_us, waits.max_us].map(|us| format!("{:>10.2}", us / 1000.0));

@@ -26,8 +26,8 @@ impl<'a> Nats<'a> {
     pub(super) fn start(network: &'a Network, program: Option<&Path>, servers: usize) -> anyhow::Result<Self> {
         let found = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"].map(Path::new);
         let program = program.or(found.into_iter().find(|program| program.is_file()));
-        let program =
-            program.context("there is no nats-server: install it (apt-get install nats-server), or use --nats")?;
+        let program = program
+            .context("no nats-server found: install it (apt-get install nats-server), or name it with --nats")?;
         let ports =
             network.inside(Place::Hub, || (0..2 * servers).map(|_| free_port()).collect::<Result<Vec<_>, _>>())?;
         let (clients, routes) = ports.split_at(servers);

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::CpuMeter;
 use super::fanout::RELAY;
+use crate::behaviour::{ClientBehaviour, cpus_of_worker};
 use crate::bench::Bench;
 use crate::client::engine::CloseHow;
 use crate::client::{Closure, Engine, Handler, Message, Outbox, Target};
-use crate::conduct::{Conduct, cpus_of_worker};
 use crate::ledger::Accounting;
 use crate::proc::{KernelMemory, Memory};
 use crate::progress::Progress;
@@ -21,7 +21,7 @@ use crate::report::{CpuReport, MemoryReport, Report};
 use crate::server::Server;
 use crate::stats::Latency;
 use crate::sys;
-use crate::workers::{Board, Crew, Figure, Phase, share_of};
+use crate::workers::{Board, Figure, Phase, Workers, share_of};
 
 /// Settings of `connect`.
 #[derive(Debug, Clone, Args, Serialize)]
@@ -35,13 +35,13 @@ pub(crate) struct Settings {
     /// Connections to open and close again after that; 0 skips that part.
     #[arg(long, default_value_t = 10_000)]
     pub churn: u64,
-    /// How many of those at a time.
+    /// How many connections are opened and closed at a time.
     #[arg(long, default_value_t = 64)]
     pub concurrency: usize,
-    /// How many of those a second; without it, one as soon as another has ended.
+    /// Connections opened per second; without it, the next is opened as soon as one has ended.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// How those are closed.
+    /// How these connections are closed.
     #[arg(long, value_enum, default_value_t = How::Tcp)]
     pub close: How,
     /// Resume TLS sessions where a wss:// server gives tickets; else each handshake is a full one.
@@ -52,7 +52,7 @@ pub(crate) struct Settings {
     pub processes: usize,
 }
 
-/// How a client leaves.
+/// How a client disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum How {
@@ -103,9 +103,9 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
     if settings.rate.is_some_and(|rate| rate < 1.0) {
         bail!("--rate must be at least 1 connection a second");
     }
-    let mut conduct = bench.conduct.clone();
-    conduct.manner.resumes = settings.resumed;
-    let target = bench.server.target(RELAY, &conduct)?;
+    let mut behaviour = bench.behaviour.clone();
+    behaviour.tls_options.resumes = settings.resumed;
+    let target = bench.server.target(RELAY, &behaviour)?;
     let mut report = Report {
         mode: "connect".to_owned(),
         server: bench.server.name.clone(),
@@ -115,7 +115,7 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
         ..Report::default()
     };
     if settings.clients > 0 {
-        let (memory, accounting) = hold(&bench.server, settings, &target, &conduct)?;
+        let (memory, accounting) = hold(&bench.server, settings, &target, &behaviour)?;
         report.memory = memory;
         report.accounting.merge(&accounting);
         if memory.is_none() {
@@ -123,7 +123,7 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
         }
     }
     if settings.churn > 0 {
-        churn(&bench.server, settings, target, &conduct, &mut report)?;
+        churn(&bench.server, settings, target, &behaviour, &mut report)?;
     }
     bench.server.check_alive()?;
     Ok(report.judge(bench.server.cpus))
@@ -134,13 +134,13 @@ fn hold(
     server: &Server,
     settings: &Settings,
     target: &Target,
-    conduct: &Conduct,
+    behaviour: &ClientBehaviour,
 ) -> anyhow::Result<(Option<MemoryReport>, Accounting)> {
     let board = Board::new(settings.processes)?;
-    let crew = Crew::start(&board, |worker| follow(&board, worker, settings, target, conduct))?;
+    let crew = Workers::start(&board, |worker| follow(&board, worker, settings, target, behaviour))?;
     let mut holding = Holding::default();
-    let mut engine = Engine::new(target.clone(), conduct.pace_of(settings.processes)?)?;
-    engine.connect_all(0, FIRST_TOUCH, conduct.patience, |_| None, &mut holding, |_| {})?;
+    let mut engine = Engine::new(target.clone(), behaviour.pace_of(settings.processes)?)?;
+    engine.connect_all(0, FIRST_TOUCH, behaviour.patience, |_| None, &mut holding, |_| {})?;
     close_all(&mut engine, FIRST_TOUCH)?;
     wait(&mut engine, &mut holding, SETTLE)?;
 
@@ -151,7 +151,7 @@ fn hold(
     engine.connect_all(
         0,
         own,
-        conduct.patience,
+        behaviour.patience,
         |_| None,
         &mut holding,
         |open| {
@@ -159,7 +159,7 @@ fn hold(
             bar.set(board.sum(Figure::Open));
         },
     )?;
-    let deadline_ns = sys::now_ns() + conduct.patience.as_nanos() as u64;
+    let deadline_ns = sys::now_ns() + behaviour.patience.as_nanos() as u64;
     while board.sum(Figure::Open) < settings.clients as u64 {
         crew.check()?;
         engine.poll(10, &mut holding)?;
@@ -189,14 +189,14 @@ fn follow(
     number: usize,
     settings: &Settings,
     target: &Target,
-    conduct: &Conduct,
+    behaviour: &ClientBehaviour,
 ) -> anyhow::Result<Accounting> {
-    let cpus = cpus_of_worker(&conduct.cpus, number);
+    let cpus = cpus_of_worker(&behaviour.cpus, number);
     if !cpus.is_empty() {
         sys::pin_to(&cpus)?;
     }
     let mut holding = Holding::default();
-    let mut engine = Engine::new(target.clone(), conduct.pace_of(settings.processes)?)?;
+    let mut engine = Engine::new(target.clone(), behaviour.pace_of(settings.processes)?)?;
     while board.phase() < Phase::Run {
         engine.poll(5, &mut holding)?;
     }
@@ -204,7 +204,7 @@ fn follow(
     engine.connect_all(
         0,
         own,
-        conduct.patience,
+        behaviour.patience,
         |_| None,
         &mut holding,
         |open| {
@@ -291,12 +291,12 @@ fn churn(
     server: &Server,
     settings: &Settings,
     target: Target,
-    conduct: &Conduct,
+    behaviour: &ClientBehaviour,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let slots = settings.concurrency.min(settings.churn as usize);
     let is_tls = target.tls.is_some();
-    let mut engine = Engine::new(target, conduct.pace)?;
+    let mut engine = Engine::new(target, behaviour.pace)?;
     let mut churning = Churning {
         started_ns: vec![0; slots],
         opened: Vec::new(),
@@ -306,7 +306,7 @@ fn churn(
     };
     let meter = CpuMeter::start(server)?;
     let start_ns = sys::now_ns();
-    let done = come_and_go(&mut engine, &mut churning, settings, slots, conduct.patience)?;
+    let done = come_and_go(&mut engine, &mut churning, settings, slots, behaviour.patience)?;
     // The server's side of the last closes belongs to the bill.
     std::thread::sleep(Duration::from_millis(20));
     let used = meter.stop()?;
@@ -351,7 +351,7 @@ fn come_and_go(
         if engine.poll(if settings.rate.is_some() { 1 } else { 10 }, churning)? > 0 {
             moved_ns = sys::now_ns();
         } else if sys::now_ns() - moved_ns > patience.as_nanos() as u64 {
-            bail!("gave up after {done} connections: nothing moves");
+            bail!("gave up after {done} connections: none was opened or closed within --patience");
         }
         for client in std::mem::take(&mut churning.opened) {
             engine.close(client, settings.close.into())?;

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parse_size;
-use super::tally::{Stretch, Tally};
+use super::tally::{MeasuredRun, Tally};
 use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
@@ -74,20 +74,20 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
     if settings.clients == 0 || settings.in_flight == 0 {
         bail!("--clients and --in-flight must be at least 1");
     }
-    let conduct = &bench.conduct;
-    let target = bench.server.target(ECHO, conduct)?;
-    let mut engine = Engine::new(target, conduct.pace)?;
+    let behaviour = &bench.behaviour;
+    let target = bench.server.target(ECHO, behaviour)?;
+    let mut engine = Engine::new(target, behaviour.pace)?;
     let mut echoes = Echoes {
         tally: Tally::new(settings.clients, settings.size),
         messages: if settings.seconds.is_some() { u64::MAX } else { settings.messages },
         payload: Vec::new(),
     };
-    engine.connect_all(0, settings.clients, conduct.patience, |_| None, &mut echoes, |_| {})?;
+    engine.connect_all(0, settings.clients, behaviour.patience, |_| None, &mut echoes, |_| {})?;
     if echoes.tally.accounting.closed > 0 {
         bail!("not all connections opened; {}", echoes.tally.accounting.closures.concat());
     }
-    let stretch = Stretch::start(bench, &engine)?;
-    exchange(&mut engine, &mut echoes, settings, conduct.patience.as_nanos() as u64)?;
+    let stretch = MeasuredRun::start(bench, &engine)?;
+    exchange(&mut engine, &mut echoes, settings, behaviour.patience.as_nanos() as u64)?;
     stretch.report("echo", settings, &engine, echoes.tally)
 }
 

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::broadcast::{BARRIER, Receivers, RunIds, StallPlan};
 use super::{CpuMeter, Used, parse_size, run_number};
+use crate::behaviour::{ClientBehaviour, cpus_of_worker};
 use crate::bench::Bench;
 use crate::client::{Engine, Target};
-use crate::conduct::{Conduct, cpus_of_worker};
 use crate::ledger::Accounting;
 use crate::payload::Stamp;
 use crate::proc::CpuTime;
@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::report::{CpuReport, Report};
 use crate::stats::Latency;
 use crate::sys;
-use crate::workers::{Board, Crew, Figure, Phase, share_of};
+use crate::workers::{Board, Figure, Phase, Workers, share_of};
 
 /// The process of the demo that sends each message to every other channel.
 pub(crate) const RELAY: &str = "relay:pushring:sys";
@@ -36,7 +36,7 @@ pub(crate) struct WindowSettings {
     /// Messages in flight: the next is sent when all clients have the oldest.
     #[arg(long, default_value_t = 1)]
     pub in_flight: u64,
-    /// Each message leaves the publisher in a write of its own, instead of all that may be sent in one.
+    /// The publisher writes each message on its own, instead of several in one write.
     #[arg(long)]
     pub(crate) write_each: bool,
     /// Messages to publish.
@@ -48,14 +48,14 @@ pub(crate) struct WindowSettings {
     /// The number of clients that stop reading for a while, each at its own time.
     #[arg(long, default_value_t = 0)]
     pub stall: usize,
-    /// For how many messages each of them stops.
+    /// For how many messages each of these clients stops reading.
     #[arg(long, default_value_t = 100)]
     pub stall_messages: u64,
-    /// Receive buffer of the clients that stall, in bytes: small, so that what they miss stays with the server.
+    /// Receive buffer of the clients that stall, in bytes: small, so that what they do not read waits in the server.
     #[arg(long, default_value_t = 8192)]
     pub stall_buffer: usize,
-    /// No client reads until all is sent, and each message waits for the server to be idle: its speed when no
-    /// other program needs a CPU. The messages must fit the sockets' buffers.
+    /// Clients read only after everything was published, and each message waits until the server is idle: this
+    /// measures the server while no other program needs a CPU. All messages must fit the sockets' buffers.
     #[arg(long, conflicts_with_all = ["seconds", "stall", "processes"])]
     pub read_after: bool,
     /// OS processes to share the clients among (one opens at most `ulimit -n` sockets).
@@ -78,8 +78,8 @@ pub(crate) struct PacedSettings {
     /// For how long, in seconds.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
-    /// This many more clients stop reading with the first message and never go on. What becomes of them does not
-    /// count; what becomes of the others does.
+    /// This many additional clients stop reading at the first message, for good. Only the deliveries of the others
+    /// count.
     #[arg(long, default_value_t = 0)]
     pub stuck: usize,
     /// OS processes to share the clients among.
@@ -120,7 +120,7 @@ struct Outcome {
 /// Runs `fanout`.
 pub(crate) fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow::Result<Report> {
     if settings.stall >= settings.clients && settings.stall > 0 {
-        bail!("--stall needs fewer than --clients: someone has to set the pace");
+        bail!("--stall must be below --clients: the clients that read set the pace");
     }
     if settings.in_flight == 0 || settings.messages == 0 {
         bail!("--in-flight and --messages must be at least 1");
@@ -175,10 +175,10 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
     if plan.clients == 0 || plan.processes == 0 {
         bail!("--clients and --processes must be at least 1");
     }
-    let conduct = &bench.conduct;
-    let target = bench.server.target(RELAY, conduct)?;
+    let behaviour = &bench.behaviour;
+    let target = bench.server.target(RELAY, behaviour)?;
     let board = Board::new(plan.processes)?;
-    let crew = Crew::start(&board, |worker| follow(&board, worker, plan, &target, conduct))?;
+    let crew = Workers::start(&board, |worker| follow(&board, worker, plan, &target, behaviour))?;
     let led = lead(&board, &crew, plan, &target, bench);
     if led.is_err() {
         bench.server.check_alive()?;
@@ -235,9 +235,9 @@ impl<'a> Worker<'a> {
         number: usize,
         plan: &Plan,
         target: &Target,
-        conduct: &Conduct,
+        behaviour: &ClientBehaviour,
     ) -> anyhow::Result<(Self, usize)> {
-        let cpus = cpus_of_worker(&conduct.cpus, number);
+        let cpus = cpus_of_worker(&behaviour.cpus, number);
         if !cpus.is_empty() {
             sys::pin_to(&cpus)?;
         }
@@ -250,13 +250,13 @@ impl<'a> Worker<'a> {
         let stalling = share_of(plan.stalling, plan.processes, number);
         let stalls = StallPlan { clients: stalling, messages: plan.stall_messages, spread, first };
         let receivers = Receivers::new(plan.ids, plan.size, clients, number == 0, stalls);
-        let engine = Engine::new(target.clone(), conduct.pace_of(plan.processes)?)?;
-        let patience_ns = conduct.patience.as_nanos() as u64;
+        let engine = Engine::new(target.clone(), behaviour.pace_of(plan.processes)?)?;
+        let patience_ns = behaviour.patience.as_nanos() as u64;
         Ok((Self { number, board, engine, receivers, patience_ns }, clients))
     }
 
     /// Opens all connections of this worker; the publisher's is the last.
-    fn connect(&mut self, clients: usize, plan: &Plan, conduct: &Conduct) -> anyhow::Result<()> {
+    fn connect(&mut self, clients: usize, plan: &Plan, behaviour: &ClientBehaviour) -> anyhow::Result<()> {
         // Worker 0's connections: the receivers, the publisher, then those that will be stuck.
         let total = clients + if self.number == 0 { 1 + plan.stuck } else { 0 };
         let stalling = share_of(plan.stalling, plan.processes, self.number);
@@ -269,7 +269,7 @@ impl<'a> Worker<'a> {
                 bar.set(board.sum(Figure::Open));
             }
         };
-        self.engine.connect_all(0, total, conduct.patience, buffer, &mut self.receivers, progress)?;
+        self.engine.connect_all(0, total, behaviour.patience, buffer, &mut self.receivers, progress)?;
         if let Some(closure) = self.receivers.ledger.accounting.closures.first() {
             let closed = self.receivers.ledger.accounting.closed;
             bail!("{closed} of {total} connections did not open; {closure}");
@@ -319,9 +319,15 @@ impl<'a> Worker<'a> {
 }
 
 /// Workers 1..: receive until worker 0 says that it is over.
-fn follow(board: &Board, number: usize, plan: &Plan, target: &Target, conduct: &Conduct) -> anyhow::Result<Outcome> {
-    let (mut worker, clients) = Worker::new(board, number, plan, target, conduct)?;
-    worker.connect(clients, plan, conduct)?;
+fn follow(
+    board: &Board,
+    number: usize,
+    plan: &Plan,
+    target: &Target,
+    behaviour: &ClientBehaviour,
+) -> anyhow::Result<Outcome> {
+    let (mut worker, clients) = Worker::new(board, number, plan, target, behaviour)?;
+    worker.connect(clients, plan, behaviour)?;
     while board.phase() < Phase::Run {
         worker.step(10)?;
     }
@@ -341,14 +347,14 @@ fn follow(board: &Board, number: usize, plan: &Plan, target: &Target, conduct: &
 /// Worker 0: publishes, and decides.
 fn lead(
     board: &Board,
-    crew: &Crew<'_>,
+    crew: &Workers<'_>,
     plan: &Plan,
     target: &Target,
     bench: &Bench,
 ) -> anyhow::Result<(Outcome, Timing)> {
-    let conduct = &bench.conduct;
-    let (mut worker, clients) = Worker::new(board, 0, plan, target, conduct)?;
-    worker.connect(clients, plan, conduct)?;
+    let behaviour = &bench.behaviour;
+    let (mut worker, clients) = Worker::new(board, 0, plan, target, behaviour)?;
+    worker.connect(clients, plan, behaviour)?;
     let all = (plan.clients + 1 + plan.stuck) as u64;
     wait_until(&mut worker, crew, "all workers to connect", || board.sum(Figure::Open) >= all)?;
     let mut publisher = Publisher { client: clients, plan, payload: Vec::new(), warm_sent: 0 };
@@ -390,7 +396,7 @@ fn lead(
 
 fn wait_until(
     worker: &mut Worker<'_>,
-    crew: &Crew<'_>,
+    crew: &Workers<'_>,
     what: &str,
     mut condition: impl FnMut() -> bool,
 ) -> anyhow::Result<()> {
@@ -445,7 +451,7 @@ impl Publisher<'_> {
 
     /// A channel may become part of the audience a moment after its upgrade. So publish until everyone has got
     /// something, then one last message, behind which nothing old is on its way.
-    fn warm_up(&mut self, worker: &mut Worker<'_>, crew: &Crew<'_>) -> anyhow::Result<()> {
+    fn warm_up(&mut self, worker: &mut Worker<'_>, crew: &Workers<'_>) -> anyhow::Result<()> {
         let clients = self.plan.clients as u64;
         let board = worker.board;
         let deadline_ns = sys::now_ns() + worker.patience_ns;
@@ -470,7 +476,7 @@ impl Publisher<'_> {
     fn publish_window(
         &mut self,
         worker: &mut Worker<'_>,
-        crew: &Crew<'_>,
+        crew: &Workers<'_>,
         (in_flight, write_each): (u64, bool),
         messages: u64,
         seconds: Option<f64>,
@@ -513,7 +519,7 @@ impl Publisher<'_> {
     fn publish_paced(
         &mut self,
         worker: &mut Worker<'_>,
-        crew: &Crew<'_>,
+        crew: &Workers<'_>,
         interval_ns: f64,
         messages: u64,
     ) -> anyhow::Result<Option<String>> {

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parse_size;
-use super::tally::{Stretch, Tally};
+use super::tally::{MeasuredRun, Tally};
 use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
@@ -73,8 +73,8 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
     if settings.clients == 0 || settings.burst == 0 {
         bail!("--clients and --burst must be at least 1");
     }
-    let conduct = &bench.conduct;
-    let mut engine = Engine::new(bench.server.target(SINK, conduct)?, conduct.pace)?;
+    let behaviour = &bench.behaviour;
+    let mut engine = Engine::new(bench.server.target(SINK, behaviour)?, behaviour.pace)?;
     let mut bursts = Bursts {
         tally: Tally::new(settings.clients, settings.size),
         filler: vec![b'x'; settings.size],
@@ -82,12 +82,12 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
         fillers: settings.burst - 1,
         is_over: false,
     };
-    engine.connect_all(0, settings.clients, conduct.patience, |_| None, &mut bursts, |_| {})?;
+    engine.connect_all(0, settings.clients, behaviour.patience, |_| None, &mut bursts, |_| {})?;
     if bursts.tally.accounting.closed > 0 {
         bail!("not all connections opened; {}", bursts.tally.accounting.closures.concat());
     }
-    let stretch = Stretch::start(bench, &engine)?;
-    exchange(&mut engine, &mut bursts, settings, conduct.patience.as_nanos() as u64)?;
+    let stretch = MeasuredRun::start(bench, &engine)?;
+    exchange(&mut engine, &mut bursts, settings, behaviour.patience.as_nanos() as u64)?;
     Ok(stretch.report("inbound", settings, &engine, bursts.tally)?.each_for(settings.burst, "message"))
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parse_size;
-use super::tally::{Stretch, Tally};
+use super::tally::{MeasuredRun, Tally};
 use crate::bench::Bench;
 use crate::client::engine::CloseHow;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
@@ -33,16 +33,16 @@ pub(crate) struct Settings {
     /// Bytes of a message.
     #[arg(long, default_value = "128", value_parser = parse_size)]
     pub size: usize,
-    /// Messages on their way at a time, over all rooms.
+    /// Messages in flight, over all rooms.
     #[arg(long, default_value_t = 1)]
     pub in_flight: u64,
-    /// Messages a second instead, over all rooms, whatever the server does.
+    /// A fixed rate instead of a window: messages a second over all rooms.
     #[arg(long, conflicts_with = "in_flight")]
     pub rate: Option<f64>,
-    /// Additional members that read five times a second, in percent.
+    /// Additional members that read only five times a second, in percent of --clients.
     #[arg(long, default_value_t = 0.0)]
     pub slow_percent: f64,
-    /// Visitors a second, each of which joins a room and leaves it a second later.
+    /// Clients per second that join a room and leave it a second later.
     #[arg(long, default_value_t = 0.0)]
     pub joins: f64,
     /// For how long, in seconds.
@@ -57,13 +57,13 @@ const SLOW_READ_NS: u64 = 200_000_000;
 /// The roles of clients: `0..receivers` are counted, then come the senders, one of each room, the slow ones, the
 /// visitors.
 #[derive(Debug, Clone, Copy)]
-struct Cast {
+struct Roles {
     rooms: usize,
     receivers: usize,
     slow: usize,
 }
 
-impl Cast {
+impl Roles {
     fn new(settings: &Settings) -> Self {
         let rooms = settings.clients / settings.room;
         let slow = (settings.clients as f64 * settings.slow_percent / 100.0).round() as usize;
@@ -92,7 +92,7 @@ impl Cast {
 
 struct Members {
     tally: Tally,
-    cast: Cast,
+    cast: Roles,
 }
 
 impl Handler for Members {
@@ -115,26 +115,27 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
     if settings.room < 2 || settings.clients < settings.room || settings.in_flight == 0 {
         bail!("--room must be at least 2, --clients at least --room, --in-flight at least 1");
     }
-    if bench.conduct.token.is_some() {
+    if bench.behaviour.token.is_some() {
         bail!("rooms are paths: --registered channels have none");
     }
-    let conduct = &bench.conduct;
-    let cast = Cast::new(settings);
-    let target = bench.server.target(ROOMS, conduct)?;
-    let mut engine = Engine::new(target, conduct.pace)?.with_tails(move |client| format!("r{}", cast.room_of(client)));
+    let behaviour = &bench.behaviour;
+    let cast = Roles::new(settings);
+    let target = bench.server.target(ROOMS, behaviour)?;
+    let mut engine =
+        Engine::new(target, behaviour.pace)?.with_tails(move |client| format!("r{}", cast.room_of(client)));
     let mut members = Members { tally: Tally::of_groups(cast.rooms, settings.room - 1, settings.size), cast };
-    engine.connect_all(0, cast.first_visitor(), conduct.patience, |_| None, &mut members, |_| {})?;
+    engine.connect_all(0, cast.first_visitor(), behaviour.patience, |_| None, &mut members, |_| {})?;
     if members.tally.accounting.closed > 0 {
         bail!("not all connections opened; {}", members.tally.accounting.closures.concat());
     }
-    let stretch = Stretch::start(bench, &engine)?;
-    talk(&mut engine, &mut members, settings, conduct.patience.as_nanos() as u64)?;
+    let stretch = MeasuredRun::start(bench, &engine)?;
+    talk(&mut engine, &mut members, settings, behaviour.patience.as_nanos() as u64)?;
     stretch.report("rooms", settings, &engine, members.tally)
 }
 
 /// The clients that are not counted.
 struct Crowd {
-    cast: Cast,
+    cast: Roles,
     joins: f64,
     start_ns: u64,
     /// Visitors that have come, and that have left.
@@ -168,7 +169,7 @@ impl Crowd {
 }
 
 /// The senders.
-struct Speakers<'a> {
+struct RoomSenders<'a> {
     settings: &'a Settings,
     start_ns: u64,
     sent: u64,
@@ -176,7 +177,7 @@ struct Speakers<'a> {
     payload: Vec<u8>,
 }
 
-impl Speakers<'_> {
+impl RoomSenders<'_> {
     /// When the next message is to leave: at its time, so that what a slow server delays is not left out of its
     /// latencies, or as soon as the window has room.
     fn next_ns(&self, delivered: u64, now_ns: u64) -> Option<u64> {
@@ -207,7 +208,7 @@ fn talk(engine: &mut Engine, members: &mut Members, settings: &Settings, patienc
     let start_ns = sys::now_ns();
     let end_ns = start_ns + (settings.seconds * 1e9) as u64;
     let mut crowd = Crowd { cast, joins: settings.joins, start_ns, came: 0, left: 0, slow_read_ns: 0 };
-    let mut speakers = Speakers { settings, start_ns, sent: 0, random: Random::new(start_ns), payload: Vec::new() };
+    let mut speakers = RoomSenders { settings, start_ns, sent: 0, random: Random::new(start_ns), payload: Vec::new() };
     let mut bar = Progress::new("talking", 0);
     members.tally.last_arrival_ns = start_ns;
     loop {
@@ -243,7 +244,7 @@ mod tests {
             joins: 0.0,
             seconds: 1.0,
         };
-        let cast = Cast::new(&settings);
+        let cast = Roles::new(&settings);
         assert_eq!((cast.rooms, cast.receivers, cast.slow, cast.first_visitor()), (10, 90, 5, 105));
         assert!((0..90).all(|client| cast.room_of(client) == client / 9));
         assert!((0..10).all(|room| cast.room_of(cast.sender_of(room)) == room));

@@ -103,14 +103,14 @@ impl Tally {
 }
 
 /// The part of a run that is measured.
-pub(super) struct Stretch<'a> {
+pub(super) struct MeasuredRun<'a> {
     bench: &'a Bench,
     meter: CpuMeter,
     start_ns: u64,
     busy_before_ns: u64,
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> MeasuredRun<'a> {
     /// Begins now.
     pub(super) fn start(bench: &'a Bench, engine: &Engine) -> anyhow::Result<Self> {
         let meter = CpuMeter::start(&bench.server)?;

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parse_size;
-use super::tally::{Stretch, Tally};
+use super::tally::{MeasuredRun, Tally};
 use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
@@ -34,8 +34,8 @@ pub(crate) struct Settings {
     /// Send for this long instead, in seconds.
     #[arg(long, conflicts_with = "messages")]
     pub seconds: Option<f64>,
-    /// Many messages per command: the publisher's message is a count, that many channel ids, and one payload for each.
-    /// Only `reference raw-ring` and `raw-send` speak this; it leaves nothing but the sends to measure.
+    /// Many messages in one command: a count, that many channel ids, and a payload for each. Only the references
+    /// `raw-ring` and `raw-send` understand it; what is measured then is the sends alone.
     #[arg(long)]
     pub bursts: bool,
 }
@@ -81,20 +81,20 @@ pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Repo
     if settings.clients == 0 || settings.in_flight == 0 {
         bail!("--clients and --in-flight must be at least 1");
     }
-    let conduct = &bench.conduct;
-    let target = bench.server.target(UNICAST, conduct)?;
-    let mut engine = Engine::new(target, conduct.pace)?;
+    let behaviour = &bench.behaviour;
+    let target = bench.server.target(UNICAST, behaviour)?;
+    let mut engine = Engine::new(target, behaviour.pace)?;
     let mut arrivals = Arrivals {
         tally: Tally::new(settings.clients, settings.size),
         clients: settings.clients,
         channels: vec![None; settings.clients + 1],
         known: 0,
     };
-    let patience_ns = conduct.patience.as_nanos() as u64;
-    engine.connect_all(0, settings.clients + 1, conduct.patience, |_| None, &mut arrivals, |_| {})?;
+    let patience_ns = behaviour.patience.as_nanos() as u64;
+    engine.connect_all(0, settings.clients + 1, behaviour.patience, |_| None, &mut arrivals, |_| {})?;
     learn_channels(&mut engine, &mut arrivals, patience_ns)?;
 
-    let stretch = Stretch::start(bench, &engine)?;
+    let stretch = MeasuredRun::start(bench, &engine)?;
     publish(&mut engine, &mut arrivals, settings, patience_ns)?;
     stretch.report("unicast", settings, &engine, arrivals.tally)
 }

@@ -24,7 +24,7 @@ pub(crate) struct ReferenceArgs {
     /// Where it listens.
     #[arg(long, default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
-    /// Speak TLS 1.3 by the certificate chain and the key in this PEM file; tungstenite alone does.
+    /// Speak TLS 1.3 with the certificate chain and key in this PEM file (tungstenite only).
     #[arg(long, value_name = "FILE")]
     pub tls: Option<PathBuf>,
 }
@@ -34,19 +34,21 @@ pub(crate) struct ReferenceArgs {
 pub(crate) enum Kind {
     /// tokio-tungstenite, one thread: payloads shared, a queue per connection, what waits leaves in one write.
     Tungstenite,
-    /// Today's node: warp, a map of bounded queues behind a lock, a loop that awaits each push, a copy of each payload.
+    /// A node as it is today: warp, a map of bounded queues behind a lock, a loop that awaits each push, a copy of each
+    /// payload.
     Warp,
-    /// The same processes with pushring in the place of the node's server: what apps gain that were not changed.
+    /// The same node and processes with pushring in place of the node's server: what unchanged apps gain.
     Node,
-    /// The demo's processes attached to a broker over a link, both in this process.
+    /// The demo's processes attached to a broker over a link, both in this OS process.
     Link,
-    /// The floor of a push: io_uring sends in batches of 256 and nothing else.
+    /// The lower bound of a push: io_uring sends in batches of 256 and nothing else.
     RawRing,
     /// The same with `send(2)`.
     RawSend,
-    /// The floor of a handshake: accept, recv, send, close.
+    /// The lower bound of a handshake: accept, recv, send, close.
     RawAccept,
-    /// The floor of a connection that its client ends: that, and watching it, seeing its end, answering a close frame.
+    /// The lower bound of a connection that its client closes: the same, with epoll, an answer to the close frame, and
+    /// the end.
     RawSession,
 }
 

@@ -109,9 +109,9 @@ async fn run(listen: SocketAddr) -> anyhow::Result<()> {
         let bind = br#"{"WebSocketBind":{"path":"/","authenticated":false,"extension":false}}"#.to_vec();
         let bound = Message::request(false, Some(5), bind, None);
         send(&to_server, &ProcessId::of_role(role), bound, None).await;
-        for_processes.recv().await.context("the server does not start")?;
+        for_processes.recv().await.context("the server did not start")?;
     }
-    let line = printed.recv().await.context("the server does not start")?;
+    let line = printed.recv().await.context("the server did not start")?;
     let address = line.rsplit(' ').next().unwrap_or_default();
     println!("listening on http://{address}");
     tokio::spawn(processes(for_processes, to_server));

@@ -44,7 +44,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Visitors {
+struct ChurningClients {
     stages: Vec<Stage>,
     since_ns: Vec<u64>,
     counts: ChurnCounts,
@@ -67,7 +67,7 @@ fn ending(visit: u64) -> (CloseHow, bool) {
 /// More faults than these are not told one by one.
 const FAULTS_MAX: usize = 10;
 
-impl Visitors {
+impl ChurningClients {
     fn fault(&mut self, text: String) {
         if self.faults.len() < FAULTS_MAX {
             self.faults.push(text);
@@ -75,7 +75,7 @@ impl Visitors {
     }
 }
 
-impl Handler for Visitors {
+impl Handler for ChurningClients {
     fn opened(&mut self, client: usize, outbox: &mut Outbox<'_>) {
         self.counts.opened += 1;
         self.stages[client] = Stage::Waiting;
@@ -111,7 +111,7 @@ impl Handler for Visitors {
 /// Connections that open, send one message, get it back, and leave.
 pub(super) struct Churn {
     engine: Engine,
-    visitors: Visitors,
+    visitors: ChurningClients,
     interval_ns: f64,
     started: u64,
     start_ns: Option<u64>,
@@ -121,7 +121,7 @@ pub(super) struct Churn {
 impl Churn {
     /// `rate` of them a second; 0 for none.
     pub(super) fn new(target: Target, rate: f64) -> anyhow::Result<Self> {
-        let visitors = Visitors {
+        let visitors = ChurningClients {
             stages: vec![Stage::Free; CHURN_SLOTS],
             since_ns: vec![0; CHURN_SLOTS],
             counts: ChurnCounts::default(),
@@ -199,12 +199,12 @@ impl Churn {
 }
 
 #[derive(Debug, Default)]
-struct Reluctant {
+struct SlowHandler {
     closed: u64,
     lost: Vec<usize>,
 }
 
-impl Handler for Reluctant {
+impl Handler for SlowHandler {
     fn message(&mut self, _: usize, _: &Message<'_>, _: u64, _: &mut Outbox<'_>) {}
 
     fn closed(&mut self, client: usize, _: &Closure) {
@@ -216,7 +216,7 @@ impl Handler for Reluctant {
 /// Clients that read for a tenth of the time, each from a small receive buffer.
 pub(super) struct SlowReaders {
     engine: Engine,
-    reluctant: Reluctant,
+    reluctant: SlowHandler,
     clients: usize,
     turn_ns: u64,
     turn: u64,
@@ -228,7 +228,7 @@ const SLOW_BUFFER_BYTES: usize = 4096;
 impl SlowReaders {
     /// `clients` of them.
     pub(super) fn new(target: Target, clients: usize) -> anyhow::Result<Self> {
-        let reluctant = Reluctant { closed: 0, lost: (0..clients).collect() };
+        let reluctant = SlowHandler { closed: 0, lost: (0..clients).collect() };
         Ok(Self { engine: Engine::new(target, Pace::Block)?, reluctant, clients, turn_ns: 0, turn: 0 })
     }
 
@@ -261,7 +261,7 @@ impl SlowReaders {
 
 /// Connections that say something and then nothing more, whatever they are asked. They read, so that the server cannot
 /// tell them from lively ones but by their silence. It closes them; they come again.
-pub(super) struct Mute {
+pub(super) struct SilentClients {
     address: SocketAddr,
     /// All that each of them ever says.
     words: Vec<u8>,
@@ -273,7 +273,7 @@ pub(super) struct Mute {
     longest_ns: u64,
 }
 
-impl Mute {
+impl SilentClients {
     /// `count` connections that send half of an upgrade request.
     pub(super) fn half_open(target: &Target, count: usize, life_max_s: u64) -> Self {
         let mut words = handshake::request(&target.host, &target.path);

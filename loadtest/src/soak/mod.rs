@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::report::{CpuReport, thousands};
 use crate::stats::LatencySummary;
 use crate::{proc, sys};
-use crowd::{Churn, Mute, SlowReaders};
+use crowd::{Churn, SilentClients, SlowReaders};
 use trend::Trend;
 
 /// Settings of `soak`.
@@ -128,8 +128,8 @@ struct Soak<'a> {
     steady: Receivers,
     churn: Churn,
     slow: SlowReaders,
-    half_open: Mute,
-    silent: Mute,
+    half_open: SilentClients,
+    silent: SilentClients,
     payload: Vec<u8>,
     sent: u64,
     trend: Trend,
@@ -141,9 +141,9 @@ impl<'a> Soak<'a> {
     fn new(bench: &'a Bench, settings: &'a Settings) -> anyhow::Result<Self> {
         let run = run_number();
         let ids = RunIds { run, warm: !run };
-        let conduct = &bench.conduct;
-        let relay = bench.server.target(RELAY, conduct)?;
-        let echo = bench.server.target(ECHO, conduct)?;
+        let behaviour = &bench.behaviour;
+        let relay = bench.server.target(RELAY, behaviour)?;
+        let echo = bench.server.target(ECHO, behaviour)?;
         let stalls = StallPlan { clients: 0, messages: 0, spread: 0, first: 0 };
         Ok(Self {
             bench,
@@ -151,9 +151,9 @@ impl<'a> Soak<'a> {
             ids,
             engine: Engine::new(relay.clone(), Pace::Block)?,
             steady: Receivers::new(ids, settings.size, settings.steady, true, stalls),
-            silent: Mute::silent(&echo, settings.silent, settings.silent_max_s),
+            silent: SilentClients::silent(&echo, settings.silent, settings.silent_max_s),
             churn: Churn::new(echo, settings.churn_rate)?,
-            half_open: Mute::half_open(&relay, settings.half_open, settings.half_open_max_s),
+            half_open: SilentClients::half_open(&relay, settings.half_open, settings.half_open_max_s),
             slow: SlowReaders::new(relay, settings.slow)?,
             payload: Vec::new(),
             sent: 0,
@@ -166,7 +166,7 @@ impl<'a> Soak<'a> {
     fn run(mut self) -> anyhow::Result<SoakReport> {
         let pids = self.bench.server.pids.clone();
         self.descriptors_before = if pids.is_empty() { 0 } else { proc::descriptors(&pids)? };
-        let patience = self.bench.conduct.patience;
+        let patience = self.bench.behaviour.patience;
         self.engine.connect_all(0, self.settings.steady + 1, patience, |_| None, &mut self.steady, |_| {})?;
         self.warm_up(patience)?;
         let meter = crate::modes::CpuMeter::start(&self.bench.server)?;

@@ -42,11 +42,11 @@ pub(crate) struct AdminParts {
     /// The rules of entry.
     pub guard: AdminGuard,
     /// Further conditions for the daemon to be ready.
-    pub needs: Vec<Need>,
+    pub needs: Vec<ReadyCondition>,
 }
 
 /// Something that the daemon must have to be ready.
-pub(crate) struct Need {
+pub(crate) struct ReadyCondition {
     /// Its name in the answer.
     pub name: &'static str,
     /// Whether it is there, and why not.

@@ -22,7 +22,7 @@ use http_body_util::Full;
 use hyper::{Request, Response, Uri};
 use pushring::internals::driver::clock;
 use pushring::internals::driver::retry::RetryPauses;
-use pushring::internals::hub::{CallLimits, Taken, WebhookEvent, WebhookQueue};
+use pushring::internals::hub::{CallLimits, TakenEvents, WebhookEvent, WebhookQueue};
 use sha2::Sha256;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,11 +112,11 @@ pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue)
     }
     let host = uri.host().unwrap_or_default().to_owned();
     let (give_up, counts) = (config.hub_webhook_give_up.duration(), daemon.hub_counts().clone());
-    let caller = Caller { calls, client, uri, host, key, give_up, counts };
+    let caller = WebhookCaller { calls, client, uri, host, key, give_up, counts };
     thread::Builder::new().name("webhooks".to_owned()).spawn(move || caller.run()).context("no thread for webhooks")
 }
 
-struct Caller {
+struct WebhookCaller {
     calls: WebhookQueue,
     client: HttpClient,
     uri: Uri,
@@ -126,7 +126,7 @@ struct Caller {
     counts: Arc<Counts>,
 }
 
-impl Caller {
+impl WebhookCaller {
     fn run(self) {
         let mut left = 0;
         while let Some(taken) = self.calls.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX) {
@@ -158,7 +158,7 @@ impl Caller {
     }
 
     /// Returns whether the backend has taken it.
-    fn deliver(&self, taken: &Taken) -> bool {
+    fn deliver(&self, taken: &TakenEvents) -> bool {
         let body = body_of(taken);
         let id = format!("msg_{:016x}", random());
         let until = Instant::now() + self.give_up;
@@ -209,7 +209,7 @@ fn signature(key: &Hmac<Sha256>, id: &str, timestamp: &str, body: &[u8]) -> Stri
 }
 
 /// `{"lost":N,"events":[…]}`
-fn body_of(taken: &Taken) -> Bytes {
+fn body_of(taken: &TakenEvents) -> Bytes {
     format!(r#"{{"lost":{},"events":[{}]}}"#, taken.lost, taken.events.join(",")).into()
 }
 
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_request_says_what_was_lost_before_it() {
-        let taken = Taken { events: vec![r#"{"a":1}"#.into(), r#"{"b":2}"#.into()], lost: 3 };
+        let taken = TakenEvents { events: vec![r#"{"a":1}"#.into(), r#"{"b":2}"#.into()], lost: 3 };
         assert_eq!(&body_of(&taken)[..], br#"{"lost":3,"events":[{"a":1},{"b":2}]}"#);
     }
 }

@@ -157,19 +157,19 @@ pub(crate) fn read_once(config: &DaemonConfig) -> anyhow::Result<Option<usize>> 
 /// No thread.
 pub(crate) fn start(daemon: &Arc<Daemon>, config: &DaemonConfig, keys: Option<AuthorityKeys>) -> anyhow::Result<()> {
     let (Some(keys), Some(source)) = (keys, Source::of(config)?) else { return Ok(()) };
-    let keeper = Keeper { daemon: Arc::downgrade(daemon), counts: daemon.hub_counts().clone(), source, keys };
+    let keeper = KeyFetcher { daemon: Arc::downgrade(daemon), counts: daemon.hub_counts().clone(), source, keys };
     thread::Builder::new().name("jwks".to_owned()).spawn(move || keeper.keep()).context("no thread for keys")?;
     Ok(())
 }
 
-struct Keeper {
+struct KeyFetcher {
     daemon: Weak<Daemon>,
     counts: Arc<Counts>,
     source: Source,
     keys: AuthorityKeys,
 }
 
-impl Keeper {
+impl KeyFetcher {
     fn keep(self) {
         // Earlier requests are not lost: the keys are wanted from the start.
         let _ = self.keys.fetcher.set(thread::current());

@@ -4,7 +4,7 @@
 //! the end of the read, of receivers that are not stalled and have caught up; a closed one returns after a pause;
 //! without orders it sleeps; it ends with its [`Crowd`].
 
-use super::receiver::{self, Heard, Receiver};
+use super::receiver::{self, Receiver, ReceiverEvent};
 use crate::driver::epoll::{EpollEvents, ReadySet};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const TIMES_MAX: usize = 1 << 18;
 
 /// Where they connect.
-pub(super) struct Seats {
+pub(super) struct ReceiverAddress {
     /// The listener.
     pub(super) address: SocketAddr,
     /// The path of a seat, less its number.
@@ -43,7 +43,7 @@ pub(super) struct Seats {
 
 /// Measurements since they were last taken.
 #[derive(Default)]
-pub(super) struct Measured {
+pub(super) struct Measurements {
     /// From push to read, in microseconds.
     pub(super) times_us: Vec<u32>,
     /// Messages that receivers have found missing, by the numbers in them.
@@ -58,11 +58,11 @@ struct CrowdState {
     newest: AtomicU64,
     has_ended: AtomicBool,
     catching_up: Box<[AtomicBool]>,
-    measured: Mutex<Measured>,
+    measured: Mutex<Measurements>,
 }
 
 impl CrowdState {
-    fn measured(&self) -> MutexGuard<'_, Measured> {
+    fn measured(&self) -> MutexGuard<'_, Measurements> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,7 +79,7 @@ impl Crowd {
     ///
     /// # Errors
     /// No thread, or no descriptor.
-    pub(super) fn start(seats: Seats) -> io::Result<Self> {
+    pub(super) fn start(seats: ReceiverAddress) -> io::Result<Self> {
         let shared = Arc::new(CrowdState {
             wanted: AtomicUsize::new(0),
             stalled: AtomicUsize::new(0),
@@ -89,7 +89,7 @@ impl Crowd {
             measured: Mutex::default(),
         });
         let ready = ReadySet::new()?;
-        let receivers = seats.ranks.iter().map(|_| SeatState::default()).collect();
+        let receivers = seats.ranks.iter().map(|_| ReceiverSlot::default()).collect();
         let room = CrowdThread { seats, shared: shared.clone(), ready, receivers, times_us: Vec::new(), missed: 0 };
         let ended = thread::Builder::new().name("receivers".to_owned()).spawn(move || room.run())?;
         Ok(Self { shared, thread: ended.thread().clone(), ended: Some(ended) })
@@ -117,7 +117,7 @@ impl Crowd {
     }
 
     /// Takes the measurements since the last call.
-    pub(super) fn take_measured(&self) -> Measured {
+    pub(super) fn take_measured(&self) -> Measurements {
         std::mem::take(&mut *self.shared.measured())
     }
 }
@@ -135,7 +135,7 @@ impl Drop for Crowd {
 
 /// Where one receiver is, or will be.
 #[derive(Default)]
-struct SeatState {
+struct ReceiverSlot {
     here: Option<(TcpStream, Receiver)>,
     comes_again: Option<Instant>,
     last_number: Option<u64>,
@@ -143,10 +143,10 @@ struct SeatState {
 }
 
 struct CrowdThread {
-    seats: Seats,
+    seats: ReceiverAddress,
     shared: Arc<CrowdState>,
     ready: ReadySet,
-    receivers: Vec<SeatState>,
+    receivers: Vec<ReceiverSlot>,
     times_us: Vec<u32>,
     missed: u64,
 }
@@ -158,7 +158,7 @@ impl CrowdThread {
         while !self.shared.has_ended.load(Ordering::Relaxed) {
             let wanted = self.shared.wanted.load(Ordering::Relaxed);
             if wanted == 0 {
-                self.receivers.iter_mut().for_each(|place| *place = SeatState::default());
+                self.receivers.iter_mut().for_each(|place| *place = ReceiverSlot::default());
                 thread::park();
                 continue;
             }
@@ -185,7 +185,7 @@ impl CrowdThread {
     /// Lets some of those come that are missing.
     fn fill(&mut self, wanted: usize) {
         let now = Instant::now();
-        let missing = |place: &SeatState| place.here.is_none() && place.comes_again.is_none_or(|at| at <= now);
+        let missing = |place: &ReceiverSlot| place.here.is_none() && place.comes_again.is_none_or(|at| at <= now);
         let seats: Vec<usize> = (0..wanted.min(self.receivers.len()))
             .filter(|&seat| missing(&self.receivers[seat]) && !self.is_stalled(seat))
             .take(CONNECTS_AT_ONCE)
@@ -194,7 +194,7 @@ impl CrowdThread {
             match self.connect(seat) {
                 Ok(socket) => self.receivers[seat].here = Some((socket, Receiver::default())),
                 Err(error) => {
-                    self.leaves(seat);
+                    self.disconnect(seat);
                     self.shared.measured().trouble = Some(error.to_string());
                     // The others would fare no better.
                     return;
@@ -217,8 +217,8 @@ impl CrowdThread {
     }
 
     /// It is gone, and comes back after a pause.
-    fn leaves(&mut self, seat: usize) {
-        self.receivers[seat] = SeatState { comes_again: Some(Instant::now() + PAUSE), ..SeatState::default() };
+    fn disconnect(&mut self, seat: usize) {
+        self.receivers[seat] = ReceiverSlot { comes_again: Some(Instant::now() + PAUSE), ..ReceiverSlot::default() };
         self.shared.catching_up[seat].store(false, Ordering::Relaxed);
     }
 
@@ -239,29 +239,31 @@ impl CrowdThread {
         let Some((mut socket, mut receiver)) = self.receivers[seat].here.take() else { return };
         loop {
             let read = match socket.read(buffer) {
-                Ok(0) => return self.leaves(seat),
+                Ok(0) => return self.disconnect(seat),
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return self.leaves(seat),
+                Err(_) => return self.disconnect(seat),
             };
             let read_ns = self.seats.began.elapsed().as_nanos() as u64;
             let mut has_closed = false;
             let taken = receiver.take(&buffer[..read], |heard| match heard {
-                Heard::Open => {}
-                Heard::Tick { number, pushed_ns } => self.hears(seat, number, read_ns.saturating_sub(pushed_ns)),
+                ReceiverEvent::Open => {}
+                ReceiverEvent::Tick { number, pushed_ns } => {
+                    self.measure_delivery(seat, number, read_ns.saturating_sub(pushed_ns))
+                }
                 // A receiver without room for a pong will be dropped anyway.
-                Heard::Ping(payload) => drop(socket.write(&receiver::pong(&payload))),
-                Heard::Close => has_closed = true,
+                ReceiverEvent::Ping(payload) => drop(socket.write(&receiver::pong(&payload))),
+                ReceiverEvent::Close => has_closed = true,
             });
             if has_closed || taken.is_err() {
-                return self.leaves(seat);
+                return self.disconnect(seat);
             }
         }
         self.receivers[seat].here = Some((socket, receiver));
     }
 
-    fn hears(&mut self, seat: usize, number: u64, ns: u64) {
+    fn measure_delivery(&mut self, seat: usize, number: u64, ns: u64) {
         let last = self.receivers[seat].last_number.replace(number);
         self.missed += last.map_or(0, |last| number.saturating_sub(last + 1));
         let catching_up = &self.shared.catching_up[seat];

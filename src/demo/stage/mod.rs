@@ -12,7 +12,7 @@
 mod crowd;
 mod receiver;
 
-use self::crowd::{Crowd, Seats};
+use self::crowd::{Crowd, ReceiverAddress};
 use crate::broker::{
     AttachOptions, Audience, BrokerHandle, Event, Message, Opened, Outcome, Policy, Process, PushError, ServiceError,
 };
@@ -79,7 +79,7 @@ impl From<StagePolicy> for Policy {
 
 /// A page's request.
 #[derive(Debug, Deserialize)]
-struct Wish {
+struct PageRequest {
     stall: Option<usize>,
     policy: Option<StagePolicy>,
 }
@@ -129,7 +129,12 @@ pub fn start(broker: &BrokerHandle, options: StageOptions) -> Result<JoinHandle<
     let receivers = if is_plain { options.receivers } else { 0 };
     let ranks = ranks(receivers).into();
     let path = format!("/{PROCESS}{seats_at}");
-    let crowd = Crowd::start(Seats { address: reachable(broker.address()), path, ranks: Clone::clone(&ranks), began })?;
+    let crowd = Crowd::start(ReceiverAddress {
+        address: reachable(broker.address()),
+        path,
+        ranks: Clone::clone(&ranks),
+        began,
+    })?;
     let stage = DemoStage {
         process,
         broker: broker.clone(),
@@ -138,7 +143,7 @@ pub fn start(broker: &BrokerHandle, options: StageOptions) -> Result<JoinHandle<
         seats_at,
         began,
         ranks,
-        seats: vec![Seat::default(); receivers],
+        seats: vec![ReceiverChannel::default(); receivers],
         seat_of: HashMap::new(),
         pages: HashSet::new(),
         policy: StagePolicy::default(),
@@ -175,7 +180,7 @@ fn ranks(receivers: usize) -> Vec<usize> {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Seat {
+struct ReceiverChannel {
     channel: Option<ChannelId>,
     was_closed: bool,
 }
@@ -188,7 +193,7 @@ struct DemoStage {
     seats_at: String,
     began: Instant,
     ranks: std::sync::Arc<[usize]>,
-    seats: Vec<Seat>,
+    seats: Vec<ReceiverChannel>,
     seat_of: HashMap<ChannelId, usize>,
     pages: HashSet<ChannelId>,
     policy: StagePolicy,
@@ -234,7 +239,7 @@ impl DemoStage {
             Event::Opened(opened) => self.opened(&opened),
             Event::Message { channel, payload, .. } => {
                 if self.pages.contains(&channel)
-                    && let Ok(wish) = serde_json::from_slice::<Wish>(&payload)
+                    && let Ok(wish) = serde_json::from_slice::<PageRequest>(&payload)
                 {
                     self.grant(&wish);
                 }
@@ -262,7 +267,7 @@ impl DemoStage {
         };
         match seat.parse::<usize>().ok().filter(|&seat| seat < self.seats.len()) {
             Some(seat) => {
-                self.seats[seat] = Seat { channel: Some(channel), was_closed: false };
+                self.seats[seat] = ReceiverChannel { channel: Some(channel), was_closed: false };
                 self.seat_of.insert(channel, seat);
                 self.process.subscribe(channel, TICKS).send()
             }
@@ -275,16 +280,16 @@ impl DemoStage {
             let was_closed = code == TRY_AGAIN_LATER;
             self.closed += usize::from(was_closed);
             if self.seats[seat].channel == Some(channel) {
-                self.seats[seat] = Seat { channel: None, was_closed };
+                self.seats[seat] = ReceiverChannel { channel: None, was_closed };
             }
         } else if self.pages.remove(&channel) && self.pages.is_empty() {
             // The next page finds everything as it was.
-            self.grant(&Wish { stall: Some(0), policy: Some(StagePolicy::default()) });
+            self.grant(&PageRequest { stall: Some(0), policy: Some(StagePolicy::default()) });
             self.crowd.invite(0);
         }
     }
 
-    fn grant(&mut self, wish: &Wish) {
+    fn grant(&mut self, wish: &PageRequest) {
         if let Some(stalled) = wish.stall {
             self.stalled = stalled.min(self.options.receivers / 2);
             self.crowd.stall(self.stalled);
@@ -349,7 +354,7 @@ impl DemoStage {
     }
 
     fn letter(&self, seat: usize) -> char {
-        let Seat { channel, was_closed } = self.seats[seat];
+        let ReceiverChannel { channel, was_closed } = self.seats[seat];
         match channel {
             None if was_closed => 'x',
             None => '.',
@@ -402,9 +407,9 @@ mod tests {
 
     #[test]
     fn wishes_are_what_the_page_says() {
-        let wish: Wish = serde_json::from_str(r#"{"stall":100,"policy":"drop"}"#).unwrap();
+        let wish: PageRequest = serde_json::from_str(r#"{"stall":100,"policy":"drop"}"#).unwrap();
         assert_eq!((wish.stall, wish.policy), (Some(100), Some(StagePolicy::Drop)));
-        assert!(serde_json::from_str::<Wish>(r#"{"policy":"other"}"#).is_err());
+        assert!(serde_json::from_str::<PageRequest>(r#"{"policy":"other"}"#).is_err());
         assert_eq!(reachable("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
         assert_eq!(reachable("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
     }

@@ -15,7 +15,7 @@ const HEAD_BYTES_MAX: usize = 4096;
 
 /// What it has received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum ReceiverEvent {
     /// It is in: the 101 has come.
     Open,
     /// A whole message.
@@ -61,11 +61,11 @@ pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
 
 impl Receiver {
     /// Takes what has come, and calls `hear` for all that is whole with it.
-    pub(super) fn take(&mut self, mut bytes: &[u8], mut hear: impl FnMut(Heard)) -> Result<(), Unexpected> {
+    pub(super) fn take(&mut self, mut bytes: &[u8], mut hear: impl FnMut(ReceiverEvent)) -> Result<(), Unexpected> {
         if !self.is_open {
             let Some(rest) = self.take_response(bytes)? else { return Ok(()) };
             bytes = rest;
-            hear(Heard::Open);
+            hear(ReceiverEvent::Open);
         }
         loop {
             if self.head.len() < 2 || self.head.len() < self.wanted()? {
@@ -142,15 +142,18 @@ impl Receiver {
         Ok(header + if is_control { len } else { len.min(LOOKED_AT) })
     }
 
-    fn heard(&self) -> Option<Heard> {
+    fn heard(&self) -> Option<ReceiverEvent> {
         let payload = &self.head[self.header_len()..];
         match self.head[0] & 0x0f {
-            0x8 => Some(Heard::Close),
-            0x9 => Some(Heard::Ping(payload.to_vec())),
+            0x8 => Some(ReceiverEvent::Close),
+            0x9 => Some(ReceiverEvent::Ping(payload.to_vec())),
             0x1 | 0x2 => {
                 let (number, rest) = payload.split_first_chunk()?;
                 let pushed_ns = rest.first_chunk()?;
-                Some(Heard::Tick { number: u64::from_le_bytes(*number), pushed_ns: u64::from_le_bytes(*pushed_ns) })
+                Some(ReceiverEvent::Tick {
+                    number: u64::from_le_bytes(*number),
+                    pushed_ns: u64::from_le_bytes(*pushed_ns),
+                })
             }
             _ => None,
         }
@@ -173,7 +176,7 @@ mod tests {
         frame
     }
 
-    fn heard_in<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Heard>, Unexpected> {
+    fn heard_in<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ReceiverEvent>, Unexpected> {
         let (mut receiver, mut heard) = (Receiver::default(), Vec::new());
         for piece in pieces {
             receiver.take(piece, |one| heard.push(one))?;
@@ -191,11 +194,11 @@ mod tests {
             cuts.sort_unstable();
             let heard = heard_in(cuts.windows(2).map(|pair| &stream[pair[0]..pair[1]]));
             let expected = vec![
-                Heard::Open,
-                Heard::Tick { number: 1, pushed_ns: 6 },
-                Heard::Ping(b"abc".to_vec()),
-                Heard::Tick { number: 2, pushed_ns: 7 },
-                Heard::Close,
+                ReceiverEvent::Open,
+                ReceiverEvent::Tick { number: 1, pushed_ns: 6 },
+                ReceiverEvent::Ping(b"abc".to_vec()),
+                ReceiverEvent::Tick { number: 2, pushed_ns: 7 },
+                ReceiverEvent::Close,
             ];
             prop_assert_eq!(heard, Ok(expected));
         }

@@ -5,11 +5,12 @@
 
 use super::super::names::Name;
 use super::super::outbox::Question;
-use super::super::subject::{Line, Target, To};
-use super::super::traffic::{ChannelAsked, Numbered, Publish, Settled};
+use super::super::subject::{AudienceKey, NamedAudience, Target};
+use super::super::traffic::{ChannelAsked, Numbered, Publish, QuestionResult};
 use super::Engine;
 use crate::broker::{
-    AskNodes, Asker, ChannelAnswer, ChannelFilter, ChannelQuestion, OnNodes, Outcome, Presence, PushError, SAID_WITHIN,
+    Asker, ChannelAnswer, ChannelFilter, ChannelQuestion, NODE_ANSWER_WITHIN, OnNodes, Outcome, OutcomeAsker, Presence,
+    PushError,
 };
 use crate::shard::outcome::{OutcomeCollector, OutcomePart};
 use std::rc::Rc;
@@ -19,23 +20,23 @@ use tokio::{task, time};
 /// A waiter for other nodes' answers.
 pub(super) enum NodesAsked {
     /// The outcome of a push.
-    Push(AskNodes),
+    Push(OutcomeAsker),
     /// How many subscribers a topic has.
-    Count(Line, Asker<Presence>),
+    Count(AudienceKey, Asker<Presence>),
     /// Of a channel there.
     Channel(Asker<ChannelAnswer>),
 }
 
 impl Engine {
     /// Passes the other nodes' answers to the asker.
-    pub(super) fn settle(&self, settled: Settled) {
+    pub(super) fn settle(&self, settled: QuestionResult) {
         let asking = self.asking.borrow_mut().remove(&settled.ask);
         if let Some(asking) = asking {
             self.tell_asking(asking, settled);
         }
     }
 
-    fn tell_asking(&self, asking: NodesAsked, Settled { on_nodes, shown, .. }: Settled) {
+    fn tell_asking(&self, asking: NodesAsked, QuestionResult { on_nodes, shown, .. }: QuestionResult) {
         match asking {
             NodesAsked::Push(asker) => asker.tell(on_nodes),
             NodesAsked::Count(line, asker) => {
@@ -54,15 +55,15 @@ impl Engine {
     fn wait_for_nodes(self: &Rc<Self>, asked: Result<u64, OnNodes>, asking: NodesAsked) {
         let ask = match asked {
             Ok(ask) => ask,
-            Err(on_nodes) => return self.tell_asking(asking, Settled { ask: 0, on_nodes, shown: None }),
+            Err(on_nodes) => return self.tell_asking(asking, QuestionResult { ask: 0, on_nodes, shown: None }),
         };
         self.asking.borrow_mut().insert(ask, asking);
         let engine = self.clone();
         task::spawn_local(async move {
-            time::sleep(SAID_WITHIN).await;
+            time::sleep(NODE_ANSWER_WITHIN).await;
             let on_nodes = engine.member.borrow_mut().give_up(ask);
             if let Some(on_nodes) = on_nodes {
-                engine.settle(Settled { ask, on_nodes, shown: None });
+                engine.settle(QuestionResult { ask, on_nodes, shown: None });
             }
         });
     }
@@ -80,7 +81,7 @@ impl Engine {
             let Ok((publish, asked)) = asked else { continue };
             let asking = match question {
                 Question::Count { process, topic, asker } => {
-                    NodesAsked::Count(Target { process, to: To::Topic(topic) }.line(), asker)
+                    NodesAsked::Count(Target { process, to: NamedAudience::Topic(topic) }.line(), asker)
                 }
                 Question::Channel { asker, .. } => NodesAsked::Channel(asker),
             };
@@ -141,7 +142,7 @@ impl Engine {
     }
 
     /// Publishes a push, and what is asked of it.
-    pub(super) async fn publish_push(self: &Rc<Self>, numbered: Numbered, nodes: Option<AskNodes>) {
+    pub(super) async fn publish_push(self: &Rc<Self>, numbered: Numbered, nodes: Option<OutcomeAsker>) {
         let Numbered { push, ask, asked } = numbered;
         if let (Some(asked), Some(nodes)) = (asked, nodes) {
             self.wait_for_nodes(asked, NodesAsked::Push(nodes));

@@ -6,7 +6,7 @@
 use super::Engine;
 use crate::admission::{Charge, HeldAs, ProcessMemory, table_bytes};
 use crate::broker::BrokerHandle;
-use crate::fleet::subject::Line;
+use crate::fleet::subject::AudienceKey;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -55,13 +55,13 @@ impl Engine {
         let heard = self.state.heard.read().unwrap_or_else(PoisonError::into_inner).capacity();
         let bytes = listening.len() * SUBSCRIPTION_BYTES
             + table_of(&listening)
-            + table_bytes::<Line, ()>(heard)
+            + table_bytes::<AudienceKey, ()>(heard)
             + self.member.borrow().heap_bytes()
             + self.remembered.borrow().heap_bytes();
         self.held.charge.borrow_mut().resize(bytes);
     }
 }
 
-fn table_of(listening: &HashMap<Line, AbortHandle>) -> usize {
-    table_bytes::<Line, AbortHandle>(listening.capacity())
+fn table_of(listening: &HashMap<AudienceKey, AbortHandle>) -> usize {
+    table_bytes::<AudienceKey, AbortHandle>(listening.capacity())
 }

@@ -1,6 +1,6 @@
 //! The HTTP state of one connection: the request that is being received or answered.
 
-use crate::admission::OfProcess;
+use crate::admission::ProcessCount;
 use crate::gateway::OwnerId;
 use crate::http::{self, connection::HttpPhase};
 use crate::shard::event::RequestId;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 pub(super) struct PendingRequest {
     pub owner: OwnerId,
     pub request: RequestId,
-    connections: Arc<OfProcess>,
+    connections: Arc<ProcessCount>,
 }
 
 impl PendingRequest {
     /// `connections` has counted this one.
-    pub(super) fn new(owner: OwnerId, request: RequestId, connections: Arc<OfProcess>) -> Self {
+    pub(super) fn new(owner: OwnerId, request: RequestId, connections: Arc<ProcessCount>) -> Self {
         Self { owner, request, connections }
     }
 }

@@ -16,12 +16,12 @@ use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
 use crate::shard::intake::exchange::PendingRequest;
 use crate::shard::memory::SharedCharge;
-use crate::shard::out::keeping::ResumeHolder;
+use crate::shard::out::kept_channels::ResumeHolder;
 use crate::shard::owners::directory::{Directory, Owner};
-use crate::shard::table::arrival::{ResumeWish, StreamWish, Upgraded};
+use crate::shard::table::arrival::{ResumeRequest, StreamRequest, Upgraded};
 use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering};
 use crate::shard::table::opening::Opening;
-use crate::shard::table::said::SaidMessage;
+use crate::shard::table::relayed_message::RelayedMessage;
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
 use crate::shard::work;
@@ -61,7 +61,7 @@ enum UpgradeTarget {
         forwarded_for: Option<Box<str>>,
         extension: bool,
         /// Where the channel is to outlive its connection.
-        wish: Option<ResumeWish>,
+        wish: Option<ResumeRequest>,
     },
     Register {
         forwarded_for: Option<Box<str>>,
@@ -269,7 +269,7 @@ impl Shard {
             Entry::Stream(entry) => {
                 let response = sse::start(entry.origin.as_deref(), &self.time_of_day.date);
                 let last = sse::last_event(&request.head);
-                let wish = ResumeWish { stream: Some(StreamWish { last }), ..wish_of(&entry) };
+                let wish = ResumeRequest { stream: Some(StreamRequest { last }), ..wish_of(&entry) };
                 match target_of(directory, *entry, Some(wish)) {
                     Some(target) => Decision::Upgrade { response, ws: proto::WebSocketConnection::new(None), target },
                     None => lost(),
@@ -323,7 +323,7 @@ impl Shard {
             return self.answer(slot, PreparedResponse::text(400, "the content type is text, and this is no UTF-8"));
         }
         if let Some((request, _)) = self.wait_for_answer(slot, owner, timeout_s) {
-            self.say(SaidMessage { request, owner, channel, token, holder, kind, payload });
+            self.say(RelayedMessage { request, owner, channel, token, holder, kind, payload });
         }
     }
 
@@ -333,7 +333,7 @@ impl Shard {
         if matches!(&target, UpgradeTarget::Bound { wish: Some(_), .. } | UpgradeTarget::Refused { .. }) {
             supported.push(resume::SUBPROTOCOL);
         }
-        let is_hub = matches!(&target, UpgradeTarget::Bound { wish: Some(ResumeWish { grant: Some(_), .. }), .. });
+        let is_hub = matches!(&target, UpgradeTarget::Bound { wish: Some(ResumeRequest { grant: Some(_), .. }), .. });
         match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
             Ok(upgrade) if is_hub && upgrade.protocol != Some(resume::SUBPROTOCOL) => Decision::Answer(
                 PreparedResponse::text(400, "the hub speaks the subprotocol pushring.1: offer it").closing(),
@@ -626,9 +626,9 @@ impl Shard {
 }
 
 /// The options of a channel that may outlive its connection, or only receives.
-fn wish_of(entry: &gateway::BoundUpgrade<'_>) -> ResumeWish {
+fn wish_of(entry: &gateway::BoundUpgrade<'_>) -> ResumeRequest {
     let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
-    ResumeWish {
+    ResumeRequest {
         user: of_grant.or(entry.user).map(Into::into),
         grant: entry.grant.clone(),
         tells: entry.resume_events,
@@ -641,7 +641,7 @@ fn wish_of(entry: &gateway::BoundUpgrade<'_>) -> ResumeWish {
 fn target_of(
     directory: &Directory,
     entry: gateway::BoundUpgrade<'_>,
-    wish: Option<ResumeWish>,
+    wish: Option<ResumeRequest>,
 ) -> Option<UpgradeTarget> {
     let owner = directory.owners.get(&entry.owner).cloned()?;
     let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };

@@ -285,7 +285,7 @@ impl Shard {
             // Its handler may have ended the connection, or the channel.
             let Some(connection) = self.table.get_mut(slot) else { break };
             let ConnectionPhase::Open(channel) = &mut connection.phase else { break };
-            if connection.flags.has(Flag::Keeps) || connection.outbound.is_blocked() {
+            if connection.flags.has(Flag::Kept) || connection.outbound.is_blocked() {
                 break;
             }
             let whole = match channel.ws.receive_whole(&mut *rest, &self.config.limits) {
@@ -346,7 +346,7 @@ impl Shard {
                     channel.message_ms = self.now_ms as u32;
                     self.owners.count_added(owner, &mut channel.added, payload.len());
                 }
-                if connection.flags.has(Flag::Keeps) {
+                if connection.flags.has(Flag::Kept) {
                     return self.receive_kept(slot, kind, payload);
                 }
                 self.hear_message(slot, (channel, owner), kind, payload)
@@ -392,10 +392,10 @@ impl Shard {
         let Some((id, owner)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else {
             return ReceiveStep::Over;
         };
-        if let Some(keeping) = self.out.keepings.get_mut(&slot) {
-            keeping.received += 1;
+        if let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) {
+            kept_channel.received += 1;
             // It goes on from where the hello has told it to, so the hello has come.
-            keeping.tokens.settle();
+            kept_channel.tokens.settle();
         }
         let payload = self.owners.keep(owner, payload);
         self.owners.emit(owner, Event::Message { channel: id, kind, payload });
@@ -405,16 +405,16 @@ impl Shard {
     /// A control text of a client.
     fn obey_client(&mut self, slot: Slot, control: &[u8]) -> ReceiveStep {
         let said = text::control(control);
-        let keeping = self.out.keepings.get_mut(&slot);
+        let kept_channel = self.out.kept_channels.get_mut(&slot);
         if said == Ok(Control::Other) {
             let named = self.table[slot].channel().map(|channel| (channel.id, channel.owner));
             self.emit_control(named, ControlKind::Text, control);
             return ReceiveStep::Next;
         }
-        let is_lawful = match (said, keeping) {
-            (Ok(Control::Ack(received)), Some(keeping)) => {
-                keeping.tokens.settle();
-                keeping.log.acknowledged(received)
+        let is_lawful = match (said, kept_channel) {
+            (Ok(Control::Ack(received)), Some(kept_channel)) => {
+                kept_channel.tokens.settle();
+                kept_channel.log.acknowledged(received)
             }
             (Ok(_), _) => true,
             (Err(_), _) => false,

@@ -255,7 +255,7 @@ impl Forms {
 /// A push to many channels, and those that it has yet to reach.
 pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) forms: Forms,
-    pub(super) reached: Reached,
+    pub(super) reached: PushTargets,
     /// The audience, where clients may listen to event streams.
     pub(super) heard_by: Option<ListenerAudience>,
     /// Whether a present or former listener of event streams is left out.
@@ -267,20 +267,20 @@ pub(in crate::shard) struct UnfinishedBroadcast {
 }
 
 /// Messages that were lost before they came here, and the channels that are to count them yet.
-pub(in crate::shard) struct Missing {
+pub(in crate::shard) struct UncountedLoss {
     pub(super) channels: Cohort,
     pub(super) count: u32,
 }
 
 /// A push of a guest, and the channels that it has yet to reach.
-pub(in crate::shard) struct OfGuest {
+pub(in crate::shard) struct GuestPush {
     pub channels: std::vec::IntoIter<ChannelId>,
     pub guest: Arc<str>,
     pub frame: PushFrame,
     pub part: Option<SharedPart>,
 }
 
-pub(super) enum Reached {
+pub(super) enum PushTargets {
     Named(std::vec::IntoIter<ChannelId>),
     All(Cohort),
 }

@@ -18,20 +18,20 @@ const LISTED_BYTES: usize = (size_of::<u64>() + size_of::<ListenerAudience>()) *
 const CLIENT_BYTES: usize = 11 * (size_of::<u64>() + size_of::<ListenerAudience>()) + 128;
 
 /// The departed client: none, if its connection is counted as no client's.
-pub(in crate::shard) type Leaver = Option<Prefix>;
+pub(in crate::shard) type DepartedClient = Option<Prefix>;
 
 /// The place of an audience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DepartedPlace {
-    by: Leaver,
+    by: DepartedClient,
     number: u64,
 }
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Departed {
-    of: HashMap<Leaver, BTreeMap<u64, ListenerAudience>>,
-    by_count: BTreeSet<(usize, Leaver)>,
+    of: HashMap<DepartedClient, BTreeMap<u64, ListenerAudience>>,
+    by_count: BTreeSet<(usize, DepartedClient)>,
     len: usize,
     next: u64,
 }
@@ -42,13 +42,13 @@ impl Departed {
     }
 
     /// How many this client has left.
-    pub(crate) fn count(&self, by: Leaver) -> usize {
+    pub(crate) fn count(&self, by: DepartedClient) -> usize {
         self.of.get(&by).map_or(0, BTreeMap::len)
     }
 
     /// This client has left an audience that was not departed before. If there are too many now, another place, or
     /// this one, is to be given up for it: see [`shed`](Self::shed).
-    pub(crate) fn insert(&mut self, by: Leaver, audience: ListenerAudience) -> DepartedPlace {
+    pub(crate) fn insert(&mut self, by: DepartedClient, audience: ListenerAudience) -> DepartedPlace {
         let number = self.next;
         self.next += 1;
         self.change(by, |of| _ = of.insert(number, audience));
@@ -61,7 +61,7 @@ impl Departed {
     }
 
     /// Another client has left it, too: it counts as left by the one that has left fewer.
-    pub(crate) fn leave_again(&mut self, place: DepartedPlace, by: Leaver) -> DepartedPlace {
+    pub(crate) fn leave_again(&mut self, place: DepartedPlace, by: DepartedClient) -> DepartedPlace {
         if by == place.by || self.count(by) + 1 >= self.count(place.by) {
             return place;
         }
@@ -79,7 +79,7 @@ impl Departed {
         Some(audience)
     }
 
-    fn change(&mut self, by: Leaver, change: impl FnOnce(&mut BTreeMap<u64, ListenerAudience>)) {
+    fn change(&mut self, by: DepartedClient, change: impl FnOnce(&mut BTreeMap<u64, ListenerAudience>)) {
         let of = self.of.entry(by).or_default();
         let before = of.len();
         change(of);
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
 
-    fn client(number: u32) -> Leaver {
+    fn client(number: u32) -> DepartedClient {
         Some(IpAddr::from(Ipv4Addr::from_bits(number)).into())
     }
 

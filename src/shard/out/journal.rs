@@ -12,7 +12,7 @@
 //! makes it incomplete; so a push that a returning client would have received has an entry, or a gap is reported to the
 //! client. It must not depend on connections.
 
-use super::departed::{AUDIENCES_MAX, Departed, DepartedPlace, Leaver};
+use super::departed::{AUDIENCES_MAX, Departed, DepartedClient, DepartedPlace};
 use super::kept::{KeptFor, KeptFrames};
 use super::listener_audience::ListenerAudience;
 use super::range::Range;
@@ -40,7 +40,7 @@ struct JournalEntry {
 }
 
 /// An audience that got a push, and that has listeners or had some.
-struct KnownAudience {
+struct JournalAudience {
     lane: u8,
     /// Everything that was pushed to it behind this count has an entry.
     complete_after: u64,
@@ -71,7 +71,7 @@ pub(in crate::shard) struct Journal {
     /// Audiences in each lane.
     audiences_in: [usize; LANES],
     entries: usize,
-    audiences: HashMap<ListenerAudience, KnownAudience>,
+    audiences: HashMap<ListenerAudience, JournalAudience>,
     /// Audiences whose departed listeners are waited for, by deadline.
     waits: BTreeMap<(u64, u64), ListenerAudience>,
     departed: Departed,
@@ -91,7 +91,7 @@ pub(in crate::shard) struct Journal {
 }
 
 /// Of what a client that returns is.
-pub(in crate::shard) struct Belongs {
+pub(in crate::shard) struct ReturningAudiences {
     /// Its audiences.
     pub to: HashSet<ListenerAudience>,
     /// Whether these are all of its topics. If not, its process subscribed it to others, which are not recorded.
@@ -178,7 +178,7 @@ impl Journal {
     }
 
     /// The state of an audience; complete from now on, if there was none.
-    fn audience(&mut self, audience: &ListenerAudience) -> &mut KnownAudience {
+    fn audience(&mut self, audience: &ListenerAudience) -> &mut JournalAudience {
         if !self.audiences.contains_key(audience) {
             let lane = (0..LANES).min_by_key(|&lane| self.audiences_in[lane]).unwrap_or_default();
             self.audiences_in[lane] += 1;
@@ -188,7 +188,7 @@ impl Journal {
                 _ => self.next - 1,
             };
             let (lane, newest) = (lane as u8, complete_after);
-            let known = KnownAudience { lane, complete_after, newest, listeners: 0, left: None, departed: None };
+            let known = JournalAudience { lane, complete_after, newest, listeners: 0, left: None, departed: None };
             self.audiences.insert(audience.clone(), known);
         }
         self.audiences.get_mut(audience).expect("it has just been looked for")
@@ -240,7 +240,12 @@ impl Journal {
     }
 
     /// A client that listened and was of these does no more: it is waited for until then.
-    pub(crate) fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, by: Leaver, until_ms: u64) {
+    pub(crate) fn leave(
+        &mut self,
+        audiences: impl IntoIterator<Item = ListenerAudience>,
+        by: DepartedClient,
+        until_ms: u64,
+    ) {
         self.listeners -= 1;
         for audience in audiences {
             self.part(audience, by, until_ms, None);
@@ -248,7 +253,13 @@ impl Journal {
     }
 
     /// A listener leaves this audience. Pushes to it are recorded until then, even without listeners.
-    pub(crate) fn part(&mut self, audience: ListenerAudience, by: Leaver, until_ms: u64, claim: Option<TopicClaim>) {
+    pub(crate) fn part(
+        &mut self,
+        audience: ListenerAudience,
+        by: DepartedClient,
+        until_ms: u64,
+        claim: Option<TopicClaim>,
+    ) {
         let until = (until_ms, self.numbers);
         self.numbers += 1;
         let known = self.audience(&audience);
@@ -337,7 +348,7 @@ impl Journal {
 
     /// The newest events, at most `bytes_max`, that a client which received event `last` has missed of the audiences it
     /// `belongs` to.
-    pub(crate) fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, belongs: &Belongs) -> Replay {
+    pub(crate) fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, belongs: &ReturningAudiences) -> Replay {
         let newest = self.next - 1;
         let nothing = |has_gap| Replay { ranges: Vec::new(), from: newest, has_gap, looked_at: 0 };
         let Some(mut from) = self.complete_from(last, belongs).filter(|_| last <= newest) else { return nothing(true) };
@@ -366,7 +377,7 @@ impl Journal {
     }
 
     /// From which count on, `last` or later, whatever was pushed to such a client has an entry. None: from now on.
-    fn complete_from(&self, last: u64, belongs: &Belongs) -> Option<u64> {
+    fn complete_from(&self, last: u64, belongs: &ReturningAudiences) -> Option<u64> {
         let mut from = last.max(self.newest_listed);
         if !belongs.has_all_topics {
             from = from.max(self.newest_of_topic);
@@ -389,7 +400,7 @@ impl Journal {
         let bytes = size_of::<Self>()
             + self.lanes.capacity() * size_of::<VecDeque<JournalEntry>>()
             + entries * size_of::<JournalEntry>()
-            + table(self.audiences.capacity(), size_of::<(ListenerAudience, KnownAudience)>())
+            + table(self.audiences.capacity(), size_of::<(ListenerAudience, JournalAudience)>())
             + self.waits.len() * size_of::<((u64, u64), ListenerAudience)>() * 3 / 2
             + self.departed.heap_bytes()
             + self.name_bytes;

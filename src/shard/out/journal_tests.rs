@@ -14,12 +14,12 @@ fn topic(number: usize) -> ListenerAudience {
     ListenerAudience::Topic(format!("public/{number}").into())
 }
 
-fn client(number: u32) -> Leaver {
+fn client(number: u32) -> DepartedClient {
     Some(IpAddr::from(Ipv4Addr::from_bits(number)).into())
 }
 
-fn belongs_to(audiences: impl IntoIterator<Item = ListenerAudience>) -> Belongs {
-    Belongs { to: audiences.into_iter().collect(), has_all_topics: true }
+fn belongs_to(audiences: impl IntoIterator<Item = ListenerAudience>) -> ReturningAudiences {
+    ReturningAudiences { to: audiences.into_iter().collect(), has_all_topics: true }
 }
 
 struct Scene {
@@ -82,7 +82,7 @@ fn who_comes_back_hears_its_own_and_no_more() {
 #[test]
 fn who_is_subscribed_by_its_process_is_told_of_a_gap_where_topics_had_events() {
     let mut scene = Scene::new(5, [path("/a"), topic(1)]);
-    let unknown = Belongs { has_all_topics: false, ..belongs_to([path("/a")]) };
+    let unknown = ReturningAudiences { has_all_topics: false, ..belongs_to([path("/a")]) };
     let last = scene.last();
     scene.event(path("/a"), 5);
     assert!(!scene.journal.since(last, 1 << 20, &scene.kept, &unknown).has_gap);

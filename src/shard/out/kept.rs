@@ -74,7 +74,7 @@ struct KeptSegment {
 
 /// The segments of one owner.
 #[derive(Default)]
-struct Own {
+struct OwnerSegments {
     lanes: Vec<KeptLane>,
     bytes: usize,
 }
@@ -88,7 +88,7 @@ struct KeptLane {
     bytes: usize,
 }
 
-impl Own {
+impl OwnerSegments {
     fn lane(&mut self, lane: u8) -> &mut KeptLane {
         let at = usize::from(lane);
         if at >= self.lanes.len() {
@@ -104,7 +104,7 @@ pub(crate) struct KeptFrames {
     /// By number, from `front` on; numbers wrap around.
     segments: VecDeque<Option<KeptSegment>>,
     front: u32,
-    owners: FxHashMap<OwnerId, Own>,
+    owners: FxHashMap<OwnerId, OwnerSegments>,
     bytes: usize,
     /// The part of it that may wait for its first send.
     waiting_bytes: usize,

@@ -11,7 +11,7 @@ use crate::shard::command::{Policy, ShardAudience, WhenFull};
 use crate::shard::core::Shard;
 use crate::shard::out::broadcast::Encoding;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
-use crate::shard::out::push::{Fate, fits};
+use crate::shard::out::push::{FrameResult, fits};
 use crate::shard::out::range::{Range, RangeBytes};
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
@@ -28,7 +28,7 @@ impl Shard {
         encoding: &mut Encoding,
         policy: Option<Policy>,
         since: Option<u32>,
-    ) -> Fate {
+    ) -> FrameResult {
         if encoding.parts.is_control() || encoding.is_control_text {
             return self.offer_control_to_kept(slot, encoding, since);
         }
@@ -51,7 +51,7 @@ impl Shard {
             }
             self.flush_one(slot);
         }
-        Fate::Closed
+        FrameResult::Closed
     }
 
     /// The connection takes it now, and the log remembers it.
@@ -61,11 +61,11 @@ impl Shard {
         encoding: &mut Encoding,
         policy: Option<Policy>,
         since: Option<u32>,
-    ) -> Fate {
+    ) -> FrameResult {
         let range = self.kept_range(slot, encoding);
-        let Some(keeping) = self.out.keepings.get_mut(&slot) else { return Fate::Closed };
-        keeping.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
-        let is_counted = keeping.is_counted();
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
+        kept_channel.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
+        let is_counted = kept_channel.is_counted();
         let connection = &mut self.table[slot];
         let has_agreed = connection.channel().is_some_and(|channel| channel.ws.deflate().is_some());
         let sent =
@@ -80,55 +80,55 @@ impl Shard {
         if !is_counted {
             self.count_log(slot);
         }
-        Fate::Waits
+        FrameResult::Waits
     }
 
     /// The connection takes nothing now, or there is none: the log does, as the policy says.
-    fn offer_to_log(&mut self, slot: Slot, encoding: &mut Encoding, policy: Option<Policy>, len: usize) -> Fate {
-        let Some(channel) = self.table[slot].channel() else { return Fate::Closed };
+    fn offer_to_log(&mut self, slot: Slot, encoding: &mut Encoding, policy: Option<Policy>, len: usize) -> FrameResult {
+        let Some(channel) = self.table[slot].channel() else { return FrameResult::Closed };
         let owner = self.owners[channel.owner].owner.clone();
         self.table[slot].policy = policy.map(Policy::when_full);
         let policy = policy.unwrap_or(owner.policy);
         let has_memory = self.has_memory_for(len, &owner);
         // The fullest channel has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
-            return Fate::Closed;
+            return FrameResult::Closed;
         }
         let (queued, budget) = (self.table[slot].outbound.queued_bytes(), self.config.outbound_bytes_max);
-        let Some(keeping) = self.out.keepings.get_mut(&slot) else { return Fate::Closed };
-        let log = &mut keeping.log;
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
+        let log = &mut kept_channel.log;
         let queued = queued + log.queued_bytes();
         let key = policy.key();
         let rest = queued - key.map_or(0, |key| log.queued_len_of(key));
         let has_room = fits(rest, len, budget);
-        let mut fate = Fate::Queued;
+        let mut fate = FrameResult::Queued;
         match policy.when_full() {
             WhenFull::Close if !has_room => return self.over_budget(slot),
             WhenFull::Close if !has_memory => return self.out_of_memory(slot, policy),
-            WhenFull::DropNewest if !has_memory || !has_room => fate = Fate::Dropped,
+            WhenFull::DropNewest if !has_memory || !has_room => fate = FrameResult::Dropped,
             WhenFull::Close | WhenFull::DropNewest => {}
             WhenFull::DropOldest => {
                 let excess = (rest + len).saturating_sub(budget);
                 if !has_memory || len > budget {
-                    fate = Fate::Dropped;
+                    fate = FrameResult::Dropped;
                 } else if rest > 0 && excess > 0 {
                     let (messages, bytes) = log.drop_oldest(excess, &self.out.window.kept);
                     self.stats.dropped += messages as u64;
                     if bytes < excess {
-                        fate = Fate::Dropped;
+                        fate = FrameResult::Dropped;
                     }
                 }
             }
         }
-        if matches!(fate, Fate::Queued) && key.is_some_and(|key| log.take_out(key)) {
-            fate = Fate::Conflated;
+        if matches!(fate, FrameResult::Queued) && key.is_some_and(|key| log.take_out(key)) {
+            fate = FrameResult::Conflated;
         }
-        if matches!(fate, Fate::Dropped) {
+        if matches!(fate, FrameResult::Dropped) {
             log.append_missing(1);
         } else {
             let range = self.kept_range(slot, encoding);
-            if let Some(keeping) = self.out.keepings.get_mut(&slot) {
-                keeping.log.append_unsent(range, key);
+            if let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) {
+                kept_channel.log.append_unsent(range, key);
             }
             self.count_log(slot);
         }
@@ -137,11 +137,11 @@ impl Shard {
     }
 
     /// A ping, pong or control text of its process: for the connection there is.
-    fn offer_control_to_kept(&mut self, slot: Slot, encoding: &mut Encoding, since: Option<u32>) -> Fate {
+    fn offer_control_to_kept(&mut self, slot: Slot, encoding: &mut Encoding, since: Option<u32>) -> FrameResult {
         let connection = &self.table[slot];
-        let ConnectionPhase::Open(channel) = &connection.phase else { return Fate::Closed };
+        let ConnectionPhase::Open(channel) = &connection.phase else { return FrameResult::Closed };
         if connection.flags.has(Flag::Detached) {
-            return Fate::Dropped;
+            return FrameResult::Dropped;
         }
         if connection.outbound.is_blocked() {
             let owner = self.owners[channel.owner].owner.clone();
@@ -154,7 +154,7 @@ impl Shard {
             Some(segment) => self.out.mark_bulk(connection, slot, segment),
             None => self.out.mark_urgent(connection, slot),
         }
-        Fate::Waits
+        FrameResult::Waits
     }
 
     /// The frame as it is kept for this channel's owner.
@@ -167,7 +167,7 @@ impl Shard {
 
     /// The lane of history for what an audience is sent, if any channel here outlives its connection.
     pub(super) fn kept_lane(&self, audience: &ShardAudience) -> Option<u8> {
-        let kept = (!self.out.keepings.is_empty()).then_some(&self.out.window.kept)?;
+        let kept = (!self.out.kept_channels.is_empty()).then_some(&self.out.window.kept)?;
         Some(match audience {
             ShardAudience::Topic(topic) => kept.lane_of(topic.name()),
             ShardAudience::Path(path) => kept.lane_of(&**path),
@@ -177,10 +177,10 @@ impl Shard {
 
     /// Counts the memory of this channel's log for its owner.
     pub(in crate::shard) fn count_log(&mut self, slot: Slot) {
-        let Some(keeping) = self.out.keepings.get_mut(&slot) else { return };
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return };
         let owner = self.table[slot].channel().map(|channel| &*self.owners[channel.owner].owner);
         let memory = &mut self.memory;
-        keeping.count(|bytes| memory.charge(bytes, owner));
+        kept_channel.count(|bytes| memory.charge(bytes, owner));
     }
 
     /// Gives the connection of a channel that lags what comes next in its log, as much as it may take at a time.
@@ -190,8 +190,8 @@ impl Shard {
             let is_ready = !connection.flags.has(Flag::Detached)
                 && !connection.outbound.is_blocked()
                 && connection.outbound.queued_bytes() < FEED_BYTES;
-            let Some(keeping) = self.out.keepings.get_mut(&slot).filter(|_| is_ready) else { return };
-            let Some(next) = keeping.log.next(&self.out.window.kept, self.config.resume.bytes_max) else {
+            let Some(kept_channel) = self.out.kept_channels.get_mut(&slot).filter(|_| is_ready) else { return };
+            let Some(next) = kept_channel.log.next(&self.out.window.kept, self.config.resume.bytes_max) else {
                 connection.flags.take(Flag::Lags);
                 return self.count_log(slot);
             };
@@ -211,8 +211,8 @@ impl Shard {
     /// Puts all that its log still has behind what waits for a channel's connection: it ends, and a close frame
     /// follows.
     pub(in crate::shard) fn pour(&mut self, slot: Slot) {
-        while let Some(keeping) = self.out.keepings.get_mut(&slot)
-            && let Some(next) = keeping.log.next(&self.out.window.kept, 0)
+        while let Some(kept_channel) = self.out.kept_channels.get_mut(&slot)
+            && let Some(next) = kept_channel.log.next(&self.out.window.kept, 0)
         {
             if next.missing > 0 {
                 let told = text::dropped(next.missing);
@@ -244,20 +244,20 @@ impl Shard {
 
     /// Returns whether a kept channel gets this compressed frame as it is: it is a Text that must be escaped.
     pub(super) fn is_escaped_for(&self, slot: Slot, encoding: &Encoding) -> bool {
-        self.table[slot].flags.has(Flag::Keeps) && !encoding.is_better_compressed()
+        self.table[slot].flags.has(Flag::Kept) && !encoding.is_better_compressed()
     }
 
     /// The bytes that wait for a channel, its log included.
     pub(in crate::shard) fn queued_bytes(&self, slot: Slot) -> usize {
         let connection = &self.table[slot];
-        let in_log = || self.out.keepings.get(&slot).map_or(0, |keeping| keeping.log.unsent_bytes());
+        let in_log = || self.out.kept_channels.get(&slot).map_or(0, |kept_channel| kept_channel.log.unsent_bytes());
         connection.outbound.queued_bytes() + if connection.flags.has(Flag::Lags) { in_log() } else { 0 }
     }
 
     /// Removes the unsent part of a channel's log. Returns its bytes.
     pub(in crate::shard) fn forget_unsent(&mut self, slot: Slot) -> usize {
         self.table[slot].flags.take(Flag::Lags);
-        self.out.keepings.get_mut(&slot).map_or(0, |keeping| keeping.log.forget_unsent())
+        self.out.kept_channels.get_mut(&slot).map_or(0, |kept_channel| kept_channel.log.forget_unsent())
     }
 
     /// Releases history that no client can resume from any more, and what exceeds a shard's limit. Once a tick.

@@ -73,7 +73,7 @@ impl Scene {
 enum Act {
     Now,
     Later(Option<u64>),
-    Missing,
+    UncountedLoss,
     DropOldest(usize),
     Step,
     Acknowledge(u8),
@@ -85,7 +85,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => Just(Act::Now),
         4 => Just(Act::Later(None)),
         4 => (0..3u64).prop_map(|key| Act::Later(Some(key))),
-        1 => Just(Act::Missing),
+        1 => Just(Act::UncountedLoss),
         1 => (1..200usize).prop_map(Act::DropOldest),
         4 => Just(Act::Step),
         1 => any::<u8>().prop_map(Act::Acknowledge),
@@ -125,7 +125,7 @@ proptest! {
                     scene.log.append_unsent(range, key);
                     scene.note(key, true);
                 }
-                Act::Missing => {
+                Act::UncountedLoss => {
                     scene.log.append_missing(1);
                     scene.note(None, false);
                 }

@@ -5,29 +5,29 @@
 //! told nothing.
 
 use crate::gateway::OwnerId;
-use crate::shard::command::{Miss, ShardAudience};
+use crate::shard::command::{LostMessages, ShardAudience};
 use crate::shard::core::Shard;
-use crate::shard::out::broadcast::Missing;
+use crate::shard::out::broadcast::UncountedLoss;
 use crate::shard::owners::owner::LocalOwner;
 use crate::shard::table::cohort::Cohort;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
-use crate::shard::unfinished::Long;
+use crate::shard::unfinished::LongOrder;
 use crate::shard::work;
 
 impl Shard {
     /// Has the channels of an audience count messages that were lost.
-    pub(in crate::shard) fn miss(&mut self, miss: Miss) -> Option<Long> {
-        let Miss { audience, owner, count } = miss;
+    pub(in crate::shard) fn miss(&mut self, miss: LostMessages) -> Option<LongOrder> {
+        let LostMessages { audience, owner, count } = miss;
         let channels = self.cohort_of(owner, &audience);
-        self.go_on_missing(Box::new(Missing { channels, count }))
+        self.go_on_missing(Box::new(UncountedLoss { channels, count }))
     }
 
     /// Goes on with that, for one slice.
-    pub(in crate::shard) fn go_on_missing(&mut self, mut missing: Box<Missing>) -> Option<Long> {
+    pub(in crate::shard) fn go_on_missing(&mut self, mut missing: Box<UncountedLoss>) -> Option<LongOrder> {
         while !missing.channels.is_done() {
             if self.work.is_slice_over() || self.out.is_window_full() {
-                return Some(Long::Missing(missing));
+                return Some(LongOrder::UncountedLoss(missing));
             }
             let Some(slot) = missing.channels.next() else { break };
             self.work.spend(work::OFFER_NS);
@@ -43,8 +43,8 @@ impl Shard {
     fn miss_at(&mut self, slot: Slot, count: u32) {
         let connection = &mut self.table[slot];
         let is_open = matches!(connection.phase, ConnectionPhase::Open(_)) && !connection.flags.has(Flag::CloseSent);
-        let Some(keeping) = self.out.keepings.get_mut(&slot).filter(|_| is_open) else { return };
-        keeping.log.append_missing(count);
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot).filter(|_| is_open) else { return };
+        kept_channel.log.append_missing(count);
         connection.flags.set(Flag::Lags);
         self.count_log(slot);
         self.feed(slot);

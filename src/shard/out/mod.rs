@@ -12,8 +12,8 @@ pub mod deflate;
 mod departed;
 pub(super) mod frame;
 pub(in crate::shard) mod journal;
-pub(super) mod keeping;
 mod kept;
+pub(super) mod kept_channels;
 mod kept_push;
 pub(in crate::shard) mod listener_audience;
 pub(in crate::shard) mod listeners;
@@ -29,8 +29,8 @@ mod waiting;
 mod window;
 
 use self::deflate::Contexts;
-use self::journal::{Belongs, Journal, Replay};
-use self::keeping::{Keeping, Keepings, Listener};
+use self::journal::{Journal, Replay, ReturningAudiences};
+use self::kept_channels::{KeptChannel, KeptChannels, Listener};
 use self::outbound::Spares;
 use self::range::Range;
 use self::waiting::{Bulk, SendQueues, Watches};
@@ -61,7 +61,7 @@ pub(super) struct Out {
     deflater: Deflater,
     contexts: Contexts,
     /// Channels that outlive their connections.
-    pub(in crate::shard) keepings: Keepings,
+    pub(in crate::shard) kept_channels: KeptChannels,
     /// Channels that only receive, and what their processes have pushed to such.
     pub(in crate::shard) listeners: FxHashMap<Slot, Listener>,
     pub(in crate::shard) journals: FxHashMap<OwnerId, Journal>,
@@ -83,7 +83,7 @@ impl Out {
             audience: Vec::new(),
             deflater: Deflater::new(level),
             contexts: Contexts::default(),
-            keepings: Keepings::default(),
+            kept_channels: KeptChannels::default(),
             listeners: FxHashMap::default(),
             journals: FxHashMap::default(),
             flusher,
@@ -224,7 +224,7 @@ impl Out {
 
     /// The frames that a client missed wait again; see [`log::Log::rewind`].
     pub(super) fn rewind(&mut self, slot: Slot, received: u64) -> Option<u64> {
-        self.keepings.get_mut(&slot)?.log.rewind(received, &self.window.kept)
+        self.kept_channels.get_mut(&slot)?.log.rewind(received, &self.window.kept)
     }
 
     /// The events that a listener which received event `last` of a process has missed; see [`Journal::since`].
@@ -233,14 +233,14 @@ impl Out {
         owner: OwnerId,
         last: u64,
         bytes_max: usize,
-        belongs: &Belongs,
+        belongs: &ReturningAudiences,
     ) -> Option<Replay> {
         Some(self.journals.get(&owner)?.since(last, bytes_max, &self.window.kept, belongs))
     }
 
     /// A channel outlives its connections from now on.
-    pub(super) fn keep(&mut self, slot: Slot, keeping: Keeping) {
-        self.keepings.insert(slot, Box::new(keeping));
+    pub(super) fn keep(&mut self, slot: Slot, kept_channel: KeptChannel) {
+        self.kept_channels.insert(slot, Box::new(kept_channel));
     }
 
     /// The connection is gone, but not its channel: nothing waits for it but what is in the log.
@@ -254,7 +254,7 @@ impl Out {
         connection.outbound.clear(&mut self.spares);
         self.watches.remove(&slot);
         self.contexts.remove(slot);
-        self.keepings.remove(&slot);
+        self.kept_channels.remove(&slot);
         self.listeners.remove(&slot);
     }
 
@@ -272,6 +272,6 @@ impl Out {
         }
         self.window.kept.check();
         self.journals.values().for_each(Journal::check);
-        self.keepings.values().for_each(|keeping| keeping.log.check());
+        self.kept_channels.values().for_each(|kept_channel| kept_channel.log.check());
     }
 }

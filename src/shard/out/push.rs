@@ -14,7 +14,7 @@ use crate::shard::command::{
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::SharedCharge;
-use crate::shard::out::broadcast::{Encoding, Forms, Reached, UnfinishedBroadcast, opcode};
+use crate::shard::out::broadcast::{Encoding, Forms, PushTargets, UnfinishedBroadcast, opcode};
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::out::waiting::{SharedPart, Watch};
@@ -23,14 +23,14 @@ use crate::shard::owners::directory::Owner;
 use crate::shard::owners::owner::LocalOwner;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
-use crate::shard::unfinished::Long;
+use crate::shard::unfinished::LongOrder;
 use crate::shard::work::{self, copy_ns};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Connections that a frame is not simply put behind: they are closing, or their channels are kept.
-const ASIDE: u32 = Flag::CloseSent.bit() | Flag::Keeps.bit();
+const ASIDE: u32 = Flag::CloseSent.bit() | Flag::Kept.bit();
 
 /// Those that get something else than the frame as it is.
 const NOT_AT_ONCE: u32 = ASIDE | Flag::Sse.bit();
@@ -46,7 +46,7 @@ struct BroadcastTo<'a> {
 }
 
 /// The fate of one frame at one channel, as far as is known before the socket was offered it.
-pub(in crate::shard) enum Fate {
+pub(in crate::shard) enum FrameResult {
     /// It waits for the next send.
     Waits,
     /// It waits behind a full socket.
@@ -85,7 +85,7 @@ impl Shard {
             asked => (None, asked),
         };
         let fate = self.offer_counted(slot, &mut encoding, policy, part.as_ref(), None);
-        if matches!(fate, Fate::Closed) {
+        if matches!(fate, FrameResult::Closed) {
             self.answer_failed(owner, asked, Outcome { closed: 1, ..Outcome::default() });
         }
     }
@@ -135,10 +135,10 @@ impl Shard {
     }
 
     /// Pushes small messages, each to its channel, until the slice is over. Returns what is left of them.
-    pub(in crate::shard) fn push_each(&mut self, mut each: Box<PushEach>) -> Option<Long> {
+    pub(in crate::shard) fn push_each(&mut self, mut each: Box<PushEach>) -> Option<LongOrder> {
         while !each.is_done() {
             if self.work.is_slice_over() || self.out.is_window_full() {
-                return Some(Long::Each(each));
+                return Some(LongOrder::Each(each));
             }
             each.next(|owner, channel, kind, payload, asked| {
                 if self.push_slice_at_once(channel, owner, kind, payload) {
@@ -180,7 +180,7 @@ impl Shard {
         }
     }
 
-    pub(in crate::shard) fn push_many(&mut self, many: PushMany) -> Option<Long> {
+    pub(in crate::shard) fn push_many(&mut self, many: PushMany) -> Option<LongOrder> {
         let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         let message = (!self.out.contexts.is_empty()).then(|| frame.payload.clone());
@@ -203,8 +203,8 @@ impl Shard {
         });
         let hides = heard_by.is_some() && self.leaves_out_a_listener(&except);
         let reached = match audience {
-            ShardAudience::Channels(channels) => Reached::Named(channels.into_iter()),
-            audience => Reached::All(self.cohort_of(owner, &audience)),
+            ShardAudience::Channels(channels) => PushTargets::Named(channels.into_iter()),
+            audience => PushTargets::All(self.cohort_of(owner, &audience)),
         };
         let mut broadcast = UnfinishedBroadcast { forms, reached, heard_by, hides, except, owner, policy, part };
         self.keep_for_those_who_left(&mut broadcast);
@@ -212,7 +212,7 @@ impl Shard {
             self.end_broadcast(broadcast);
             return None;
         }
-        Some(Long::Broadcast(Box::new(broadcast)))
+        Some(LongOrder::Broadcast(Box::new(broadcast)))
     }
 
     /// Whether one of these is, or was, a listener of event streams here: it cannot be told later which of the
@@ -223,19 +223,19 @@ impl Shard {
     }
 
     /// Goes on with a broadcast, for one slice.
-    pub(in crate::shard) fn go_on_pushing(&mut self, mut broadcast: Box<UnfinishedBroadcast>) -> Option<Long> {
+    pub(in crate::shard) fn go_on_pushing(&mut self, mut broadcast: Box<UnfinishedBroadcast>) -> Option<LongOrder> {
         let window = &self.out.window;
         broadcast.forms.keep_ranges(|range| window.is_at_end(range));
         if self.push_slice(&mut broadcast) {
             self.end_broadcast(*broadcast);
             return None;
         }
-        Some(Long::Broadcast(broadcast))
+        Some(LongOrder::Broadcast(broadcast))
     }
 
     fn end_broadcast(&mut self, broadcast: UnfinishedBroadcast) {
         self.note_unheard(&broadcast);
-        if let Reached::All(cohort) = broadcast.reached {
+        if let PushTargets::All(cohort) = broadcast.reached {
             self.out.audience = cohort.into_slots();
             self.out.audience.clear();
         }
@@ -250,7 +250,7 @@ impl Shard {
         let since = self.out.window.tail();
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
         match reached {
-            Reached::Named(channels) => {
+            PushTargets::Named(channels) => {
                 while let Some(&id) = channels.as_slice().first() {
                     if self.work.is_slice_over() {
                         return false;
@@ -270,7 +270,7 @@ impl Shard {
                     }
                 }
             }
-            Reached::All(cohort) => {
+            PushTargets::All(cohort) => {
                 while !cohort.is_done() {
                     if self.work.is_slice_over() {
                         return false;
@@ -377,7 +377,7 @@ impl Shard {
             return None;
         }
         let is_escaped = || kind == PushKind::Message(MessageKind::Text) && text::is_marked(message);
-        if connection.flags.has(Flag::Lags) || (connection.flags.has(Flag::Keeps) && is_escaped()) {
+        if connection.flags.has(Flag::Lags) || (connection.flags.has(Flag::Kept) && is_escaped()) {
             return None;
         }
         // Sure to be sent after all earlier ones: it fits uncompressed, so it fits compressed, too.
@@ -432,37 +432,37 @@ impl Shard {
         policy: Option<Policy>,
         part: Option<&SharedPart>,
         since: Option<u32>,
-    ) -> Fate {
+    ) -> FrameResult {
         let fate = self.offer(slot, encoding, policy, since);
         if let Some(message) = &encoding.message {
             match fate {
-                Fate::Waits if self.is_escaped_for(slot, encoding) => {}
-                Fate::Waits => self.out.contexts.sent(slot, message),
-                Fate::Queued | Fate::Conflated => self.out.contexts.unsure(slot),
-                Fate::Dropped | Fate::Closed => {}
+                FrameResult::Waits if self.is_escaped_for(slot, encoding) => {}
+                FrameResult::Waits => self.out.contexts.sent(slot, message),
+                FrameResult::Queued | FrameResult::Conflated => self.out.contexts.unsure(slot),
+                FrameResult::Dropped | FrameResult::Closed => {}
             }
         }
         self.stats.pushed += 1;
         self.work.spend(work::OFFER_NS);
         match fate {
-            Fate::Waits => {}
-            Fate::Queued => self.stats.queued += 1,
-            Fate::Conflated => self.stats.conflated += 1,
-            Fate::Dropped => self.stats.dropped += 1,
-            Fate::Closed => self.stats.refused_closing += 1,
+            FrameResult::Waits => {}
+            FrameResult::Queued => self.stats.queued += 1,
+            FrameResult::Conflated => self.stats.conflated += 1,
+            FrameResult::Dropped => self.stats.dropped += 1,
+            FrameResult::Closed => self.stats.refused_closing += 1,
         }
         let Some(part) = part else { return fate };
-        let queued_bytes = if matches!(fate, Fate::Queued) { self.queued_bytes(slot) } else { 0 };
+        let queued_bytes = if matches!(fate, FrameResult::Queued) { self.queued_bytes(slot) } else { 0 };
         let counts = &mut part.borrow_mut().counts;
         match fate {
-            Fate::Waits => self.watch(slot, part),
-            Fate::Queued => {
+            FrameResult::Waits => self.watch(slot, part),
+            FrameResult::Queued => {
                 counts.queued += 1;
                 counts.queued_bytes += queued_bytes;
             }
-            Fate::Conflated => counts.conflated += 1,
-            Fate::Dropped => counts.dropped += 1,
-            Fate::Closed => counts.closed += 1,
+            FrameResult::Conflated => counts.conflated += 1,
+            FrameResult::Dropped => counts.dropped += 1,
+            FrameResult::Closed => counts.closed += 1,
         }
         fate
     }
@@ -475,16 +475,22 @@ impl Shard {
     }
 
     /// Puts a frame behind what waits for an open channel, or applies the policy.
-    fn offer(&mut self, slot: Slot, encoding: &mut Encoding, policy: Option<Policy>, since: Option<u32>) -> Fate {
+    fn offer(
+        &mut self,
+        slot: Slot,
+        encoding: &mut Encoding,
+        policy: Option<Policy>,
+        since: Option<u32>,
+    ) -> FrameResult {
         let (len, budget) = (encoding.parts.len(), self.config.outbound_bytes_max);
         loop {
             // Its socket may turn out to be broken on the way.
-            let Some(connection) = self.table.get_mut(slot) else { return Fate::Closed };
-            let ConnectionPhase::Open(channel) = &connection.phase else { return Fate::Closed };
+            let Some(connection) = self.table.get_mut(slot) else { return FrameResult::Closed };
+            let ConnectionPhase::Open(channel) = &connection.phase else { return FrameResult::Closed };
             if connection.flags.has_any(ASIDE) {
                 // RFC 6455 5.5.1: nothing may follow a close frame.
                 let is_closing = connection.flags.has(Flag::CloseSent);
-                return if is_closing { Fate::Closed } else { self.offer_kept(slot, encoding, policy, since) };
+                return if is_closing { FrameResult::Closed } else { self.offer_kept(slot, encoding, policy, since) };
             }
             if connection.outbound.is_blocked() {
                 let said = policy.map(Policy::when_full);
@@ -506,14 +512,20 @@ impl Shard {
                 if grew {
                     self.weigh(slot);
                 }
-                return Fate::Waits;
+                return FrameResult::Waits;
             }
             self.flush_one(slot);
         }
     }
 
     /// The socket is full: queue behind it what fits the channel's budget and the shard's memory.
-    pub(super) fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy, owner: &Owner) -> Fate {
+    pub(super) fn offer_behind(
+        &mut self,
+        slot: Slot,
+        frame: &FrameParts,
+        policy: Policy,
+        owner: &Owner,
+    ) -> FrameResult {
         let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
         self.work.spend(work::OFFER_BEHIND_NS + copy_ns(len - frame.shared_len()));
         let outbound = &mut self.table[slot].outbound;
@@ -523,12 +535,12 @@ impl Shard {
         let replaced = key.map_or(0, |key| outbound.held_len(key));
         if !fits(queued - replaced, len, budget) {
             match policy.when_full() {
-                WhenFull::DropNewest => return Fate::Dropped,
+                WhenFull::DropNewest => return FrameResult::Dropped,
                 WhenFull::DropOldest => {
                     // Nothing is dropped for a frame that would not fit even so.
                     let excess = queued - replaced + len - budget;
                     if len > budget || !outbound.can_drop(excess, &self.out.window) {
-                        return Fate::Dropped;
+                        return FrameResult::Dropped;
                     }
                     let (dropped, _) = outbound.drop_oldest(excess, &self.out.window);
                     self.stats.dropped += dropped as u64;
@@ -541,7 +553,7 @@ impl Shard {
         let has_memory = self.has_memory_for(growth, owner);
         // The fullest channel has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
-            return Fate::Closed;
+            return FrameResult::Closed;
         }
         if !has_memory {
             return self.out_of_memory(slot, policy);
@@ -552,21 +564,21 @@ impl Shard {
             outbound.push_behind(frame, self.config.copy_bytes_max);
         }
         self.weigh(slot);
-        if replaced { Fate::Conflated } else { Fate::Queued }
+        if replaced { FrameResult::Conflated } else { FrameResult::Queued }
     }
 
     /// There is no memory for this frame, and no holder that could make room.
-    pub(super) fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> Fate {
+    pub(super) fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> FrameResult {
         match policy.when_full() {
-            WhenFull::DropNewest | WhenFull::DropOldest => Fate::Dropped,
+            WhenFull::DropNewest | WhenFull::DropOldest => FrameResult::Dropped,
             WhenFull::Close => {
                 self.close_for_memory(slot);
-                Fate::Closed
+                FrameResult::Closed
             }
         }
     }
 
-    pub(super) fn over_budget(&mut self, slot: Slot) -> Fate {
+    pub(super) fn over_budget(&mut self, slot: Slot) -> FrameResult {
         self.stats.closed_over_budget += 1;
         self.notice(Notice::Backpressure, || self.peer_for_log(slot));
         let why = CloseFrame {
@@ -574,7 +586,7 @@ impl Shard {
             reason: "too slow: the limit of queued bytes is reached".into(),
         };
         self.close_now(slot, &why, ClosedBy::Backpressure);
-        Fate::Closed
+        FrameResult::Closed
     }
 }
 

@@ -27,10 +27,10 @@ pub(super) struct Sealing {
     /// Its place in the batch.
     pub index: usize,
     /// Newly sealed records; `None` where those are offered that wait.
-    new: Option<New>,
+    new: Option<SealedRecords>,
 }
 
-struct New {
+struct SealedRecords {
     /// Where they lie in the shard's buffer.
     records: Range<usize>,
     /// The part of it before the first record of data: the answer to a KeyUpdate.
@@ -39,7 +39,7 @@ struct New {
     plain_bytes: usize,
 }
 
-impl New {
+impl SealedRecords {
     /// How much of the queue a socket has that took so many bytes: of whole records, for part of one says nothing.
     fn plain_of(&self, taken: usize) -> usize {
         let whole = taken.saturating_sub(self.before_bytes) / (PLAIN_BYTES_MAX + OVERHEAD_BYTES);
@@ -75,7 +75,7 @@ impl Shard {
         sealings
     }
 
-    fn seal(&mut self, slot: Slot) -> Option<New> {
+    fn seal(&mut self, slot: Slot) -> Option<SealedRecords> {
         let (connection, out) = (&mut self.table[slot], &mut self.out);
         let outbound = &connection.outbound;
         let Some(Tls::Open(open)) = connection.tls.as_deref_mut() else { return None };
@@ -104,7 +104,7 @@ impl Shard {
             open.has_said_goodbye = true;
             open.records.seal_alert(Alert::CLOSE_NOTIFY, &mut out.records);
         }
-        Some(New { records: start..out.records.len(), before_bytes, plain_bytes })
+        Some(SealedRecords { records: start..out.records.len(), before_bytes, plain_bytes })
     }
 
     /// Takes note of what became of one send of records: `None` is all of it.

@@ -5,7 +5,7 @@
 //! however many processes are attached and whatever they have bound, and the old state is freed as soon as it has no
 //! user.
 
-use crate::admission::{OfProcess, ProcessMemory};
+use crate::admission::{ProcessCount, ProcessMemory};
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::{EventBatch, ProcessQueue, QueueLevel};
@@ -32,7 +32,7 @@ pub struct Owner {
     /// The compression agreed with its channels.
     pub windows: Arc<Windows>,
     /// How many connections it has.
-    pub connections: Arc<OfProcess>,
+    pub connections: Arc<ProcessCount>,
     /// The topics of its channels.
     pub topics: Arc<Topics>,
     /// Whether it is told of subscriptions and their ends.

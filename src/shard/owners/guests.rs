@@ -3,11 +3,11 @@
 use crate::channel::ChannelId;
 use crate::shard::command::{GrantCommand, GuestPushCommand, ReportTo};
 use crate::shard::core::Shard;
-use crate::shard::out::broadcast::OfGuest;
+use crate::shard::out::broadcast::GuestPush;
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::grants::{PER_CHANNEL_MAX, change};
 use crate::shard::table::slot::Slot;
-use crate::shard::unfinished::Long;
+use crate::shard::unfinished::LongOrder;
 use crate::shard::work::{self, copy_ns};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -36,15 +36,15 @@ impl Shard {
     }
 
     /// A guest pushes: to channels that it was let in to.
-    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPushCommand) -> Option<Long> {
+    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPushCommand) -> Option<LongOrder> {
         let GuestPushCommand { channels, guest, frame, part } = push;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
-        self.go_on_pushing_as_guest(Box::new(OfGuest { channels: channels.into_iter(), guest, frame, part }))
+        self.go_on_pushing_as_guest(Box::new(GuestPush { channels: channels.into_iter(), guest, frame, part }))
     }
 
     /// Goes on with a guest's push, for one slice.
-    pub(in crate::shard) fn go_on_pushing_as_guest(&mut self, mut push: Box<OfGuest>) -> Option<Long> {
-        let OfGuest { channels, guest, frame, part } = &mut *push;
+    pub(in crate::shard) fn go_on_pushing_as_guest(&mut self, mut push: Box<GuestPush>) -> Option<LongOrder> {
+        let GuestPush { channels, guest, frame, part } = &mut *push;
         // For each channel a copy: only a broadcast is encoded once.
         let cost_ns = work::OFFER_NS + copy_ns(frame.payload.len().min(self.config.copy_bytes_max));
         for channel in channels.by_ref() {
@@ -62,7 +62,7 @@ impl Shard {
                 break;
             }
         }
-        (push.channels.len() > 0).then_some(Long::OfGuest(push))
+        (push.channels.len() > 0).then_some(LongOrder::GuestPush(push))
     }
 
     fn is_guest(&self, channel: ChannelId, slot: Slot, guest: &Arc<str>) -> bool {

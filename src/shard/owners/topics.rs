@@ -9,7 +9,7 @@
 //! new subscribers are counted. A shard never waits for that lock: a topic that it cannot take off at once is removed
 //! by the next holder of the lock. A topic is charged to its process.
 
-use crate::admission::{Charge, HeapBytes, HeldAs, OfProcess, ProcessMemory};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessCount, ProcessMemory};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ pub struct Topics {
     /// Listed topics whose count is zero; for a moment one less.
     empty: AtomicIsize,
     /// Subscriptions of the process' channels, as they are limited.
-    subscriptions: OfProcess,
+    subscriptions: ProcessCount,
 }
 
 /// A topic that a channel is, or is about to be, subscribed to.
@@ -40,13 +40,13 @@ pub struct Topic {
     name: Arc<str>,
     /// Counted on all shards together.
     total: AtomicUsize,
-    shards: Box<[OnShard]>,
+    shards: Box<[TopicOnShard]>,
     _charge: Charge,
 }
 
 /// A topic as one shard has it.
 #[derive(Debug)]
-struct OnShard {
+struct TopicOnShard {
     /// Subscribers, and channels that are about to be.
     count: AtomicU32,
     /// Its place among the topics of that shard, which alone writes and reads it.
@@ -148,7 +148,7 @@ impl Topics {
     }
 
     /// The subscriptions of the process' channels, to be counted against the limit of all.
-    pub fn subscriptions(&self) -> &OfProcess {
+    pub fn subscriptions(&self) -> &ProcessCount {
         &self.subscriptions
     }
 
@@ -178,14 +178,18 @@ impl Topics {
 
 impl Topic {
     fn new(name: Arc<str>, shards: usize, charge: Charge) -> Self {
-        let shard = || OnShard { count: AtomicU32::new(0), place: AtomicU32::new(NOWHERE) };
+        let shard = || TopicOnShard { count: AtomicU32::new(0), place: AtomicU32::new(NOWHERE) };
         let shards = (0..shards).map(|_| shard()).collect();
         Self { name, total: AtomicUsize::new(0), shards, _charge: charge }
     }
 
     /// The heap bytes of a listed topic.
     fn held_bytes(name: &Arc<str>, shards: usize) -> usize {
-        2 * size_of::<usize>() + size_of::<Self>() + name.heap_bytes() + shards * size_of::<OnShard>() + LISTED_BYTES
+        2 * size_of::<usize>()
+            + size_of::<Self>()
+            + name.heap_bytes()
+            + shards * size_of::<TopicOnShard>()
+            + LISTED_BYTES
     }
 
     /// Its name.
@@ -204,7 +208,7 @@ impl Topic {
         counts.enumerate().filter(|(_, count)| *count > 0).map(|(shard, _)| shard)
     }
 
-    fn on(&self, shard: u32) -> &OnShard {
+    fn on(&self, shard: u32) -> &TopicOnShard {
         &self.shards[shard as usize]
     }
 

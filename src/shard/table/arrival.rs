@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// The request of a kept channel's client.
 #[derive(Debug, Clone)]
-pub(in crate::shard) struct ResumeWish {
+pub(in crate::shard) struct ResumeRequest {
     /// The user that was logged in, where the path requires a login.
     pub user: Option<Arc<str>>,
     /// The client's rights at the hub.
@@ -27,12 +27,12 @@ pub(in crate::shard) struct ResumeWish {
     /// The channel to take up again, if any.
     pub ask: Option<Result<ResumeAsk, MalformedElement>>,
     /// For a channel that only receives.
-    pub stream: Option<StreamWish>,
+    pub stream: Option<StreamRequest>,
 }
 
 /// The request of an event stream's client.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::shard) struct StreamWish {
+pub(in crate::shard) struct StreamRequest {
     /// The event that it heard last, if it comes back; an error, if it names none of ours.
     pub last: Option<Result<EventId, ()>>,
 }
@@ -47,7 +47,7 @@ pub(in crate::shard) struct Upgraded {
     pub path: Arc<str>,
     pub forwarded_for: Option<Box<str>>,
     pub extension: bool,
-    pub wish: ResumeWish,
+    pub wish: ResumeRequest,
     /// The client's bytes after its request.
     pub leftover: Vec<u8>,
 }
@@ -55,7 +55,7 @@ pub(in crate::shard) struct Upgraded {
 /// A connection on its way to the shard of the channel that it is for.
 pub struct Arrival {
     pub(super) peer: SocketAddr,
-    pub(super) counted: Counted,
+    pub(super) counted: CountedConnection,
     /// With what its records go on, and those that were sealed and have not left.
     pub(super) tls: Option<Box<Tls>>,
     pub(super) sealed: Vec<u8>,
@@ -81,13 +81,13 @@ pub struct Handover {
 }
 
 /// A connection that is counted, and is uncounted if it gets lost on its way.
-pub(super) struct Counted {
+pub(super) struct CountedConnection {
     admission: Option<Arc<admission::Connections>>,
     client: Option<Prefix>,
     at_ms: u64,
 }
 
-impl Counted {
+impl CountedConnection {
     pub(super) fn new(admission: &Arc<admission::Connections>, client: Option<Prefix>, at_ms: u64) -> Self {
         Self { admission: Some(admission.clone()), client, at_ms }
     }
@@ -99,7 +99,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         if let Some(admission) = &self.admission {
             admission.leave(self.client, self.at_ms);
@@ -108,4 +108,4 @@ impl Drop for Counted {
 }
 
 /// A socket between two shards, as the driver carries it. Dropping it closes the socket.
-pub struct Carried(pub Box<dyn Any + Send>);
+pub struct CarriedSocket(pub Box<dyn Any + Send>);

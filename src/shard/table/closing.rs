@@ -17,7 +17,7 @@ use crate::shard::table::connection::{ConnectionPhase, Flag, Linger};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
 use crate::shard::table::wheel::TICK_MS;
-use crate::shard::unfinished::Long;
+use crate::shard::unfinished::LongOrder;
 use crate::shard::work;
 use crate::sse;
 
@@ -228,9 +228,9 @@ impl Shard {
         let ConnectionPhase::Open(channel) = self.begin_ending(slot) else { return };
         let flags = &mut self.table[slot].flags;
         let is_counted = !flags.has(Flag::Uncounted);
-        if flags.take(Flag::Keeps) {
+        if flags.take(Flag::Kept) {
             flags.take(Flag::Lags);
-            self.out.keepings.remove(&slot);
+            self.out.kept_channels.remove(&slot);
         }
         self.table.channels.remove(&channel.id);
         self.owners.forget_guests(channel.id);
@@ -340,7 +340,7 @@ impl Shard {
     }
 
     /// A process is gone: so are its channels.
-    pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: CloseFrame) -> Option<Long> {
+    pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: CloseFrame) -> Option<LongOrder> {
         let place = self.owners.find(owner)?;
         if self.retires(place, || Command::OwnerGone { owner, why: why.clone() }) {
             return None;
@@ -355,13 +355,13 @@ impl Shard {
     }
 
     /// Closes channels of a process that is gone, one slice of them.
-    pub(in crate::shard) fn go_on_closing(&mut self, mut closing: Box<Closing>) -> Option<Long> {
+    pub(in crate::shard) fn go_on_closing(&mut self, mut closing: Box<Closing>) -> Option<LongOrder> {
         while let Some(slot) = closing.asked.next() {
             if self.table.is_of(&closing.asked, slot) {
                 self.refuse_request_of(closing.owner, slot);
             }
             if self.work.is_slice_over() {
-                return Some(Long::Closing(closing));
+                return Some(LongOrder::Closing(closing));
             }
         }
         while let Some(slot) = closing.channels.next() {
@@ -369,7 +369,7 @@ impl Shard {
                 self.close_for_good(slot, &closing.why);
             }
             if self.work.is_slice_over() && !closing.channels.is_done() {
-                return Some(Long::Closing(closing));
+                return Some(LongOrder::Closing(closing));
             }
         }
         None
@@ -377,7 +377,7 @@ impl Shard {
 
     /// The broker stops: every client is told, and has `within_ms` to answer; told again, whichever time is over first.
     /// Requests that came before are answered within half of that, by their processes or with 503.
-    pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) -> Option<Long> {
+    pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) -> Option<LongOrder> {
         let stop_at_ms = self.now_ms.saturating_add(within_ms);
         let before_ms = self.table.stop_at_ms;
         self.table.stop_at_ms = Some(stop_at_ms.min(before_ms.unwrap_or(u64::MAX)));
@@ -391,12 +391,12 @@ impl Shard {
     }
 
     /// Tells clients of a stop, one slice of them.
-    pub(in crate::shard) fn go_on_stopping(&mut self, mut stopping: Box<Stopping>) -> Option<Long> {
+    pub(in crate::shard) fn go_on_stopping(&mut self, mut stopping: Box<Stopping>) -> Option<LongOrder> {
         while let Some(slot) = self.table.next_of(&mut stopping.everybody) {
             self.tell_of_stop(slot, &stopping.why, stopping.within_ms);
             self.work.spend(work::END_NS);
             if self.work.is_slice_over() {
-                return Some(Long::Stopping(stopping));
+                return Some(LongOrder::Stopping(stopping));
             }
         }
         self.table.stop_told = stopping.told;
@@ -423,12 +423,12 @@ impl Shard {
     }
 
     /// The end of the time that a stop gives: remaining clients are cut off, one slice of them.
-    pub(in crate::shard) fn go_on_cutting(&mut self, mut cutting: Box<Cutting>) -> Option<Long> {
+    pub(in crate::shard) fn go_on_cutting(&mut self, mut cutting: Box<Cutting>) -> Option<LongOrder> {
         while let Some(slot) = self.table.next_of(&mut cutting.everybody) {
             self.cut(slot);
             self.work.spend(work::END_NS);
             if self.work.is_slice_over() {
-                return Some(Long::Cutting(cutting));
+                return Some(LongOrder::Cutting(cutting));
             }
         }
         None

@@ -276,7 +276,7 @@ pub(in crate::shard) enum Flag {
     /// A balancer relays it, as its PROXY header has said: the client is not on this machine.
     Relayed,
     /// Its channel outlives it.
-    Keeps,
+    Kept,
     /// There is no connection: the channel waits for its client to come back.
     Detached,
     /// Pushes to its channel wait in the log.

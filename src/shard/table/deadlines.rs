@@ -14,7 +14,7 @@ use crate::shard::table::cohort::Cutting;
 use crate::shard::table::connection::{Connection, ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::{TICK_MS, WheelEntry};
-use crate::shard::unfinished::Long;
+use crate::shard::unfinished::LongOrder;
 use crate::shard::work;
 use crate::sse;
 use crate::words::close_reason;
@@ -191,12 +191,12 @@ impl Shard {
 
     /// The time that a stop gives is over.
     fn begin_cutting(&mut self) {
-        if self.chores.iter().any(|chore| matches!(chore, Long::Cutting(_))) {
+        if self.chores.iter().any(|chore| matches!(chore, LongOrder::Cutting(_))) {
             return;
         }
         // Clients that are still to be told are cut off, too; and waiting for that ends.
-        self.chores.retain(|chore| !matches!(chore, Long::Stopping(_)));
+        self.chores.retain(|chore| !matches!(chore, LongOrder::Stopping(_)));
         let everybody = self.table.everybody();
-        self.chores.push_back(Long::Cutting(Box::new(Cutting { everybody })));
+        self.chores.push_back(LongOrder::Cutting(Box::new(Cutting { everybody })));
     }
 }

@@ -6,7 +6,7 @@
 
 use super::slot::Slot;
 use crate::channel::ChannelId;
-use crate::shard::out::keeping::{ResumeHolder, ResumeTokens};
+use crate::shard::out::kept_channels::{ResumeHolder, ResumeTokens};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 

@@ -7,7 +7,7 @@
 
 use super::detached::EndedChannel;
 use super::slot::Slot;
-use crate::admission::{LetGo, LetGoOf, LimitReached, Prefix};
+use crate::admission::{EvictFrom, EvictedChannel, LimitReached, Prefix};
 use crate::channel::ChannelId;
 use crate::proto;
 use crate::shard::core::{Effect, Shard};
@@ -25,14 +25,14 @@ const NO_CLOSE_FRAME: u16 = 1006;
 
 /// The flags that stay when the socket goes: those of lists, and those of the channel.
 pub(super) const OF_CHANNEL: u32 =
-    Flag::Urgent.bit() | Flag::Bulk.bit() | Flag::InBatch.bit() | Flag::Keeps.bit() | Flag::Lags.bit();
+    Flag::Urgent.bit() | Flag::Bulk.bit() | Flag::InBatch.bit() | Flag::Kept.bit() | Flag::Lags.bit();
 
 impl Shard {
     /// The connection of a channel has ended without a close frame. Returns whether the channel outlives it: then it
     /// waits.
     pub(in crate::shard) fn detach(&mut self, slot: Slot) -> bool {
         let connection = &self.table[slot];
-        let may_come_back = connection.flags.has(Flag::Keeps)
+        let may_come_back = connection.flags.has(Flag::Kept)
             && !connection.flags.has(Flag::CloseSent)
             && connection.channel().is_some()
             && !self.is_stopping();
@@ -83,7 +83,7 @@ impl Shard {
 
     /// Tells the owner of a kept channel, if it wants such events.
     pub(super) fn tell_holder(&mut self, slot: Slot, event: impl FnOnce(ChannelId) -> Event) {
-        if self.out.keepings.get(&slot).is_some_and(|keeping| keeping.tells)
+        if self.out.kept_channels.get(&slot).is_some_and(|kept_channel| kept_channel.tells)
             && let Some(channel) = self.table[slot].channel()
         {
             let (id, owner) = (channel.id, channel.owner);
@@ -94,10 +94,11 @@ impl Shard {
     /// A channel that waits for its client ends, and this is what its owner is told.
     pub(in crate::shard) fn end_detached(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy) {
         let lost = self.queued_bytes(slot);
-        if let Some(keeping) = self.out.keepings.get(&slot)
+        if let Some(kept_channel) = self.out.kept_channels.get(&slot)
             && let Some(channel) = self.table[slot].channel()
         {
-            let (tokens, holder, position) = (keeping.tokens, keeping.holder.clone(), keeping.log.position());
+            let (tokens, holder, position) =
+                (kept_channel.tokens, kept_channel.holder.clone(), kept_channel.log.position());
             self.table.detached.remember(channel.id, EndedChannel { tokens, holder, position });
         }
         self.end_wait(slot);
@@ -132,18 +133,18 @@ impl Shard {
     /// There are too many, in all or of one client: the first detached goes first. Returns whether one has gone.
     pub(super) fn make_room(&mut self, over: LimitReached, client: Option<Prefix>) -> bool {
         match (over, client) {
-            (LimitReached::Total, _) => self.let_go_of_first(LetGoOf::Anyone),
-            (LimitReached::PerIp, Some(client)) => self.let_go_of_first(LetGoOf::Client(client)),
+            (LimitReached::Total, _) => self.let_go_of_first(EvictFrom::Anyone),
+            (LimitReached::PerIp, Some(client)) => self.let_go_of_first(EvictFrom::Client(client)),
             (LimitReached::PerIp, None) => false,
         }
     }
 
     /// The same for one process.
     pub(super) fn make_room_for_process(&mut self, owner: &Owner) -> bool {
-        self.let_go_of_first(LetGoOf::Process(&owner.connections))
+        self.let_go_of_first(EvictFrom::Process(&owner.connections))
     }
 
-    fn let_go_of_first(&mut self, of: LetGoOf<'_>) -> bool {
+    fn let_go_of_first(&mut self, of: EvictFrom<'_>) -> bool {
         let Some(gone) = self.table.admission.let_go(of, self.now_ms) else { return false };
         let shard = ChannelId::new(gone.id).shard(self.shards);
         if shard == self.index() {
@@ -155,7 +156,7 @@ impl Shard {
     }
 
     /// Another has the place of a channel that waited here.
-    pub(in crate::shard) fn let_go(&mut self, gone: LetGo) {
+    pub(in crate::shard) fn let_go(&mut self, gone: EvictedChannel) {
         let slot = self.table.slot_of(ChannelId::new(gone.id));
         // It may have ended by itself, or been asked for, since.
         if let Some(slot) = slot.filter(|&slot| self.table.detached.entry(slot) == Some(gone.entry)) {

@@ -5,8 +5,8 @@
 //! sent it, and given what it missed and is entitled to, or a gap is reported first. A message from the client needs
 //! the stream's own token, and is passed to the process once, in the order of the shard.
 
-use super::arrival::{StreamWish, Upgraded};
-use super::said::SaidMessage;
+use super::arrival::{StreamRequest, Upgraded};
+use super::relayed_message::RelayedMessage;
 use super::slot::Slot;
 use crate::channel::ChannelId;
 use crate::gateway::{Grant, OwnerId};
@@ -16,8 +16,8 @@ use crate::resume::MARK;
 use crate::shard::command::{Command, RespondCommand};
 use crate::shard::core::{RelayedOrder, Shard};
 use crate::shard::event::{ControlKind, Event, RequestId};
-use crate::shard::out::journal::{Belongs, Journal, Replay};
-use crate::shard::out::keeping::{Listener, ResumeHolder};
+use crate::shard::out::journal::{Journal, Replay, ReturningAudiences};
+use crate::shard::out::kept_channels::{Listener, ResumeHolder};
 use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::Flag;
@@ -37,13 +37,13 @@ const NO_ROOM: &[u8] =
 
 impl Shard {
     /// The shard that sent the event which a client heard last, if this broker did.
-    pub(in crate::shard) fn shard_of_last(&self, stream: StreamWish) -> Option<u32> {
+    pub(in crate::shard) fn shard_of_last(&self, stream: StreamRequest) -> Option<u32> {
         let last = stream.last?.ok()?;
         (last.run == self.keys.run_number() && last.shard < self.shards).then_some(last.shard)
     }
 
     /// Opens a channel that only receives.
-    pub(super) fn open_stream(&mut self, slot: Slot, upgraded: Upgraded, stream: StreamWish) {
+    pub(super) fn open_stream(&mut self, slot: Slot, upgraded: Upgraded, stream: StreamRequest) {
         let Upgraded { response, owner, bound_path, path, forwarded_for, wish, .. } = upgraded;
         // A client of an old stream was not counted where it was accepted.
         let is_counted = self.shard_of_last(stream).is_none();
@@ -118,7 +118,7 @@ impl Shard {
         bound_path: &Arc<str>,
         holder: &ResumeHolder,
         grant: Option<&Grant>,
-        stream: StreamWish,
+        stream: StreamRequest,
     ) -> Replay {
         let is_ours = self.shard_of_last(stream) == Some(self.index());
         let newest = self.out.journals.get(&owner).map_or(0, |journal| journal.next() - 1);
@@ -130,7 +130,7 @@ impl Shard {
         // Events to a single anonymous client cannot be attributed, and are a gap for each of them.
         let own = [ListenerAudience::Process, ListenerAudience::Path(bound_path.clone()), one];
         let to = own.into_iter().chain(topics.map(ListenerAudience::Topic)).collect();
-        let belongs = Belongs { to, has_all_topics: grant.is_some() };
+        let belongs = ReturningAudiences { to, has_all_topics: grant.is_some() };
         let bytes_max = self.config.resume.bytes_max.min(self.config.outbound_bytes_max);
         let replay = self.out.missed_since(owner, last.count, bytes_max, &belongs).unwrap_or(nothing);
         let looked_at = replay.looked_at + belongs.to.len();
@@ -145,23 +145,23 @@ impl Shard {
     }
 
     /// A message of the client of a stream: it goes to the shard of its channel, and the request waits.
-    pub(in crate::shard) fn say(&mut self, said: SaidMessage) {
-        if self.keys.verify(said.channel, &said.token).is_err() {
+    pub(in crate::shard) fn say(&mut self, message: RelayedMessage) {
+        if self.keys.verify(message.channel, &message.token).is_err() {
             let response = PreparedResponse::text(404, "there is no such channel, or it is another's");
-            return self.tell_sayer(said.request, said.owner, response);
+            return self.tell_sayer(message.request, message.owner, response);
         }
-        let to = said.channel.shard(self.shards);
+        let to = message.channel.shard(self.shards);
         if to == self.index() {
-            return self.hear(said);
+            return self.hear(message);
         }
-        let request = (said.request, said.owner);
-        self.relayed.push(RelayedOrder { to, request, command: Command::Said(Box::new(said)) });
+        let request = (message.request, message.owner);
+        self.relayed.push(RelayedOrder { to, request, command: Command::Said(Box::new(message)) });
     }
 
     /// The message has come to the shard of its channel.
-    pub(in crate::shard) fn hear(&mut self, said: SaidMessage) {
+    pub(in crate::shard) fn hear(&mut self, message: RelayedMessage) {
         self.work.spend(work::FRAME_NS);
-        let SaidMessage { request, owner, channel, token, holder, kind, payload } = said;
+        let RelayedMessage { request, owner, channel, token, holder, kind, payload } = message;
         let is_its = |listener: &Listener| listener.token == token && listener.holder == holder;
         let slot = self.table.slot_of(channel);
         let slot = slot.filter(|slot| self.out.listeners.get(slot).is_some_and(is_its));

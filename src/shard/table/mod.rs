@@ -17,8 +17,8 @@ mod listening;
 mod notices;
 pub(super) mod opening;
 mod operate;
+pub(super) mod relayed_message;
 mod returning;
-pub(super) mod said;
 pub(super) mod slot;
 pub(super) mod wheel;
 

@@ -11,7 +11,7 @@ use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event, Opened};
 use crate::shard::intake::receive::ANSWER_GRACE_MS;
-use crate::shard::out::keeping::ResumeHolder;
+use crate::shard::out::kept_channels::ResumeHolder;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::sharing::SharedRound;
 use crate::shard::table::connection::{Channel, Connection, ConnectionPhase, Linger, Registering};
@@ -31,13 +31,13 @@ pub(in crate::shard) struct Opening {
     pub registered: bool,
     pub extension: bool,
     /// Where the channel is to outlive its connection.
-    pub keeps: Option<Keeps>,
+    pub keeps: Option<Kept>,
     /// The client's rights at the hub.
     pub grant: Option<Arc<Grant>>,
 }
 
 /// The state of a new channel that outlives its connection.
-pub(in crate::shard) struct Keeps {
+pub(in crate::shard) struct Kept {
     /// The path and user that may resume it.
     pub holder: ResumeHolder,
     /// Whether its owner is told when it is left and taken up again.

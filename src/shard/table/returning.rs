@@ -9,7 +9,7 @@
 //! seems alive, which is then dropped without an event to the owner; a client that may not gets a new channel and the
 //! reason. A connection is counted once on its way from shard to shard.
 
-use super::arrival::{Arrival, Counted, Handover, ResumeWish, Upgraded};
+use super::arrival::{Arrival, CountedConnection, Handover, ResumeRequest, Upgraded};
 use super::detaching::OF_CHANNEL;
 use super::slot::Slot;
 use crate::channel::ChannelId;
@@ -17,21 +17,21 @@ use crate::gateway::OwnerId;
 use crate::proto::deflate::Agreed;
 use crate::proto::{self, Opcode, close, server_header};
 use crate::resume::text::{self, ResumeAnswer};
-use crate::resume::{MalformedElement, Mismatch, ResumeAsk, ResumeRefusal, ResumeToken};
+use crate::resume::{MalformedElement, ResumeAsk, ResumeRefusal, ResumeToken, TokenMismatch};
 use crate::shard::command::CloseFrame;
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::flush::SocketId;
-use crate::shard::out::keeping::{Keeping, ResumeHolder};
+use crate::shard::out::kept_channels::{KeptChannel, ResumeHolder};
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Connection, ConnectionPhase, Flag, Registering};
-use crate::shard::table::opening::{Keeps, Opening};
+use crate::shard::table::opening::{Kept, Opening};
 use crate::shard::work;
 use std::sync::Arc;
 
 impl Shard {
     /// The channel that a client may come back for, as far as this shard can tell: its token is of this broker.
-    pub(super) fn returns_to(&self, wish: &ResumeWish) -> Option<ChannelId> {
+    pub(super) fn returns_to(&self, wish: &ResumeRequest) -> Option<ChannelId> {
         let ask = wish.ask?.ok()?;
         self.keys.verify(ask.channel, &ask.token).is_ok().then_some(ask.channel)
     }
@@ -46,7 +46,7 @@ impl Shard {
     }
 
     /// The shard that holds what a client comes back for, if any does: then it is counted there.
-    pub(in crate::shard) fn goes_to(&self, wish: &ResumeWish) -> Option<u32> {
+    pub(in crate::shard) fn goes_to(&self, wish: &ResumeRequest) -> Option<u32> {
         match wish.stream {
             Some(stream) => self.shard_of_last(stream),
             None => self.returns_to(wish).map(|channel| channel.shard(self.shards)),
@@ -58,7 +58,7 @@ impl Shard {
         debug_assert_eq!(connection.outbound.offerable_bytes(), 0, "what was asked before has been answered");
         let (tls, sealed) = (connection.tls.take(), connection.outbound.sealed().to_vec());
         let (socket, peer) = (connection.socket, connection.peer.into());
-        let counted = Counted::new(&self.table.admission, connection.client.take(), self.now_ms);
+        let counted = CountedConnection::new(&self.table.admission, connection.client.take(), self.now_ms);
         let arrival = Box::new(Arrival { peer, counted, tls, sealed, upgraded });
         self.handovers.push(Handover { socket, to, arrival });
     }
@@ -105,7 +105,8 @@ impl Shard {
                     // Another has its place: it is as if its client had come behind its end.
                     let (why, lost) = match refused {
                         Ok(old) => {
-                            let position = self.out.keepings.get(&old).map(|keeping| keeping.log.position());
+                            let position =
+                                self.out.kept_channels.get(&old).map(|kept_channel| kept_channel.log.position());
                             self.end_let_go(old);
                             let lost = position.and_then(|position| position.checked_sub(ask.received));
                             (ResumeRefusal::Expired, lost)
@@ -129,8 +130,8 @@ impl Shard {
         holder: &ResumeHolder,
     ) -> Result<Slot, (ResumeRefusal, Option<u64>)> {
         self.keys.verify(ask.channel, &ask.token).map_err(|mismatch| match mismatch {
-            Mismatch::Elsewhere => (ResumeRefusal::Elsewhere, None),
-            Mismatch::Foreign => (ResumeRefusal::Foreign, None),
+            TokenMismatch::Elsewhere => (ResumeRefusal::Elsewhere, None),
+            TokenMismatch::Foreign => (ResumeRefusal::Foreign, None),
         })?;
         let unknown = (ResumeRefusal::Unknown, None);
         let Some(slot) = self.table.slot_of(ask.channel) else {
@@ -141,14 +142,14 @@ impl Shard {
                 None => unknown,
             });
         };
-        let keeping = self.out.keepings.get(&slot).ok_or(unknown)?;
-        if !keeping.tokens.are_good(&ask.token) || self.table[slot].flags.has(Flag::CloseSent) {
+        let kept_channel = self.out.kept_channels.get(&slot).ok_or(unknown)?;
+        if !kept_channel.tokens.are_good(&ask.token) || self.table[slot].flags.has(Flag::CloseSent) {
             return Err(unknown);
         }
-        if keeping.holder != *holder || self.owner_of(slot) != Some(owner) {
+        if kept_channel.holder != *holder || self.owner_of(slot) != Some(owner) {
             return Err((ResumeRefusal::Foreign, None));
         }
-        if ask.received > keeping.log.told() { Err(unknown) } else { Ok(slot) }
+        if ask.received > kept_channel.log.told() { Err(unknown) } else { Ok(slot) }
     }
 
     /// The channel at `old` goes on with the connection at `slot`.
@@ -174,10 +175,10 @@ impl Shard {
         self.speak_to(old, &upgraded.response, upgraded.agreed);
         let lost = self.out.rewind(old, ask.received).unwrap_or_default();
         let token = self.new_token(ask.channel);
-        let Some(keeping) = self.out.keepings.get_mut(&old) else { return };
-        keeping.tokens.replace(ask.token, token);
-        let received = keeping.received;
-        if keeping.log.lags() {
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&old) else { return };
+        kept_channel.tokens.replace(ask.token, token);
+        let received = kept_channel.received;
+        if kept_channel.log.lags() {
             self.table[old].flags.set(Flag::Lags);
         }
         self.stats.resumed += 1;
@@ -228,7 +229,7 @@ impl Shard {
         if let Some(agreed) = ws.deflate().filter(|agreed| agreed.server_takes_context_over()) {
             self.out.take_context_over(slot, agreed.server_window_bits());
         }
-        let keeps = Some(Keeps { holder, tells: wish.tells, answer });
+        let keeps = Some(Kept { holder, tells: wish.tells, answer });
         let (registered, grant) = (false, wish.grant);
         let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps, grant };
         self.open_channel(slot, opening);
@@ -255,11 +256,11 @@ impl Shard {
     }
 
     /// From now on the channel at `slot` is kept.
-    pub(super) fn keep(&mut self, slot: Slot, channel: ChannelId, keeps: Keeps) {
-        let Keeps { holder, tells, answer } = keeps;
+    pub(super) fn keep(&mut self, slot: Slot, channel: ChannelId, keeps: Kept) {
+        let Kept { holder, tells, answer } = keeps;
         let token = self.new_token(channel);
-        self.out.keep(slot, Keeping::new(token, holder, tells));
-        self.table[slot].flags.set(Flag::Keeps);
+        self.out.keep(slot, KeptChannel::new(token, holder, tells));
+        self.table[slot].flags.set(Flag::Kept);
         self.count_log(slot);
         self.say_hello(slot, channel, token, answer);
     }

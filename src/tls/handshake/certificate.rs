@@ -24,7 +24,7 @@ pub enum CertificateError {
     Key(String),
     /// The key belongs to another certificate.
     #[error("the key is not the certificate's: give the key for which this certificate was issued")]
-    Mismatch,
+    TokenMismatch,
     /// There is nothing to choose from.
     #[error("no certificate is given, and a server needs one")]
     None,
@@ -60,7 +60,7 @@ impl Certificate {
         match key.keys_match() {
             // A key that does not tell its public half is not known to be wrong.
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err(CertificateError::Mismatch),
+            Err(_) => return Err(CertificateError::TokenMismatch),
         }
         let price_ns = price_ns(&key);
         Ok(Self { key: Arc::new(key), names, not_before_unix_s, not_after_unix_s, price_ns })

@@ -38,7 +38,7 @@ fn a_bad_pair_says_what_is_wrong() {
     let (chain, key) = made(&["a"], KeyPair::generate().unwrap());
     let (_, other) = made(&["a"], KeyPair::generate().unwrap());
     let error = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err();
-    assert_eq!(error(&chain, &other), CertificateError::Mismatch);
+    assert_eq!(error(&chain, &other), CertificateError::TokenMismatch);
     assert!(matches!(error(&key, &key), CertificateError::Chain(_)));
     assert!(matches!(error("", &key), CertificateError::Chain(_)));
     assert!(matches!(error(&chain, &chain), CertificateError::Key(_)));

@@ -5,9 +5,9 @@ const LOG_INTERVAL_MS: u64 = 5000;
 
 /// The time of the last log line of each kind, and the count since.
 #[derive(Default)]
-pub(super) struct Quiet([(Option<u64>, u64); 3]);
+pub(super) struct LogLimiter([(Option<u64>, u64); 3]);
 
-impl Quiet {
+impl LogLimiter {
     /// Whether to log something now, and how often that was not done before.
     pub(super) fn may(&mut self, what: usize, now_ms: u64) -> Option<u64> {
         let (last_ms, skipped) = &mut self.0[what];
@@ -26,11 +26,11 @@ mod tests {
 
     #[test]
     fn what_is_told_again_and_again_is_counted() {
-        let mut quiet = Quiet::default();
+        let mut limiter = LogLimiter::default();
         assert_eq!(
-            [quiet.may(0, 0), quiet.may(0, 1), quiet.may(1, 1), quiet.may(0, 2)],
+            [limiter.may(0, 0), limiter.may(0, 1), limiter.may(1, 1), limiter.may(0, 2)],
             [Some(0), None, Some(0), None]
         );
-        assert_eq!(quiet.may(0, LOG_INTERVAL_MS), Some(2));
+        assert_eq!(limiter.may(0, LOG_INTERVAL_MS), Some(2));
     }
 }

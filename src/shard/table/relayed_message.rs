@@ -5,12 +5,12 @@ use crate::gateway::OwnerId;
 use crate::proto::MessageKind;
 use crate::resume::ResumeToken;
 use crate::shard::event::RequestId;
-use crate::shard::out::keeping::ResumeHolder;
+use crate::shard::out::kept_channels::ResumeHolder;
 use bytes::Bytes;
 
 /// See the module.
 #[derive(Debug)]
-pub struct SaidMessage {
+pub struct RelayedMessage {
     /// The request that it came with, which waits.
     pub(in crate::shard) request: RequestId,
     /// The process whose path it came to.
@@ -24,7 +24,7 @@ pub struct SaidMessage {
     pub(in crate::shard) payload: Bytes,
 }
 
-impl SaidMessage {
+impl RelayedMessage {
     /// The bytes it keeps alive while it waits.
     pub fn heap_bytes(&self) -> usize {
         size_of::<Self>() + self.holder.path.len() + self.payload.len()

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::client::engine::Pace;
-use crate::client::tls::Manner;
+use crate::client::tls::TlsOptions;
 use crate::sys;
 
 /// How the clients of a run behave, whatever the mode.
 #[derive(Debug, Clone)]
-pub(crate) struct Conduct {
+pub(crate) struct ClientBehaviour {
     /// Spin or block.
     pub pace: Pace,
     /// The CPUs of the load tester; empty: not pinned.
@@ -17,13 +17,13 @@ pub(crate) struct Conduct {
     pub patience: Duration,
     /// Source addresses.
     pub sources: u8,
-    /// Set for registered channels.
+    /// The token of registered channels; none: channels are bound to a path.
     pub token: Option<String>,
     /// How TLS is spoken, where it is.
-    pub manner: Manner,
+    pub tls_options: TlsOptions,
 }
 
-impl Conduct {
+impl ClientBehaviour {
     /// Spinning is only for as many processes as have a CPU to themselves.
     pub(crate) fn pace_of(&self, processes: usize) -> anyhow::Result<Pace> {
         let room = if self.cpus.is_empty() { sys::allowed_cpus()?.len().saturating_sub(1) } else { self.cpus.len() };

@@ -4,14 +4,14 @@
 
 use super::command::Command;
 use super::core::Shard;
-use super::unfinished::{Long, Unfinished};
+use super::unfinished::{LongOrder, Unfinished};
 use super::work::{self, copy_ns};
 use crate::queue::fair::OrderOrRest;
 use std::vec::IntoIter;
 
 impl Shard {
     /// Obeys an order for about `slice_ns` of work, as long as the window has room. Returns what is left of it.
-    pub fn obey(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> Option<Unfinished> {
+    pub fn execute(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> Option<Unfinished> {
         self.work.begin_slice(slice_ns);
         let Unfinished { mut long, mut then } = match order {
             OrderOrRest::New(Command::Batch(commands)) => Unfinished { long: None, then: commands.into_iter() },
@@ -34,15 +34,15 @@ impl Shard {
     }
 
     /// Continues an order for one slice. Returns the rest of it.
-    fn go_on_with(&mut self, long: Long) -> Option<Long> {
+    fn go_on_with(&mut self, long: LongOrder) -> Option<LongOrder> {
         match long {
-            Long::Broadcast(broadcast) => self.go_on_pushing(broadcast),
-            Long::Each(each) => self.push_each(each),
-            Long::OfGuest(push) => self.go_on_pushing_as_guest(push),
-            Long::Missing(missing) => self.go_on_missing(missing),
-            Long::Closing(closing) => self.go_on_closing(closing),
-            Long::Stopping(stopping) => self.go_on_stopping(stopping),
-            Long::Cutting(cutting) => self.go_on_cutting(cutting),
+            LongOrder::Broadcast(broadcast) => self.go_on_pushing(broadcast),
+            LongOrder::Each(each) => self.push_each(each),
+            LongOrder::GuestPush(push) => self.go_on_pushing_as_guest(push),
+            LongOrder::UncountedLoss(missing) => self.go_on_missing(missing),
+            LongOrder::Closing(closing) => self.go_on_closing(closing),
+            LongOrder::Stopping(stopping) => self.go_on_stopping(stopping),
+            LongOrder::Cutting(cutting) => self.go_on_cutting(cutting),
         }
     }
 
@@ -58,7 +58,7 @@ impl Shard {
         }
     }
 
-    fn obey_one(&mut self, command: Command) -> Option<Long> {
+    fn obey_one(&mut self, command: Command) -> Option<LongOrder> {
         if let Command::Probe { asked_us } = command {
             self.timings.probe(asked_us);
             return None;
@@ -77,7 +77,7 @@ impl Shard {
             }
             Command::PushMany(many) => return self.push_many(*many),
             Command::PushAsGuest(push) => return self.push_as_guest(*push),
-            Command::Miss(miss) => return self.miss(*miss),
+            Command::LostMessages(miss) => return self.miss(*miss),
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
             Command::Grant(grant) => self.grant(*grant),
             Command::Close(close) => self.close_by_process(*close),
@@ -91,7 +91,7 @@ impl Shard {
                 drop(acknowledge);
             }
             Command::Arrive(carried, arrival) => self.arrivals.push((carried, arrival)),
-            Command::LetGo(gone) => self.let_go(gone),
+            Command::EvictedChannel(gone) => self.let_go(gone),
             Command::Said(said) => {
                 self.work.spend(copy_ns(said.payload.len()));
                 self.hear(*said);

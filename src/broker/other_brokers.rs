@@ -1,6 +1,6 @@
 //! Other brokers with the same audience: messages submitted to them, and messages from them that are delivered here.
 //!
-//! The broker does not know how other brokers are reached: a fleet implements [`Elsewhere`] and is set once. Without
+//! The broker does not know how other brokers are reached: a fleet implements [`OtherBrokers`] and is set once. Without
 //! one there are no other brokers, and everywhere is here.
 //!
 //! Invariants: submitting never waits; the outcome reports messages that were not accepted; a message from another
@@ -19,8 +19,8 @@ use crate::admission::ProcessMemory;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
-use crate::resume::Run;
-use crate::shard::command::{Command, Miss, Policy, PushFrame};
+use crate::resume::RunId;
+use crate::shard::command::{Command, LostMessages, Policy, PushFrame};
 use crate::shard::operating::ChannelReport;
 use crate::shard::outcome::{Outcome, OutcomePart};
 use crate::shard::{Directory, Owner};
@@ -31,9 +31,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Reaches other brokers.
-pub(crate) trait Elsewhere: Send + Sync {
+pub(crate) trait OtherBrokers: Send + Sync {
     /// Takes a push that is meant for others too, or for one of them, and settles its part of the outcome.
-    fn push(&self, abroad: Abroad);
+    fn push(&self, abroad: RemotePush);
 
     /// A channel here is about to belong to a topic of `process`. The part is settled once others know it.
     fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<OutcomePart>>);
@@ -52,11 +52,11 @@ pub(crate) trait Elsewhere: Send + Sync {
 }
 
 /// A push for other brokers.
-pub struct Abroad {
+pub struct RemotePush {
     /// In whose name, and where what waits is charged.
     pub memory: ProcessMemory,
     /// Where to.
-    pub to: AbroadTo,
+    pub to: RemoteAudience,
     /// The frame to push.
     pub frame: PushFrame,
     /// The policy for channels over their budget.
@@ -64,7 +64,7 @@ pub struct Abroad {
     /// Its part of the outcome.
     pub part: Option<Box<OutcomePart>>,
     /// Receives the outcomes of the other nodes.
-    pub nodes: Option<AskNodes>,
+    pub nodes: Option<OutcomeAsker>,
 }
 
 /// The outcomes of a push on the other nodes of a fleet.
@@ -72,7 +72,7 @@ pub struct Abroad {
 pub struct OnNodes {
     /// The outcome on each node that answered, for its own channels; all zeros where the audience has none there.
     pub said: BTreeMap<Arc<str>, Outcome>,
-    /// Nodes that are there and have not said within [`SAID_WITHIN`]: what became of it there is not known.
+    /// Nodes that are there and have not said within [`NODE_ANSWER_WITHIN`]: what became of it there is not known.
     pub silent: BTreeSet<Arc<str>>,
     /// The counts are not all: a node is silent, or the push did not leave (its outcome says why).
     pub is_partial: bool,
@@ -85,7 +85,7 @@ pub(crate) fn name_of_node(node: &str) -> String {
 }
 
 /// How long other nodes have to say what became of a push.
-pub const SAID_WITHIN: Duration = Duration::from_millis(250);
+pub const NODE_ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
 /// The subscribers of a topic on the other nodes of a fleet, as they have said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub struct Presence {
     pub nodes: BTreeMap<Arc<str>, Present>,
     /// Nodes that are there and have never said, as far as is remembered.
     pub unknown: BTreeSet<Arc<str>>,
-    /// It is not what all nodes say now: one is unknown, or has not said it within [`SAID_WITHIN`].
+    /// It is not what all nodes say now: one is unknown, or has not said it within [`NODE_ANSWER_WITHIN`].
     pub is_partial: bool,
 }
 
@@ -108,9 +108,9 @@ pub struct Present {
 }
 
 /// The result of a ticket that no node answers.
-pub trait Untold {
+pub trait NoAnswer {
     /// The value given then.
-    fn untold() -> Self;
+    fn no_answer() -> Self;
 }
 
 /// A question to another node about one of its channels.
@@ -132,36 +132,36 @@ pub(crate) enum ChannelAnswer {
     Closed,
     /// The node has no such channel.
     NotFound,
-    /// The node has not said anything within [`SAID_WITHIN`].
+    /// The node has not said anything within [`NODE_ANSWER_WITHIN`].
     Silent,
 }
 
-impl Untold for ChannelAnswer {
-    fn untold() -> Self {
+impl NoAnswer for ChannelAnswer {
+    fn no_answer() -> Self {
         Self::Silent
     }
 }
 
-impl Untold for OnNodes {
-    fn untold() -> Self {
+impl NoAnswer for OnNodes {
+    fn no_answer() -> Self {
         Self { is_partial: true, ..Self::default() }
     }
 }
 
-impl Untold for Presence {
-    fn untold() -> Self {
+impl NoAnswer for Presence {
+    fn no_answer() -> Self {
         Self { is_partial: true, ..Self::default() }
     }
 }
 
 /// Receives the answers of other nodes. Dropping it reports that nothing is known.
 #[derive(Debug)]
-pub struct Asker<T: Untold>(Option<TicketSender<T>>);
+pub struct Asker<T: NoAnswer>(Option<TicketSender<T>>);
 
 /// Receives the outcomes of a push on other nodes.
-pub(crate) type AskNodes = Asker<OnNodes>;
+pub(crate) type OutcomeAsker = Asker<OnNodes>;
 
-impl<T: Untold> Asker<T> {
+impl<T: NoAnswer> Asker<T> {
     pub(super) fn new() -> (Self, Ticket<T>) {
         let (teller, ticket) = ticket();
         (Self(Some(teller)), ticket)
@@ -181,17 +181,17 @@ impl<T: Untold> Asker<T> {
     }
 }
 
-impl<T: Untold> Drop for Asker<T> {
+impl<T: NoAnswer> Drop for Asker<T> {
     fn drop(&mut self) {
         if let Some(teller) = self.0.take() {
-            teller.tell(T::untold());
+            teller.tell(T::no_answer());
         }
     }
 }
 
 /// The audience of a push on other brokers.
 #[derive(Debug, Clone)]
-pub enum AbroadTo {
+pub enum RemoteAudience {
     /// An audience, on all of them.
     All(Audience),
     /// Channels of one of them.
@@ -383,35 +383,35 @@ pub struct FleetLine {
 
 impl Pusher {
     /// The fleet, if one is set.
-    pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
-        self.shared().elsewhere.get()
+    pub(super) fn other_brokers(&self) -> Option<&Arc<dyn OtherBrokers>> {
+        self.shared().other_brokers.get()
     }
 
     /// Hands a push over that is for other brokers, if there is one.
-    pub(super) fn give_abroad(&self, abroad: Option<Abroad>) {
-        if let (Some(abroad), Some(elsewhere)) = (abroad, self.elsewhere()) {
-            elsewhere.push(abroad);
+    pub(super) fn give_abroad(&self, abroad: Option<RemotePush>) {
+        if let (Some(abroad), Some(other_brokers)) = (abroad, self.other_brokers()) {
+            other_brokers.push(abroad);
         }
     }
 
     /// Has other brokers know that a channel here will belong to a topic, if there are any. An outcome that was asked
     /// for waits until they do.
     pub(super) fn listen(&self, topic: &Arc<str>, ask: Option<OutcomeTo>) -> Option<OutcomeTo> {
-        let (Some(elsewhere), Some(process)) = (self.elsewhere(), self.process()) else { return ask };
+        let (Some(other_brokers), Some(process)) = (self.other_brokers(), self.process()) else { return ask };
         let (mut part, mut here) = (None, ask);
         if matches!(here, Some(OutcomeTo::Ticket(_) | OutcomeTo::Event(_))) {
             let mut parts = self.parts(here, 2).into_iter().flatten();
             (part, here) = (parts.next(), parts.next().map(OutcomeTo::Part));
         }
-        elsewhere.listen(process, topic, part);
+        other_brokers.listen(process, topic, part);
         here
     }
 
     /// The same, where the outcome is that of this node, and `heard` is told once others know.
     pub(super) fn listen_apart(&self, topic: &Arc<str>, heard: TicketSender) {
         let part = self.parts(Some(OutcomeTo::Ticket(heard)), 1).pop().flatten();
-        if let (Some(elsewhere), Some(process)) = (self.elsewhere(), self.process()) {
-            elsewhere.listen(process, topic, part);
+        if let (Some(other_brokers), Some(process)) = (self.other_brokers(), self.process()) {
+            other_brokers.listen(process, topic, part);
         }
     }
 
@@ -424,40 +424,41 @@ impl Pusher {
 impl BrokerHandle {
     /// Sets what reaches other brokers. Returns false if it is set already.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
-    pub(crate) fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) -> bool {
-        self.shared.elsewhere.set(elsewhere).is_ok()
+    pub(crate) fn set_other_brokers(&self, other_brokers: Arc<dyn OtherBrokers>) -> bool {
+        self.shared.other_brokers.set(other_brokers).is_ok()
     }
 
     /// How the broker's fleet stands; none: it is in none.
     pub fn fleet(&self) -> Option<FleetReport> {
-        self.shared.elsewhere.get().map(|elsewhere| elsewhere.report())
+        self.shared.other_brokers.get().map(|other_brokers| other_brokers.report())
     }
 
     /// Its node's name in its fleet, if it is in one.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
     pub(crate) fn fleet_node(&self) -> Option<&str> {
-        self.shared.elsewhere.get().map(|elsewhere| elsewhere.node())
+        self.shared.other_brokers.get().map(|other_brokers| other_brokers.node())
     }
 
     /// Asks the node of a channel of the fleet to tell of it, or to close it; none: the broker is in no fleet, or it is
     /// the node itself that is asked.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
     pub(crate) fn ask_of_channel(&self, at: &ChannelAt, what: ChannelQuestion) -> Option<Ticket<ChannelAnswer>> {
-        let elsewhere = self.shared.elsewhere.get().filter(|elsewhere| elsewhere.node() != &*at.node)?;
+        let other_brokers =
+            self.shared.other_brokers.get().filter(|other_brokers| other_brokers.node() != &*at.node)?;
         let (asker, ticket) = Asker::new();
-        elsewhere.ask_of_channel(at, what, asker);
+        other_brokers.ask_of_channel(at, what, asker);
         Some(ticket)
     }
 
     /// The name of this run of the broker in the tokens with which clients resume.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
-    pub(crate) fn run(&self) -> Run {
+    pub(crate) fn run(&self) -> RunId {
         self.shared.keys.run()
     }
 
     /// Sets where clients reach the brokers of other runs; a client that resumes here by mistake is sent there.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
-    pub(crate) fn set_other_runs(&self, others: BTreeMap<Run, Arc<str>>) {
+    pub(crate) fn set_other_runs(&self, others: BTreeMap<RunId, Arc<str>>) {
         self.shared.keys.others().set(others);
     }
 
@@ -471,21 +472,21 @@ impl BrokerHandle {
 impl ProcessHandle {
     /// The name of its broker's node in its fleet, if it is in one.
     pub(crate) fn fleet_node(&self) -> Option<&str> {
-        self.pusher.elsewhere().map(|elsewhere| elsewhere.node())
+        self.pusher.other_brokers().map(|other_brokers| other_brokers.node())
     }
 
     /// Returns whether its broker is in a fleet, so that its audiences may have members elsewhere.
     pub(crate) fn is_in_fleet(&self) -> bool {
-        self.pusher.elsewhere().is_some()
+        self.pusher.other_brokers().is_some()
     }
 
     /// How many channels are subscribed to a topic of the process of this name on the other nodes of the fleet; those
-    /// here are [counted](Self::subscribers) beside it. The ticket is settled within [`SAID_WITHIN`]: of a node
+    /// here are [counted](Self::subscribers) beside it. The ticket is settled within [`NODE_ANSWER_WITHIN`]: of a node
     /// that has not said by then it tells what it has said last, and how long ago.
     pub fn presence(&self, topic: &str) -> Ticket<Presence> {
         let (asker, ticket) = Asker::new();
-        match (self.pusher.elsewhere(), self.pusher.process()) {
-            (Some(elsewhere), Some(process)) => elsewhere.count(process, &topic.into(), asker),
+        match (self.pusher.other_brokers(), self.pusher.process()) {
+            (Some(other_brokers), Some(process)) => other_brokers.count(process, &topic.into(), asker),
             _ => asker.tell(Presence::default()),
         }
         ticket
@@ -494,7 +495,7 @@ impl ProcessHandle {
     /// A message to a channel of the process of this name on another node of the fleet, or on this one. The outcome
     /// covers only its departure (`fleet_full`, `fleet_down`, `fleet_too_large`), not its delivery there.
     pub fn push_at(&self, to: &ChannelAt, message: Message) -> super::Push<'_> {
-        let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == &*to.node);
+        let is_here = self.pusher.other_brokers().is_some_and(|other_brokers| other_brokers.node() == &*to.node);
         let at = (!is_here).then(|| OnNode { node: to.node.clone(), as_guest: false });
         super::Push { at, ..self.push(to.channel, message) }
     }
@@ -509,7 +510,7 @@ impl ProcessHandle {
 
 /// Acts here in the names of processes for which something comes from elsewhere.
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
-pub(crate) struct Hands {
+pub(crate) struct LocalDelivery {
     shared: Arc<BrokerShared>,
     /// In whose name guests are served.
     #[cfg(feature = "fleet")]
@@ -529,7 +530,7 @@ const AT_HAND_MAX: usize = 1024;
 pub(crate) type Audiences = BTreeMap<ProcessId, Vec<Arc<str>>>;
 
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
-impl Hands {
+impl LocalDelivery {
     pub(crate) fn new(handle: &BrokerHandle) -> Self {
         Self {
             shared: handle.shared.clone(),
@@ -586,7 +587,7 @@ impl Hands {
     pub(crate) fn miss(&mut self, process: &ProcessId, to: Audience, count: u32) -> Result<(), PushError> {
         let Some(owner) = self.shared.directory().find(process) else { return Ok(()) };
         let pusher = self.pusher_of(process, &owner);
-        let miss = |audience| Command::Miss(Box::new(Miss { audience, owner: owner.id, count }));
+        let miss = |audience| Command::LostMessages(Box::new(LostMessages { audience, owner: owner.id, count }));
         let commands = pusher.split(to).into_iter().map(|(shard, audience)| (shard, miss(audience)));
         pusher.give(commands.collect(), Full::Wait)
     }

@@ -19,13 +19,13 @@ const OF_RENEWAL: u32 = 32;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct SlowOrderLimit {
     left: u32,
     /// When what had come back was last counted.
     counted: Instant,
 }
 
-impl Patience {
+impl SlowOrderLimit {
     /// That of a client that has ordered nothing.
     pub(super) fn new(now: Instant) -> Self {
         Self { left: FULL, counted: now }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_flood_is_obeyed_as_often_as_a_second_allows() {
         let begin = Instant::now();
-        let mut patience = Patience::new(begin);
+        let mut patience = SlowOrderLimit::new(begin);
         let obeyed = (0..10_000).filter(|_| patience.is_left_for(&renewal(), begin)).count();
         assert_eq!(obeyed as u32, FULL / OF_RENEWAL);
         assert!(!patience.is_left_for(&subscription(), begin));

@@ -13,12 +13,12 @@ pub(super) const ASKS_MAX: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct PendingQuestions {
     waiting: HashMap<u64, OnNodes>,
     last: u64,
 }
 
-impl Asked {
+impl PendingQuestions {
     /// Asks these nodes: under which number they will say, or what is known if none is to be waited for.
     pub(super) fn ask(&mut self, nodes: BTreeSet<Arc<str>>) -> Result<u64, OnNodes> {
         let is_partial = !nodes.is_empty();
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn who_was_asked_is_heard_once() {
-        let mut asked = Asked::default();
+        let mut asked = PendingQuestions::default();
         let (a, b, c) = (Arc::from("a"), Arc::from("b"), Arc::from("c"));
         let sent = |sent| Outcome { sent, ..Outcome::default() };
         let one = asked.ask(nodes(["a", "b"])).unwrap();
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn it_waits_for_so_many() {
-        let mut asked = Asked::default();
+        let mut asked = PendingQuestions::default();
         let asks: Vec<_> = (0..ASKS_MAX).map(|_| asked.ask(nodes(["a"])).unwrap()).collect();
         let told = asked.ask(nodes(["a"])).unwrap_err();
         assert_eq!((told.silent, told.is_partial), (nodes(["a"]), true));

@@ -61,7 +61,7 @@ pub(in crate::shard) struct Listener {
 }
 
 /// See the module.
-pub(in crate::shard) struct Keeping {
+pub(in crate::shard) struct KeptChannel {
     pub log: Log,
     pub tokens: ResumeTokens,
     pub holder: ResumeHolder,
@@ -75,9 +75,9 @@ pub(in crate::shard) struct Keeping {
 }
 
 /// Those of one shard.
-pub(super) type Keepings = FxHashMap<Slot, Box<Keeping>>;
+pub(super) type KeptChannels = FxHashMap<Slot, Box<KeptChannel>>;
 
-impl Keeping {
+impl KeptChannel {
     pub(crate) fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
         let (log, tokens) = (Log::default(), ResumeTokens::new(token));
         Self { log, tokens, holder, received: 0, tells, charge: SharedCharge::default(), charged_bytes: 0 }
