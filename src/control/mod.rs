@@ -39,6 +39,8 @@ mod usage;
 mod wire;
 
 pub use crate::driver::peer_socket::PeerListenError;
+#[doc(hidden)]
+pub use crate::driver::peer_socket::is_listened_to;
 pub use client::{AskError, ask};
 pub use metrics::{Exposition, metrics};
 pub use operator::{LogCounts, Operator, Program};

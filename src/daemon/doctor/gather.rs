@@ -18,10 +18,8 @@ use pushring::internals::driver::sys;
 use rustix::process::{Resource, getrlimit};
 use rustls::pki_types::CertificateDer;
 use std::fs;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use webpki::EndEntityCert;
 
@@ -247,8 +245,8 @@ fn socket(setting: &'static str, path: &Path, wanted_mode: u32) -> SocketPath {
     let there = match fs::symlink_metadata(path) {
         Err(_) => PathState::Nothing,
         Ok(metadata) if !metadata.file_type().is_socket() => PathState::NoSocket,
-        Ok(metadata) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => PathState::DeadSocket,
+        Ok(metadata) => match control::is_listened_to(path) {
+            Ok(false) => PathState::DeadSocket,
             _ => PathState::Socket { mode: metadata.permissions().mode() & 0o777 },
         },
     };
@@ -270,6 +268,21 @@ fn secret(path: &Path, count: impl Fn(&Path) -> anyhow::Result<usize>) -> Option
 mod tests {
     use super::*;
     use crate::daemon::memory::tests::Root;
+
+    #[test]
+    fn a_daemon_that_accepts_nobody_keeps_nobody_waiting() {
+        use socket2::{Domain, SockAddr, Socket, Type};
+        let path = std::env::temp_dir().join(format!("pushring-doctor-hung-{}", std::process::id()));
+        let there = || socket("link", &path, 0o600).there;
+        assert!(matches!(there(), PathState::Nothing));
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        assert!(matches!(there(), PathState::DeadSocket));
+        listener.listen(1).unwrap();
+        // More of them than the backlog has room for, and none is accepted.
+        (0..8).for_each(|_| assert!(matches!(there(), PathState::Socket { .. })));
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn the_systems_files_are_read() {
