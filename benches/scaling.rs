@@ -8,11 +8,13 @@
 mod shard_support;
 
 use bytes::Bytes;
+use pushring::internals::admission::Ledger;
 use pushring::internals::gateway::{HttpRule, OwnerId, Snapshot, WebSocketRule, enter};
 use pushring::internals::http::{self, Head, PreparedResponse};
 use pushring::internals::hub::grammar;
 use pushring::internals::proto::client::{append_frame, append_message};
 use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
+use pushring::internals::push_api;
 use pushring::internals::shard::command::{
     CloseFrame, Command, Membership, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
     SubscribeCommand,
@@ -31,11 +33,14 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 type Make = fn(usize) -> Box<dyn FnOnce()>;
 
 /// A name, the length at which it is first done, and the work.
-const WORKS: [(&str, usize, Make); 37] = [
+const WORKS: [(&str, usize, Make); 39] = [
     ("bind 64 paths where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}"))),
     ("bind 64 patterns where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}/:who"))),
     ("bind 64 patterns where n begin alike", 1024, |n| bind(n, |at| format!("/:who/{at}"))),
     ("n paths go with their process", 512, paths_go),
+    ("a directory of n paths, made and let go of", 512, |n| {
+        Box::new(move || drop(bound(n, |at| format!("/path/{at}"))))
+    }),
     ("find one of n patterns", 1024, |n| {
         find(n, |at| format!("/path/{at}/:who"), "/p:scale:sys/path/77/me".to_owned())
     }),
@@ -81,6 +86,7 @@ const WORKS: [(&str, usize, Make); 37] = [
     ("n events while a client is away, and its return", 256, missed_events),
     ("n topics of event streams are left", 128, leave_topics),
     ("an order of n bytes at the hub", 1024, hub_order),
+    ("a batch of n lines", 512, batch_of_lines),
     ("a greeting of TLS of n bytes, in small records", 4096, hello),
     ("n records of TLS", 128, records),
     ("n clients come and go", 128, come_and_go),
@@ -472,6 +478,17 @@ fn leave_topics(n: usize) -> Box<dyn FnOnce()> {
 fn hub_order(n: usize) -> Box<dyn FnOnce()> {
     let json = format!(r#"{{"publish":"news","json":[{}0],"id":7}}"#, r#""a\n","#.repeat(n / 6));
     Box::new(move || assert!(grammar::read(json.as_bytes()).is_ok_and(|said| said.is_some())))
+}
+
+fn batch_of_lines(n: usize) -> Box<dyn FnOnce()> {
+    let line = r#"{"to":{"process":"p:scale:sys","topic":"news"},"text":"hello"}"#;
+    let body = Bytes::from(format!("{line}\n").repeat(n));
+    let memory = Ledger::default().pool().memory_of(process());
+    Box::new(move || {
+        let answers = push_api::answers_of(body, &memory).expect("memory has no limit");
+        assert_eq!(memchr::memchr_iter(b'\n', &answers).count(), n);
+        assert!(answers.starts_with(b"{\"status\":202}"));
+    })
 }
 
 /// A ClientHello but for its last byte, eight bytes to a record.

@@ -21,6 +21,7 @@ pub mod properties;
 
 pub use guard::{ApiToken, TokenTooShort};
 pub use idempotency::IdempotencyKeys;
+pub use lines::answers_of;
 
 use self::body::PublishOrder;
 use self::guard::ApiGuard;
