@@ -25,7 +25,7 @@ use super::table::arrival::{Arrival, CarriedSocket, Handover};
 use super::table::connection::{ConnectionToken, Flag};
 use super::tls_counts::TlsCounts;
 use super::unfinished::{LongOrder, Unfinished};
-use super::work::{Work, WorkLimits};
+use super::work::{self, Work, WorkLimits};
 use crate::admission::{self, EvictedChannel};
 use crate::channel::ChannelIdMint;
 use crate::gateway::OwnerId;
@@ -262,6 +262,12 @@ impl Shard {
         self.work.spend(ns);
     }
 
+    /// What was just done has events for owners that had none in this turn: waking each is work, too.
+    pub(super) fn spend_wakes(&mut self) {
+        let woken = self.owners.take_touched();
+        self.work.spend(woken * work::WAKE_NS);
+    }
+
     /// Returns whether one more order may be obeyed in a turn that may cost so much.
     pub(super) fn has_room(&self, until_ns: u64) -> bool {
         self.work.spent_ns() < until_ns && !self.out.is_window_full()
@@ -270,6 +276,11 @@ impl Shard {
     /// Returns whether what was taken in should be sent before more is.
     fn is_out_of_room(&self) -> bool {
         self.out.is_window_full() || self.slice_ns() == 0
+    }
+
+    /// The shard was called: something that it waits for may have happened.
+    pub fn handle_call(&mut self) {
+        self.owners.look_at_full();
     }
 
     /// The socket takes bytes again.
@@ -309,6 +320,7 @@ impl Shard {
         self.balance_memory();
         self.goes_on |=
             self.intake.wants_resume() || self.has_chores() || self.memory.gives_on() || self.wants_handlers();
+        self.goes_on |= self.owners.looks_on();
         if cfg!(debug_assertions) {
             self.check();
         }
@@ -404,7 +416,7 @@ impl Shard {
 
     /// The shard is over: withdraws the memory that it has published as held.
     pub(super) fn withdraw(&mut self) {
-        self.memory.publish();
+        self.memory.publish(usize::MAX);
     }
 
     fn tls_report(&self) -> Option<TlsCounts> {

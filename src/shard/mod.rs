@@ -17,6 +17,9 @@ pub mod durations;
 pub mod event;
 mod executing;
 pub mod flush;
+#[cfg(test)]
+#[path = "full_owners_tests.rs"]
+mod full_owners;
 pub mod handler;
 mod handlers;
 mod handling;

@@ -23,7 +23,7 @@ use super::read_queue::ReadQueue;
 use super::table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
-use super::work::{Calibration, EFFECT_NS, PASS_NS, WorkLimits};
+use super::work::{Calibration, EFFECT_NS, LOOK_NS, PASS_NS, WorkLimits};
 use crate::queue::fair::{OrderOrRest, OrderServer, Producers};
 use crate::queue::orders::{Account, Inbox, InboxSender};
 use crate::tls::RECORD_BYTES_MAX;
@@ -380,6 +380,7 @@ impl<S: Sockets> Turns<S> {
                 Readiness::Listener => self.accept_pending = true,
                 Readiness::Connection { token, readable, writable, end } => {
                     if writable {
+                        self.shard.spend(LOOK_NS);
                         self.shard.handle_writable(token);
                     }
                     if let Some(end) = end {
@@ -424,6 +425,9 @@ impl<S: Sockets> Turns<S> {
 
     fn take_orders(&mut self, now_ms: u64, until_ns: u64) {
         self.called = self.orders.inbox().take_kick();
+        if self.called {
+            self.shard.handle_call();
+        }
         self.shard.note_inbox(self.orders.bytes());
         // What comes from now on is the next turn's: before it sleeps, the shard looks again.
         if self.orders.has_orders() {
@@ -495,6 +499,7 @@ impl<S: Sockets> Turns<S> {
             // A handler's work for its messages is charged to the handler.
             let before_ns = self.shard.spent_ns() - self.shard.at_once_ns();
             self.read_one(token, socket, now_ms);
+            self.shard.spend_wakes();
             let cost_ns =
                 i64::try_from(self.shard.spent_ns() - self.shard.at_once_ns() - before_ns).unwrap_or(i64::MAX / 2);
             let mark = mark_of(&mut self.marks, token);

@@ -515,14 +515,7 @@ impl Shard {
     /// Lets those go on that may: clients whose process has room again, and those that a send, a response or memory has
     /// held up. Returns whether there were any.
     pub(in crate::shard) fn resume(&mut self, until_ns: u64) -> bool {
-        let (table, intake) = (&mut self.table, &mut self.intake);
-        self.owners.take_resumable(|slot| {
-            if let Some(connection) = table.get_mut(slot)
-                && connection.flags.take(Flag::WaitsForOwner)
-            {
-                intake.resume(connection, slot);
-            }
-        });
+        self.look_at_full_owners(until_ns);
         // Clients that may resume because these have resumed are served in the next turn, like those for whom this one
         // is over.
         let resumed = self.intake.resume.len();
@@ -539,6 +532,28 @@ impl Shard {
             }
         }
         resumed > 0
+    }
+
+    /// Looks at owners whose queues had no room, for half of what is left of the turn at most: there may be as many as
+    /// channels.
+    fn look_at_full_owners(&mut self, until_ns: u64) {
+        let spent_ns = self.work.spent_ns();
+        let looks_until_ns = spent_ns + until_ns.saturating_sub(spent_ns) / 2;
+        for number in 0..self.owners.full() {
+            if number > 0 && self.work.spent_ns() >= looks_until_ns {
+                break;
+            }
+            let (table, intake, work) = (&mut self.table, &mut self.intake, &mut self.work);
+            work.spend(work::LOOK_AT_OWNER_NS);
+            self.owners.take_resumable(|slot| {
+                work.spend(work::PASS_NS);
+                if let Some(connection) = table.get_mut(slot)
+                    && connection.flags.take(Flag::WaitsForOwner)
+                {
+                    intake.resume(connection, slot);
+                }
+            });
+        }
     }
 
     fn go_on(&mut self, slot: Slot) {

@@ -22,6 +22,7 @@ use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Bytes of a shard's clients and processes, by kind.
@@ -78,7 +79,7 @@ pub(super) struct Memory {
     accounts: FxHashMap<Option<OwnerId>, OwnerAccount>,
     nobody: Tenant,
     /// Accounts that have changed since they were published.
-    dirty: Vec<Option<OwnerId>>,
+    dirty: VecDeque<Option<OwnerId>>,
     /// Owners that hold more than a share and have something here, the fullest last; determined when first needed in a
     /// turn.
     over_share: Option<Vec<Option<OwnerId>>>,
@@ -120,7 +121,7 @@ impl Memory {
             holders: FxHashMap::default(),
             accounts: FxHashMap::default(),
             nobody,
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             over_share: None,
             has_called: false,
             gives_on: false,
@@ -173,23 +174,22 @@ impl Memory {
         self.incoming -= held.incoming;
     }
 
-    /// Publishes to all shards how much this one holds for each owner. Once a turn.
-    pub(super) fn publish(&mut self) {
-        if self.dirty.is_empty() {
-            return;
-        }
-        let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.retain(|of| {
-            let Some(account) = self.accounts.get_mut(of) else { return false };
+    /// Publishes to all shards how much this one holds for each owner, once a turn: of so many owners that have waited
+    /// longest for it, at most. Returns how many they were.
+    pub(super) fn publish(&mut self, owners_max: usize) -> usize {
+        let count = self.dirty.len().min(owners_max);
+        for _ in 0..count {
+            let of = self.dirty.pop_front().expect("it was counted");
+            let Some(account) = self.accounts.get_mut(&of) else { continue };
             account.publish();
             account.is_dirty = account.has_shared();
             if account.is_empty() {
-                self.accounts.remove(of);
-                return false;
+                self.accounts.remove(&of);
+            } else if account.is_dirty {
+                self.dirty.push_back(of);
             }
-            account.is_dirty
-        });
-        self.dirty = dirty;
+        }
+        count
     }
 
     /// Begins a turn: the owners above their share are to be determined anew.
@@ -211,7 +211,7 @@ impl Memory {
     pub(super) fn first_over_share(&mut self) -> Option<(HolderList, Slot)> {
         let share = self.ledger.share_bytes()?;
         if self.over_share.is_none() {
-            self.publish();
+            self.publish(usize::MAX);
             let total = |of: &Option<OwnerId>| self.accounts[of].tenant().total();
             let mut over: Vec<_> = self.accounts.keys().copied().filter(|of| total(of) > share).collect();
             over.sort_by_key(total);
@@ -319,6 +319,11 @@ impl Memory {
         }
     }
 
+    /// For how many owners something is held.
+    pub(super) fn owners(&self) -> usize {
+        self.accounts.len()
+    }
+
     /// How many connections hold something.
     pub(super) fn holders(&self) -> usize {
         self.holders.len()
@@ -376,9 +381,9 @@ fn account<'a>(
 }
 
 /// Has an account published at the end of the turn.
-fn touch(dirty: &mut Vec<Option<OwnerId>>, account: &mut OwnerAccount, of: Option<OwnerId>) {
+fn touch(dirty: &mut VecDeque<Option<OwnerId>>, account: &mut OwnerAccount, of: Option<OwnerId>) {
     if !std::mem::replace(&mut account.is_dirty, true) {
-        dirty.push(of);
+        dirty.push_back(of);
     }
 }
 

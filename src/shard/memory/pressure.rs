@@ -9,8 +9,9 @@
 //! hold does not drain by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until there
 //! is room: no two clients wait for each other for ever.
 //!
-//! Invariants: queued output exceeds the lease for the length of one turn at most; including data that is being read,
-//! the total exceeds it by a quarter at most; each step frees something or skips a holder, so relieving ends.
+//! Invariants: queued output exceeds the lease for as long as giving back takes, which is a bounded part of each turn;
+//! including data that is being read, the total exceeds it by a quarter at most; each step frees something or skips a
+//! holder, so relieving ends.
 
 use crate::admission::Notice;
 use crate::http::PreparedResponse;
@@ -22,7 +23,7 @@ use crate::shard::memory::{HolderList, MemoryReport, Shortage};
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
-use crate::shard::work;
+use crate::shard::work::{self, free_ns};
 use crate::words::policy::WhenFull;
 
 /// How long clients in the middle of a message wait for memory: long enough for a client that was merely behind to take
@@ -33,8 +34,18 @@ const PATIENCE_MS: u64 = 1000;
 /// Twice that, since an outgrown reservation is copied.
 const READ_BYTES: usize = 256 * 1024;
 
-/// For how much work those over their share give back in a turn.
+/// For how much work those over their share give back in a turn, and for how much the shard's memory is brought below
+/// its lease.
 const GIVE_NS: u64 = 100_000;
+
+/// For how much work others make room for one frame; then it meets its own policy.
+const MAKE_ROOM_NS: u64 = 200_000;
+
+/// Of so many owners it is published in one turn what they hold.
+const PUBLISHED_MAX: usize = 256;
+
+/// So much of one queue is dropped at a time: of the smallest frames, some 20,000.
+const DROPPED_BYTES_MAX: usize = 64 * 1024;
 
 /// The reason for clients.
 const SHORT: &str = "the server is short of memory";
@@ -53,13 +64,19 @@ impl Shard {
 
     /// Returns whether `bytes` more may wait for `owner`, once owners above their share have made room.
     pub(in crate::shard) fn has_memory_for(&mut self, bytes: usize, owner: &Owner) -> bool {
+        let until_ns = self.work.spent_ns() + MAKE_ROOM_NS;
         loop {
             if self.memory.cover_for(bytes, owner) {
                 return true;
             }
+            if self.work.spent_ns() >= until_ns {
+                return false;
+            }
             if self.shed_history() {
                 continue;
             }
+            // All owners are looked at who hold something here.
+            self.work.spend(work::LOOK_NS + self.memory.owners() as u64 * work::PASS_NS);
             let Some((kind, slot)) = self.memory.first_to_give(owner.id) else { return false };
             self.give(kind, slot);
         }
@@ -82,28 +99,34 @@ impl Shard {
     pub(in crate::shard) fn balance_memory(&mut self) {
         self.memory.note_window(self.out.window_own_bytes());
         self.memory.begin_turn();
-        self.memory.publish();
+        let published = self.memory.publish(PUBLISHED_MAX);
+        self.work.spend(published as u64 * work::LOOK_AT_OWNER_NS);
         // History goes first; then owners above their share make room for the others, whichever shard they are on, for
         // a part of the turn.
-        while self.memory.is_pressed() && self.shed_history() {
-            self.memory.trim();
-        }
         let until_ns = self.work.spent_ns() + GIVE_NS;
-        while self.memory.is_pressed()
-            && let Some((kind, slot)) = self.memory.first_over_share()
-        {
+        while self.memory.is_pressed() {
             if self.work.spent_ns() >= until_ns {
                 self.memory.gives_on = true;
                 break;
             }
-            self.give(kind, slot);
+            if !self.shed_history() {
+                let Some((kind, slot)) = self.memory.first_over_share() else { break };
+                self.give(kind, slot);
+            }
             self.memory.trim();
         }
         let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
+        let until_ns = self.work.spent_ns() + GIVE_NS;
         while !self.memory.cover(needed) {
+            if self.work.spent_ns() >= until_ns {
+                self.memory.gives_on = true;
+                return;
+            }
             if self.shed_history() {
                 continue;
             }
+            // All owners are looked at who hold something here, once for each kind.
+            self.work.spend(work::LOOK_NS + 2 * self.memory.owners() as u64 * work::PASS_NS);
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
             let [queued, incoming] =
                 [HolderList::Queued, HolderList::Incoming].map(|kind| self.memory.fullest_class(kind));
@@ -136,18 +159,22 @@ impl Shard {
         if self.memory.waiting.is_empty() {
             return;
         }
-        for slot in std::mem::take(&mut self.memory.waiting) {
+        let mut waiting = std::mem::take(&mut self.memory.waiting);
+        self.work.spend(waiting.len() as u64 * work::PASS_NS);
+        for slot in waiting.drain(..) {
             if let Some(connection) = self.table.get_mut(slot)
                 && connection.flags.take(Flag::WaitsForMemory)
             {
                 self.intake.resume(connection, slot);
             }
         }
+        self.memory.waiting = waiting;
     }
 
     /// A connection gives something up, or is passed over.
     fn give(&mut self, kind: HolderList, slot: Slot) {
-        self.work.spend(work::END_NS);
+        let held = self.memory.of(slot);
+        self.work.spend(work::END_NS + free_ns(held.own + held.incoming));
         match kind {
             HolderList::Queued => self.relieve(slot),
             HolderList::Incoming => self.refuse_incoming(slot),
@@ -174,12 +201,13 @@ impl Shard {
         let connection = &mut self.table[slot];
         let ConnectionPhase::Open(channel) = &connection.phase else { return };
         // Half of it, so that the same one is not asked again for every frame.
-        let half = connection.outbound.queued_bytes().div_ceil(2);
+        let half = connection.outbound.queued_bytes().div_ceil(2).min(DROPPED_BYTES_MAX);
         let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.when_full()) {
             WhenFull::Close => return self.close_for_memory(slot),
             WhenFull::DropOldest => self.out.drop_oldest(connection, half),
             WhenFull::DropNewest => self.out.drop_newest(connection, half),
         };
+        self.work.spend(dropped as u64 * work::PASS_NS);
         self.stats.dropped += dropped as u64;
         self.stats.dropped_for_memory += dropped as u64;
         self.weigh(slot);

@@ -13,7 +13,7 @@ use crate::shard::out::deflate::Compressed;
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::kept::{KeptFor, KeptFrames};
 use crate::shard::out::listener_audience::ListenerAudience;
-use crate::shard::out::waiting::SharedPart;
+use crate::shard::out::watches::SharedPart;
 use crate::shard::out::window::{Range, Window};
 use crate::shard::table::ConnectionTable;
 use crate::shard::table::cohort::Cohort;

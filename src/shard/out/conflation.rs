@@ -60,6 +60,11 @@ impl Conflated {
         (self.values.len() / 8).max(PLACES_MIN)
     }
 
+    /// How many values there are.
+    pub(super) fn len(&self) -> usize {
+        self.values.len()
+    }
+
     /// Returns whether there is no value.
     pub(super) fn is_empty(&self) -> bool {
         self.values.is_empty()
@@ -101,6 +106,11 @@ impl Conflated {
         self.bytes -= frame.len();
         self.own -= own_len(&frame);
         Some(frame)
+    }
+
+    /// All values, in order.
+    pub(super) fn into_values(self) -> impl Iterator<Item = FrameParts> {
+        self.values.into_iter().map(|(_, frame)| frame)
     }
 
     /// Takes the value whose key came last.

@@ -15,6 +15,7 @@ use crate::shard::out::push::{FrameResult, fits};
 use crate::shard::out::range::{Range, RangeBytes};
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
+use crate::shard::work;
 use bytes::Bytes;
 
 /// A connection that takes up its log is given so much at a time.
@@ -280,6 +281,7 @@ impl Shard {
         let offered = self.out.offered();
         let went = self.out.window.kept.shed(offered);
         self.stats.history_shed += u64::from(went);
+        self.work.spend(work::LOOK_NS + if went { work::END_NS } else { 0 });
         went
     }
 }

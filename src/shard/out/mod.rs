@@ -26,6 +26,7 @@ mod range;
 mod sealing;
 mod sending;
 mod waiting;
+mod watches;
 mod window;
 
 use self::deflate::Contexts;
@@ -33,7 +34,8 @@ use self::journal::{Journal, Replay, ReturningAudiences};
 use self::kept_channels::{KeptChannel, KeptChannels, Listener};
 use self::outbound::Spares;
 use self::range::Range;
-use self::waiting::{Bulk, SendQueues, Watches};
+use self::waiting::{Bulk, SendQueues};
+use self::watches::Watches;
 use self::window::Window;
 use crate::gateway::OwnerId;
 use crate::proto::ServerHeader;
@@ -105,9 +107,9 @@ impl Out {
         self.window.bytes()
     }
 
-    /// The window's own memory in it.
+    /// The window's own memory in it, and that of outcomes that are awaited.
     pub(super) fn window_own_bytes(&self) -> usize {
-        self.window.heap_bytes()
+        self.window.heap_bytes() + self.watches.heap_bytes()
     }
 
     /// Returns whether anything waits that a socket may take.
@@ -252,7 +254,7 @@ impl Out {
     /// This connection ends: nothing of it waits any more.
     pub(super) fn forget(&mut self, connection: &mut Connection, slot: Slot) {
         connection.outbound.clear(&mut self.spares);
-        self.watches.remove(&slot);
+        drop(self.watches.take(slot));
         self.contexts.remove(slot);
         self.kept_channels.remove(&slot);
         self.listeners.remove(&slot);

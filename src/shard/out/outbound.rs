@@ -26,6 +26,10 @@ use std::io::IoSlice;
 /// Ranges that wait for one client and do not touch: each takes memory, however short it is.
 const RANGES_MAX: usize = 64;
 
+/// So many keys of one channel have a value that a newer one may replace: all of them join the queue at once when the
+/// socket has room, or a frame without a key follows them.
+const KEYS_MAX: usize = 8192;
+
 /// A control frame of our own, whole: a header of 2 bytes and at most 125 (RFC 6455 5.5).
 pub(crate) type ControlFrame = SmallVec<[u8; 32]>;
 
@@ -237,10 +241,22 @@ impl Outbound {
     }
 
     /// Holds the newest value of `key` while the socket is full. Returns whether it took the place of an older one.
-    pub(crate) fn conflate(&mut self, key: u64, frame: FrameParts) -> bool {
+    /// Beyond so many keys the value whose key came first joins the queue, and is replaced no more.
+    pub(crate) fn conflate(&mut self, key: u64, frame: FrameParts, copy_bytes_max: usize) -> bool {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         debug_assert!(backlog.blocked);
-        backlog.held.set(key, frame)
+        let is_replaced = backlog.held.set(key, frame);
+        if backlog.held.len() > KEYS_MAX
+            && let Some(first) = backlog.held.pop()
+        {
+            backlog.push_frame(&first, copy_bytes_max);
+        }
+        is_replaced
+    }
+
+    /// How many values newer ones may replace.
+    pub(crate) fn held_values(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.held.len())
     }
 
     /// The length of the value that waits for `key`, 0 if there is none.
@@ -590,8 +606,9 @@ impl Backlog {
 
     /// Held frames join the queue: nothing stands before them any more, or a frame without a key follows them.
     fn let_go_of_held(&mut self, copy_bytes_max: usize) {
-        while let Some(frame) = self.held.pop() {
-            self.push_frame(&frame, copy_bytes_max);
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            held.into_values().for_each(|frame| self.push_frame(&frame, copy_bytes_max));
         }
     }
 

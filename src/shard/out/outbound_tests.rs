@@ -310,7 +310,7 @@ impl Pair {
             let payload = self.payload(len);
             let frame = frame(Opcode::Text, payload);
             let replaced = self.twin.conflate(key, bytes_of(&frame));
-            assert_eq!(self.queue.conflate(key, frame), replaced);
+            assert_eq!(self.queue.conflate(key, frame, COPY_BYTES_MAX), replaced);
         }
     }
 
@@ -405,6 +405,33 @@ fn a_held_value_never_follows_a_newer_one() {
         Op::Send { offer: ALL, taken: 1000 },
     ]);
     pair.drain();
+}
+
+#[test]
+fn of_more_keys_than_may_wait_the_value_that_came_first_joins_the_queue() {
+    let mut pair = run([SMALL, Op::Send { offer: ALL, taken: 500 }]);
+    let keys = KEYS_MAX as u64 + 10;
+    let value = |key: u64| frame(Opcode::Binary, key.to_be_bytes().to_vec());
+    (0..keys).for_each(|key| assert!(!pair.queue.conflate(key, value(key), COPY_BYTES_MAX)));
+    assert_eq!((pair.queue.held_values(), pair.queue.held_len(9), pair.queue.held_len(10)), (KEYS_MAX, 0, 10));
+    // A newer value of such a key follows it; of the others it takes the place.
+    assert!(pair.queue.conflate(10, value(10), COPY_BYTES_MAX) && !pair.queue.conflate(0, value(0), COPY_BYTES_MAX));
+    pair.queue.unblock();
+    let mut left = Vec::new();
+    while pair.queue.prepare(COPY_BYTES_MAX) {
+        let mut parts = Vec::new();
+        let offered = pair.queue.gather(&pair.window, ALL, ALL, &mut parts);
+        parts.iter().for_each(|part| left.extend_from_slice(part));
+        drop(parts);
+        assert_eq!(offered, pair.queue.offerable_bytes());
+        pair.queue.sent_all(&mut pair.spares);
+    }
+    let values = left.len() / 10;
+    let heard: Vec<u64> = (0..values)
+        .map(|at| u64::from_be_bytes(left[left.len() - 10 * (values - at)..][2..10].try_into().unwrap()))
+        .collect();
+    let expected: Vec<u64> = (0..keys).chain([0]).collect();
+    assert!(heard.ends_with(&expected), "{} values", heard.len());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::shard::memory::SharedCharge;
 use crate::shard::out::broadcast::{Encoding, Forms, PushTargets, UnfinishedBroadcast, opcode};
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::listener_audience::ListenerAudience;
-use crate::shard::out::waiting::{SharedPart, Watch};
+use crate::shard::out::watches::{SharedPart, Watch};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::owner::LocalOwner;
@@ -471,7 +471,7 @@ impl Shard {
         let connection = &mut self.table[slot];
         connection.flags.set(Flag::Watched);
         let end = connection.outbound.queued_bytes();
-        self.out.watches.entry(slot).or_default().push(Watch { end, part: part.clone() });
+        self.out.watches.add(slot, Watch { end, part: part.clone() });
     }
 
     /// Puts a frame behind what waits for an open channel, or applies the policy.
@@ -543,6 +543,7 @@ impl Shard {
                         return FrameResult::Dropped;
                     }
                     let (dropped, _) = outbound.drop_oldest(excess, &self.out.window);
+                    self.work.spend(dropped as u64 * work::PASS_NS);
                     self.stats.dropped += dropped as u64;
                     self.weigh(slot);
                 }
@@ -559,9 +560,11 @@ impl Shard {
             return self.out_of_memory(slot, policy);
         }
         let outbound = &mut self.table[slot].outbound;
-        let replaced = key.is_some_and(|key| outbound.conflate(key, frame.clone()));
+        let copy_bytes_max = self.config.copy_bytes_max;
+        let replaced = key.is_some_and(|key| outbound.conflate(key, frame.clone(), copy_bytes_max));
         if key.is_none() {
-            outbound.push_behind(frame, self.config.copy_bytes_max);
+            self.work.spend(outbound.held_values() as u64 * work::LET_GO_NS);
+            outbound.push_behind(frame, copy_bytes_max);
         }
         self.weigh(slot);
         if replaced { FrameResult::Conflated } else { FrameResult::Queued }

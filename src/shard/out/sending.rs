@@ -89,12 +89,14 @@ impl Shard {
         {
             // The connection may be gone, and its place even taken by another.
             let Some(connection) = self.table.get_mut(slot) else { continue };
+            let let_go_ns = connection.outbound.held_values() as u64 * work::LET_GO_NS;
             if connection.flags.take(list) && connection.enter_batch(self.config.copy_bytes_max) {
                 let offered = connection.outbound.queued_bytes().min(OFFER_BYTES_MAX);
                 bytes += offered;
                 // With the last bytes of a stream goes its end.
                 let ends = connection.flags.has(Flag::Shutdown);
-                cost_ns += work::send_ns(offered) + if ends { work::EFFECT_NS } else { 0 };
+                cost_ns += let_go_ns + work::send_ns(offered) + if ends { work::EFFECT_NS } else { 0 };
+                self.work.spend(let_go_ns);
                 batch.push(slot);
             }
         }
@@ -233,8 +235,7 @@ impl Shard {
     /// Counts the outcome of watched frames, now that `sent` bytes have left. The others wait, for good if `full`; else
     /// they are still to be offered.
     fn settle_watches(&mut self, slot: Slot, sent: usize, left: usize, full: bool) {
-        let Some(watches) = self.out.watches.get_mut(&slot) else { return };
-        watches.retain(|watch| {
+        let is_settled = self.out.watches.retain(slot, |watch| {
             let counts = &mut watch.part.borrow_mut().counts;
             if watch.end <= sent {
                 counts.sent += 1;
@@ -247,8 +248,7 @@ impl Shard {
             }
             false
         });
-        if watches.is_empty() {
-            self.out.watches.remove(&slot);
+        if is_settled {
             self.table[slot].flags.take(Flag::Watched);
         }
     }
@@ -264,7 +264,7 @@ impl Shard {
     /// The watched frames of a connection will never leave.
     pub(in crate::shard) fn drop_watches(&mut self, slot: Slot) {
         if self.table[slot].flags.take(Flag::Watched) {
-            for watch in self.out.watches.remove(&slot).into_iter().flatten() {
+            for watch in self.out.watches.take(slot) {
                 watch.part.borrow_mut().counts.closed += 1;
             }
         }

@@ -1,14 +1,9 @@
-//! The lists of connections that have something to send, and the frames whose outcome is awaited.
+//! The lists of connections that have something to send.
 
 use crate::shard::flush::ShortSend;
-use crate::shard::outcome::OutcomePart;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
-use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 /// Connections that have something to send.
 #[derive(Default)]
@@ -130,20 +125,6 @@ pub(super) struct Bulk {
     /// No range of this connection, or of those behind it, lies before this segment.
     pub segment: u32,
 }
-
-/// Frames whose outcome was asked for, by connection.
-pub(super) type Watches = FxHashMap<Slot, SmallVec<[Watch; 1]>>;
-
-/// One such frame.
-pub(super) struct Watch {
-    /// Where the frame ends, counted from the front of the connection's queue.
-    pub end: usize,
-    /// Where its outcome is counted. The last to let go of it answers.
-    pub part: SharedPart,
-}
-
-/// A part of a ticket, shared by the frames of one push on this shard.
-pub(super) type SharedPart = Rc<RefCell<Box<OutcomePart>>>;
 
 #[cfg(test)]
 mod tests {

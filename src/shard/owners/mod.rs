@@ -48,12 +48,16 @@ pub(super) struct Owners {
     places: FxHashMap<OwnerId, u32>,
     /// Owners with a batch that has not been handed over.
     touched: Vec<u32>,
+    /// So many of them have come since that was last asked for.
+    touched_anew: u64,
     /// Processes that run here and have something to do, the next first; each once.
     hosted: VecDeque<u32>,
     /// Whether there is an Opened in those batches.
     opened_untold: bool,
-    /// Owners with connections that wait for room in their queue.
-    full: Vec<u32>,
+    /// Owners with connections that wait for room in their queue, the next to be looked at first.
+    full: VecDeque<u32>,
+    /// So many of them are to be looked at before the shard may sleep: a queue may have got room since.
+    unlooked: usize,
     grants: Grants,
 }
 
@@ -66,9 +70,11 @@ impl Owners {
             locals: Slab::new(),
             places: FxHashMap::default(),
             touched: Vec::new(),
+            touched_anew: 0,
             hosted: VecDeque::new(),
             opened_untold: false,
-            full: Vec::new(),
+            full: VecDeque::new(),
+            unlooked: 0,
             grants: Grants::default(),
         }
     }
@@ -108,9 +114,15 @@ impl Owners {
         }
         let batch = local.batch.get_or_insert_with(|| {
             self.touched.push(place);
+            self.touched_anew += 1;
             EventBatch::with_room(local.owner.id, local.events_expected)
         });
         batch.push(event);
+    }
+
+    /// How many owners have events of this turn that had none when this was last asked: each is to be woken for them.
+    pub(super) fn take_touched(&mut self) -> u64 {
+        std::mem::take(&mut self.touched_anew)
     }
 
     /// Gives a payload a life of its own, for an event of this turn to the owner.
@@ -142,8 +154,13 @@ impl Owners {
     /// Takes the next of them off the list.
     pub(super) fn next_hosted(&mut self) -> Option<u32> {
         let place = self.hosted.pop_front()?;
-        if let Some(unread) = &mut self.locals[place as usize].unread {
+        let local = &mut self.locals[place as usize];
+        if let Some(unread) = &mut local.unread {
             unread.is_listed = false;
+        }
+        if local.is_full {
+            // It is about to make room.
+            self.look_at_full();
         }
         Some(place)
     }
@@ -275,8 +292,25 @@ impl Owners {
         local.waiting.push_back(slot);
         local.sharing.is_waited_for |= wanted == RoomWanted::Low;
         if !std::mem::replace(&mut local.is_full, true) {
-            self.full.push(place);
+            self.full.push_back(place);
+            // It has not been asked yet to say when there is room.
+            self.look_at_full();
         }
+    }
+
+    /// A queue that had no room may have some: whose clients wait is to be looked at.
+    pub(super) fn look_at_full(&mut self) {
+        self.unlooked = self.full.len();
+    }
+
+    /// How many owners there are whose clients wait for room.
+    pub(super) fn full(&self) -> usize {
+        self.full.len()
+    }
+
+    /// Returns whether the next turn is to go on with that.
+    pub(super) fn looks_on(&self) -> bool {
+        self.unlooked > 0
     }
 
     /// This connection does not wait for the owner's answer any more.
@@ -287,34 +321,31 @@ impl Owners {
         }
     }
 
-    /// Takes out connections that may go on, since half of their owner's queue is empty: in turn, to `resume`, and of
-    /// one owner no more at a time than a turn could let go on.
-    pub(super) fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
-        // A connection that fills the queue again puts its owner into the list anew, for the next time.
-        let full = std::mem::take(&mut self.full);
-        let owners = full.len();
-        for place in full {
-            let may_go_on = self.may_go_on(place);
-            let local = &mut self.locals[place as usize];
-            let wait =
-                || local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize, local.wanted());
-            // A handler here need not be asked to say when there is room: this is looked at in each turn.
-            if !may_go_on && wait() {
-                self.full.push(place);
-                continue;
-            }
-            let going = local.waiting.len().min(RESUMED_MAX);
-            if local.sharing.is_waited_for {
-                local.sharing.begin_next(local.waiting.len() + owners);
-            }
-            local.waiting.drain(..going).for_each(&mut resume);
-            if local.waiting.is_empty() {
-                // It ends with what is left to it.
-                (local.waiting, local.is_full) = (VecDeque::new(), false);
-                self.forget_if_idle(place);
-            } else {
-                self.full.push(place);
-            }
+    /// Looks at the next owner whose clients wait, and takes out those that may go on, since its queue has room: to
+    /// `resume`, in order, and no more at a time than a turn could let go on.
+    pub(super) fn take_resumable(&mut self, resume: impl FnMut(Slot)) {
+        let waited_for = self.full.len();
+        let Some(place) = self.full.pop_front() else { return };
+        self.unlooked = self.unlooked.saturating_sub(1);
+        let may_go_on = self.may_go_on(place);
+        let local = &mut self.locals[place as usize];
+        let wait = || local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize, local.wanted());
+        // A handler here need not be asked to say when there is room: this is looked at again once it has run.
+        if !may_go_on && wait() {
+            return self.full.push_back(place);
+        }
+        let going = local.waiting.len().min(RESUMED_MAX);
+        if local.sharing.is_waited_for {
+            local.sharing.begin_next(local.waiting.len() + waited_for);
+        }
+        local.waiting.drain(..going).for_each(resume);
+        if local.waiting.is_empty() {
+            // It ends with what is left to it.
+            (local.waiting, local.is_full) = (VecDeque::new(), false);
+            self.forget_if_idle(place);
+        } else {
+            self.full.push_back(place);
+            self.unlooked += 1;
         }
     }
 
@@ -338,6 +369,7 @@ impl Owners {
             // Its last connection may have ended while it waited for room.
             if is_full {
                 self.full.retain(|&full| full != place);
+                self.unlooked = self.unlooked.min(self.full.len());
             }
         }
     }
@@ -357,6 +389,7 @@ impl Owners {
             assert_eq!(local.batch.is_some(), self.touched.contains(&place), "owners with events are listed");
             assert_eq!(local.is_full, self.full.contains(&place), "full owners are listed");
             assert!(local.waiting.is_empty() || local.is_full, "owners that are waited for are listed");
+            assert!(self.unlooked <= self.full.len(), "what is to be looked at is listed");
             local.subscriptions.check(self.shard);
             let is_hosted = self.hosted.iter().filter(|&&hosted| hosted == place).count();
             assert_eq!(is_hosted, local.unread.as_ref().map_or(0, |unread| usize::from(unread.is_listed)));

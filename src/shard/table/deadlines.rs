@@ -47,6 +47,8 @@ impl Shard {
         let table = &mut self.table;
         table.wheel.take_due(now_ms, &mut table.due);
         self.begin_draining_on();
+        // Memory may have come free for whom none was.
+        self.owners.look_at_full();
         self.trim_history();
         if self.table.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
             self.begin_cutting();
