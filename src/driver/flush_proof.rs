@@ -1,11 +1,10 @@
-//! A check, run once per ring on sockets of its own, that its sends have the properties on which [`UringFlush`]
+//! A check, run once per ring on sockets of its own, that its sends have the properties on which [`UringFlush`](super::flush_uring::UringFlush)
 //! depends.
 //!
 //! For a socket pair and a TCP loopback pair, for SEND and for SENDMSG: a send that fits is silent; one that fits
 //! partly reports its short count; one into a full socket reports "full"; what the reports add up to is what the peer
 //! gets, byte for byte; and when the peer has read everything, nothing more completes or arrives.
 
-use super::flush_uring::{FlushUnavailable, UringFlush};
 use super::sys::{self, ReadOutcome, socket_id};
 use crate::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend};
 use rustix::fd::OwnedFd;
@@ -20,8 +19,31 @@ const SEND_BYTES: usize = 1 << 20;
 /// A socket is full after this many sends, or something is wrong.
 const SENDS_MAX: usize = 64;
 
+/// Why there is no ring for sends here. Use [`SendFlush`](super::flush_send::SendFlush).
+#[derive(Debug, thiserror::Error)]
+pub enum FlushUnavailable {
+    /// No ring can be made: io_uring is missing, forbidden (seccomp, `kernel.io_uring_disabled`) or out of memory.
+    #[error("no io_uring for sending: {0}")]
+    NoRing(#[source] io::Error),
+    /// The sockets that the proof needs could not be made.
+    #[error("cannot open sockets to test the ring's sends: {0}")]
+    NoSockets(#[source] io::Error),
+    /// The kernel's sends do not behave as needed.
+    #[error("this kernel's io_uring sends lack a property that is needed: {0}")]
+    Unfit(String),
+}
+
+/// A [`Flush`] that reports what it should never do.
+pub(super) trait ProvableFlush: Flush {
+    /// Why it was given up for `send(2)`, if it was.
+    fn gave_up(&self) -> Option<&str>;
+
+    /// Runs work that the kernel may have deferred, and returns whether an unexpected completion has come.
+    fn has_late_completion(&mut self) -> bool;
+}
+
 /// Proves `flush` fit for use on this kernel.
-pub(super) fn prove(flush: &mut UringFlush) -> Result<(), FlushUnavailable> {
+pub(super) fn prove(flush: &mut impl ProvableFlush) -> Result<(), FlushUnavailable> {
     // Neighbouring bytes differ, and so do blocks (251 is prime), so a gap or a repeat shows.
     let pattern: Vec<u8> = (0..SEND_BYTES).map(|place| (place % 251) as u8).collect();
     for (kind, pair) in [("socket pair", unix_pair as fn() -> _), ("TCP", tcp_pair)] {
@@ -36,8 +58,8 @@ pub(super) fn prove(flush: &mut UringFlush) -> Result<(), FlushUnavailable> {
     Ok(())
 }
 
-struct Proof<'a> {
-    flush: &'a mut UringFlush,
+struct Proof<'a, F> {
+    flush: &'a mut F,
     sender: &'a OwnedFd,
     receiver: &'a OwnedFd,
     gathered: bool,
@@ -45,7 +67,7 @@ struct Proof<'a> {
     taken: Vec<u8>,
 }
 
-impl Proof<'_> {
+impl<F: ProvableFlush> Proof<'_, F> {
     fn run(mut self, pattern: &[u8]) -> Result<(), String> {
         let small = &pattern[..1000];
         if self.send(small)? != small.len() {
@@ -99,22 +121,18 @@ impl Proof<'_> {
         if self.flush.has_late_completion() {
             return Err("a send completed after its call had returned".to_owned());
         }
-        match self.flush.send_all_to_closed(self.sender) {
+        match send_all_to_closed(self.flush, self.sender) {
             Err(libc::EPIPE) => Ok(()),
             other => Err(format!("a closed socket answers {other:?}")),
         }
     }
 }
 
-impl UringFlush {
-    fn send_all_to_closed(&mut self, sender: &OwnedFd) -> Result<usize, i32> {
-        let mut short = Vec::new();
-        self.send_all(
-            &[OutgoingBytes { socket: socket_id(sender), parts: SendParts::One(b"x"), is_last: false }],
-            &mut short,
-        );
-        short.first().map_or(Ok(1), |short| short.sent)
-    }
+fn send_all_to_closed(flush: &mut impl Flush, sender: &OwnedFd) -> Result<usize, i32> {
+    let mut short = Vec::new();
+    let parts = SendParts::One(b"x");
+    flush.send_all(&[OutgoingBytes { socket: socket_id(sender), parts, is_last: false }], &mut short);
+    short.first().map_or(Ok(1), |short| short.sent)
 }
 
 fn wait_readable(socket: &OwnedFd) -> Result<(), String> {

@@ -20,7 +20,8 @@
 
 #![allow(unsafe_code)]
 
-use super::flush_proof;
+pub use super::flush_proof::FlushUnavailable;
+use super::flush_proof::{self, ProvableFlush};
 use super::flush_send::{self, SendFlush};
 use crate::shard::flush::{Flush, OutgoingBytes, PARTS_MAX, SendParts, ShortSend};
 use io_uring::squeue::{Entry, Flags};
@@ -40,20 +41,6 @@ const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_NOSIG
 
 /// How often in a row the kernel may refuse a submission for lack of memory or because it was interrupted.
 const REFUSALS_MAX: u32 = 64;
-
-/// Why there is no [`UringFlush`] here. Use [`SendFlush`].
-#[derive(Debug, thiserror::Error)]
-pub enum FlushUnavailable {
-    /// No ring can be made: io_uring is missing, forbidden (seccomp, `kernel.io_uring_disabled`) or out of memory.
-    #[error("no io_uring for sending: {0}")]
-    NoRing(#[source] io::Error),
-    /// The sockets that the proof needs could not be made.
-    #[error("no sockets to prove the ring's sends on: {0}")]
-    NoSockets(#[source] io::Error),
-    /// The kernel's sends do not behave as needed.
-    #[error("this kernel's io_uring sends are not fit for use: {0}")]
-    Unfit(String),
-}
 
 /// Sends batches through its own ring. Made and used on one thread.
 pub struct UringFlush {
@@ -100,17 +87,9 @@ impl UringFlush {
         self.gave_up.as_deref()
     }
 
-    /// Runs work that the kernel may have deferred, and returns whether an unexpected completion has come.
-    pub(super) fn has_late_completion(&mut self) -> bool {
-        let Some(ring) = &mut self.ring else { return false };
-        // SAFETY: the flags ask for nothing but GETEVENTS (1): no submission, no wait, no argument.
-        let _ = unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, 1, None) };
-        !ring.completion().is_empty()
-    }
-
     /// At most once: without a ring nothing can break.
     fn give_up(&mut self, why: String) {
-        tracing::warn!(why, "a sending io_uring is given up: from now on send(2), at a higher cost");
+        tracing::warn!(why, "the io_uring for sends has failed: send(2) is used from now on, at a higher cost");
         self.ring = None;
         self.gave_up = Some(why);
     }
@@ -147,6 +126,19 @@ impl UringFlush {
             short.push(ShortSend { index, sent });
         }
         (chunk.len() - left, result)
+    }
+}
+
+impl ProvableFlush for UringFlush {
+    fn gave_up(&self) -> Option<&str> {
+        self.gave_up.as_deref()
+    }
+
+    fn has_late_completion(&mut self) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        // SAFETY: the flags ask for nothing but GETEVENTS (1): no submission, no wait, no argument.
+        let _ = unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, 1, None) };
+        !ring.completion().is_empty()
     }
 }
 
@@ -297,7 +289,7 @@ mod tests {
     fn a_late_completion_ends_the_ring_and_is_logged_once() {
         let log = logged(late_completion);
         assert_eq!(log.matches("WARN").count(), 1, "{log}");
-        assert!(log.contains("given up") && log.contains("a send completed after its call had returned"), "{log}");
+        assert!(log.contains("has failed") && log.contains("a send completed after its call had returned"), "{log}");
     }
 
     fn late_completion() {

@@ -100,7 +100,7 @@ pub enum TokenError {
     #[error("the token is another issuer's")]
     Issuer,
     /// It has no `exp`, where one is needed.
-    #[error("the token has no end (exp)")]
+    #[error("the token has no expiry (exp)")]
     Endless,
     /// Not signed with this node's key.
     #[error("the token's signature is not valid")]
@@ -121,7 +121,7 @@ pub enum TokenError {
     #[error("the token is not valid yet")]
     NotYet,
     /// The server has no key.
-    #[error("this server has no secret to check tokens with")]
+    #[error("this server has no token secret")]
     NoSecret,
 }
 

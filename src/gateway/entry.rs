@@ -3,17 +3,18 @@
 //! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. A refusal is
 //! returned as a response ready to send; an admitted request comes with all that its owner is told.
 
-use super::{
-    HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
-    grant::{self, Carrier, Grant},
-    login::{self},
-    origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host, listed_origin},
-    proxy::{RequestSource, forwarded_for, is_behind_proxy, is_https},
-    redirect,
-    routes::without_trailing_slash,
-    secure_subdomain,
-    settings::{RESPONSE_TIMEOUT_MAX_S, SubdomainTokens},
-};
+use super::auth::TokenError;
+use super::grant::{self, Carrier, Grant};
+use super::login::{self, LoginRequest};
+use super::origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host, listed_origin};
+use super::owner::OwnerId;
+use super::pattern::TooMuchWork;
+use super::proxy::{RequestSource, forwarded_for, is_behind_proxy, is_https};
+use super::redirect;
+use super::routes::{Params, without_trailing_slash};
+use super::settings::{RESPONSE_TIMEOUT_MAX_S, SubdomainTokens};
+use super::snapshot::{HttpBinding, Snapshot, WebSocketBinding};
+use super::subdomain::secure_subdomain;
 use crate::admission::HeapBytes;
 use crate::{
     http::{Head, PreparedResponse, cookies, query},
@@ -262,7 +263,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
     fn stream(&self, ask: sse::SseAsk, binding: &'s WebSocketBinding) -> EntryResult<Entry<'s>> {
         let origin = listed_origin(self.head, &self.snapshot.settings);
         if ask == sse::SseAsk::Preflight {
-            let refused = || PreparedResponse::text(403, "the page's Origin is not on the allow-list");
+            let refused = || PreparedResponse::text(403, "the page's Origin is not in the list (origins)");
             return Err(origin.map_or_else(refused, sse::preflight));
         }
         let entry = self.upgrade(binding).map_err(|refusal| sse::shared_with(refusal, origin))?;

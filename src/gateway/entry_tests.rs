@@ -145,7 +145,7 @@ fn refused_websockets_hear_the_true_status() {
     assert_eq!(with_node_token, "401 there is no token", "localhost subdomains need their own");
     let foreign = format!("{}Origin: http://evil.com\r\n", node_cookie());
     let hijack = ws("/wsecho:wsecho:sys/authed", &foreign);
-    assert_eq!(hijack, "403 the page's Origin is not this host, nor on the allow-list");
+    assert_eq!(hijack, "403 the page's Origin is neither this host nor in the list (origins)");
     let same = format!("{}Origin: http://localhost:18101\r\n", node_cookie());
     assert_eq!(ws("/wsecho:wsecho:sys/authed", &same), "ws /authed ");
     assert_eq!(ws("/wsecho:wsecho:sys", "Origin: http://evil.com\r\n"), "ws / ", "an open path is open to all");
@@ -254,7 +254,7 @@ fn unauthenticated_requests_get_the_login_page() {
     assert_eq!(without_login, "401 there is no token");
     without.secret = None;
     let without_secret = judge_from(&snapshot(without), LOOPBACK, "GET /wsecho:wsecho:sys/authdyn", &node_cookie());
-    assert_eq!(without_secret, "401 this server has no secret to check tokens with");
+    assert_eq!(without_secret, "401 this server has no token secret");
 }
 
 #[test]

@@ -5,13 +5,14 @@
 //! passes, 19,456 KiB, 1 lane, and as salt the node's name, repeated until it has 8 characters: the key with which
 //! nodes encrypt their keyfiles.
 
-use super::{Settings, Snapshot, SubdomainTokens, proxy};
+use super::proxy;
+use super::settings::{Settings, SubdomainTokens};
+use super::snapshot::Snapshot;
 use crate::admission::HeapBytes;
 use crate::{
     http::{Head, PreparedResponse, cookies::SetCookie, query},
     process_id::ProcessId,
 };
-use bytes::Bytes;
 use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -166,23 +167,6 @@ fn is_local_path(path: &str) -> bool {
     bytes.next() == Some(b'/')
         && !matches!(bytes.next(), Some(b'/' | b'\\'))
         && path.bytes().all(|c| c.is_ascii_graphic())
-}
-
-/// Our own page: one file, no request to anywhere else.
-const PAGE: &str = include_str!("login.html");
-
-/// The page that is served, made once.
-pub(super) fn page(settings: &Settings) -> Bytes {
-    let page = settings.login_page.as_deref().unwrap_or(PAGE.as_bytes());
-    // A node's name is plain; what is not is kept from ending the string or the element it stands in.
-    let node: String = settings.user.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
-    match std::str::from_utf8(page) {
-        Ok(text) => {
-            let fake = if settings.simulation_mode { "true" } else { "false" };
-            text.replace("${node}", &node).replace("${fake}", fake).into()
-        }
-        Err(_) => Bytes::copy_from_slice(page),
-    }
 }
 
 /// The page as a response. It is 200 also where it stands in for a page that needs a token, as in nodes, so it must

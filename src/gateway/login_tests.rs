@@ -1,5 +1,7 @@
 use super::*;
+use crate::gateway::settings::{LOGIN_PAGE, login_page};
 use crate::http::HttpLimits;
+use bytes::Bytes;
 
 fn settings(tokens: SubdomainTokens) -> Settings {
     Settings::of_a_node("fake.os", tokens)
@@ -101,7 +103,7 @@ fn refusals_say_why_and_hold_nothing() {
 #[test]
 fn the_page_names_the_node_and_cannot_be_broken_by_it() {
     let mut settings = settings(SubdomainTokens::Own);
-    let text = |settings: &Settings| String::from_utf8(page(settings).to_vec()).unwrap();
+    let text = |settings: &Settings| String::from_utf8(login_page(settings).to_vec()).unwrap();
     assert!(text(&settings).contains("fake.os") && !text(&settings).contains("${"));
     settings.user = "\"</script><script>alert(1)".into();
     assert!(!text(&settings).contains("alert(1)"));
@@ -113,6 +115,6 @@ fn the_page_names_the_node_and_cannot_be_broken_by_it() {
 #[test]
 fn the_page_asks_nobody_else() {
     for other in ["http://", "https://", "//cdn", "@import", "src=", "<link"] {
-        assert!(!PAGE.contains(other), "{other}");
+        assert!(!LOGIN_PAGE.contains(other), "{other}");
     }
 }

@@ -16,6 +16,7 @@ mod entry;
 mod grant;
 mod login;
 mod origin;
+mod owner;
 mod pattern;
 mod proxy;
 pub mod proxy_protocol;
@@ -31,15 +32,13 @@ pub use entry::{BoundUpgrade, ContractRequest, Dynamic, Entry, enter};
 pub use grant::{Grant, HubAccess, PublicKeys, TokenAuthority, TopicPattern, patterns};
 pub use login::{LOGIN_BYTES_MAX, LoginCredentials, LoginRequest};
 pub use origin::{OriginError, may_be_dev_origin};
+pub use owner::OwnerId;
 pub use pattern::{PatternError, TooMuchWork};
 pub use proxy::{IpPrefix, ParseIpPrefixError, RequestSource, client_ip};
-pub use redirect::Challenges;
 pub use register::{REGISTRATION_BYTES_MAX, Registration, RegistrationError, register};
 pub use routes::{Owned, Params, RouteMatch, Routes};
 pub use settings::{HostPolicy, RESPONSE_TIMEOUT_MAX_S, Settings, SubdomainTokens};
-pub use snapshot::{BindError, BoundAt, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule, route_bytes};
+pub use snapshot::{
+    BindError, BoundAt, Challenges, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule, route_bytes,
+};
 pub use subdomain::secure_subdomain;
-
-/// A process as long as it is attached: never reused, so that a successor of the same name is another owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OwnerId(pub u32);

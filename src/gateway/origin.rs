@@ -4,14 +4,14 @@
 //! which page. It is checked wherever something that the browser adds by itself authenticates. A request without it
 //! comes from no browser, or from our own page.
 
-use super::{HostPolicy, Settings};
+use super::settings::{HostPolicy, Settings};
 use crate::http::{Authority, Head};
 
 /// Why a request's `Origin` is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
     /// A page of another site.
-    #[error("the page's Origin is not this host, nor on the allow-list")]
+    #[error("the page's Origin is neither this host nor in the list (origins)")]
     Foreign,
     /// `null`: a sandboxed page, a file, a redirect across sites.
     #[error("the page's Origin is opaque")]

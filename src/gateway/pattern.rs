@@ -213,7 +213,7 @@ pub(super) struct MatchSteps(usize);
 
 /// A path would have to be compared with more than a request may cost: it is too long for so many patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the path is too long for as many patterns as it may match")]
+#[error("the path is too long for the number of patterns that it may match")]
 pub struct TooMuchWork;
 
 impl MatchSteps {

@@ -3,15 +3,12 @@
 //! Invariants: a client is redirected to the host that it named, and only if that is one of ours; a challenge is
 //! answered while it is outstanding and for no other token, on any host (RFC 8555 8.3).
 
-use super::{Snapshot, proxy::is_https};
+use super::proxy::is_https;
+use super::snapshot::Snapshot;
 use crate::http::{Head, PreparedResponse};
-use std::collections::BTreeMap;
 
 /// Where an authority asks (RFC 8555 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
-
-/// Challenges that are outstanding: tokens, and what their answers are.
-pub type Challenges = BTreeMap<String, String>;
 
 /// The answer to an authority's question, if this is one.
 pub(super) fn challenge(snapshot: &Snapshot, head: &Head<'_>) -> Option<PreparedResponse> {
@@ -45,6 +42,7 @@ mod tests {
     use super::*;
     use crate::gateway::{Entry, HostPolicy, Settings, enter};
     use crate::http::HttpLimits;
+    use std::collections::BTreeMap;
     use std::net::SocketAddr;
 
     fn snapshot(port: Option<u16>) -> Snapshot {

@@ -1,6 +1,7 @@
 //! Registration: the first message of a client on `/` (node contract, section 4).
 
-use super::{Snapshot, TokenError};
+use super::auth::TokenError;
+use super::snapshot::Snapshot;
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use crate::words::close_reason;
 use serde::Deserialize;

@@ -10,7 +10,7 @@
 //! Patterns are found by what they begin with, up to the first parameter or wildcard: only those whose beginning the
 //! path has are tried, the most specific first.
 
-use super::OwnerId;
+use super::owner::OwnerId;
 use super::pattern::{MatchSteps, Parsed, PathPattern, PatternError, Subject, TooMuchWork};
 use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeMapSync};
 use std::cmp::Reverse;

@@ -1,6 +1,8 @@
 //! The rules of entry that an operator chooses, with their defaults.
 
-use super::{HubAccess, IpPrefix, Secret, TokenError};
+use super::auth::{Secret, TokenError};
+use super::grant::HubAccess;
+use super::proxy::IpPrefix;
 use bytes::Bytes;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -193,6 +195,23 @@ impl Settings {
             registration: true,
             ..Self::default()
         }
+    }
+}
+
+/// The login page: one file, no request to anywhere else.
+pub(super) const LOGIN_PAGE: &str = include_str!("login.html");
+
+/// The login page that is served, made once.
+pub(super) fn login_page(settings: &Settings) -> Bytes {
+    let page = settings.login_page.as_deref().unwrap_or(LOGIN_PAGE.as_bytes());
+    // A node's name is plain; what is not is kept from ending the string or the element it stands in.
+    let node: String = settings.user.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+    match std::str::from_utf8(page) {
+        Ok(text) => {
+            let fake = if settings.simulation_mode { "true" } else { "false" };
+            text.replace("${node}", &node).replace("${fake}", fake).into()
+        }
+        Err(_) => Bytes::copy_from_slice(page),
     }
 }
 

@@ -1,16 +1,22 @@
-//! The state that requests are judged by: bindings and settings, immutable while it is used.
+//! The state that requests are checked against: bindings and settings, immutable while it is used.
 //!
 //! To change it, clone it (cheap: the clone shares everything, and goes on sharing all but what it changes), bind or
 //! unbind on the clone, and hand the clone to every shard.
 
-use super::{
-    Challenges, Owned, OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain,
-};
+use super::owner::OwnerId;
+use super::pattern::PatternError;
+use super::routes::{Owned, Routes, without_trailing_slash};
+use super::settings::{self, Settings};
+use super::subdomain::secure_subdomain;
 use crate::admission::Charge;
 use crate::{http::Content, process_id::ProcessId};
 use bytes::Bytes;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Challenges that are outstanding: tokens, and what their answers are.
+pub type Challenges = BTreeMap<String, String>;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -180,7 +186,7 @@ impl Snapshot {
     pub fn new(settings: Settings) -> Self {
         Self {
             cookie: settings.cookie.as_str().into(),
-            login_page: login::page(&settings),
+            login_page: settings::login_page(&settings),
             settings: Arc::new(settings),
             http: Routes::default(),
             websocket: Routes::default(),

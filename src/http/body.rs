@@ -4,7 +4,8 @@
 //! bounded and dropped. Line ends are CRLF and nothing else: a lone LF inside a chunk extension is how requests are
 //! smuggled past proxies.
 
-use super::{BODY_TOO_LARGE as TOO_LARGE, BodyFraming, HttpLimits, Rejection};
+use super::head::BodyFraming;
+use super::limits::{BODY_TOO_LARGE as TOO_LARGE, HttpLimits, Rejection};
 use bytes::Bytes;
 
 /// Decodes one body.

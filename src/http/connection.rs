@@ -8,11 +8,10 @@
 //! Invariants: after a [`Rejection`] or a response that closes, no byte of the peer is parsed any more; the bytes
 //! behind a request that upgrades are handed over untouched.
 
-use super::{
-    BodyFraming, Head, HttpLimits, PreparedResponse, Rejection,
-    body::Decoder,
-    response::{Date, RequestFacts},
-};
+use super::body::Decoder;
+use super::head::{BodyFraming, Head};
+use super::limits::{HttpLimits, Rejection};
+use super::response::{Date, PreparedResponse, RequestFacts};
 use bytes::Bytes;
 
 /// The state of one connection between reads.
@@ -47,7 +46,7 @@ pub enum HttpStep<'a> {
     /// Nothing to do: more bytes are needed, or the response in progress must leave first.
     Wait,
     /// A head is complete, its body is not. The caller may refuse it now with [`HttpConnection::respond`], send
-    /// [`super::CONTINUE`] if `send_continue`, lower the limit with [`HttpConnection::limit_body`], or just go on
+    /// `http::CONTINUE` if `send_continue`, lower the limit with [`HttpConnection::limit_body`], or just go on
     /// feeding.
     BodyPending {
         /// The head.

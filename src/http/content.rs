@@ -3,7 +3,8 @@
 //! The strong entity tag is made once, when the content is bound, from the bytes and the media type, so it is the same
 //! on every shard and after a restart.
 
-use super::{Head, PreparedResponse, head::list};
+use super::head::{Head, list};
+use super::response::PreparedResponse;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;

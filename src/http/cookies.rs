@@ -3,7 +3,8 @@
 //! A name matches exactly, in its case. Two cookies of one name are an error, not a choice: a page of a sibling domain
 //! can plant a second one, and that attack depends on which of them a server picks.
 
-use super::{Head, body::is_token};
+use super::body::is_token;
+use super::head::Head;
 
 /// A request holds more than one cookie of the name asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

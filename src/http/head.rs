@@ -4,7 +4,8 @@
 //! could frame differently (RFC 9112 section 11.2) is refused here: both lengths, repeated lengths, folded lines, bare
 //! CR or LF, a space before the colon, transfer codings that we do not undo.
 
-use super::{Authority, HEADERS_MAX, HttpLimits, Rejection, RequestTarget};
+use super::limits::{HEADERS_MAX, HttpLimits, Rejection};
+use super::target::{Authority, RequestTarget};
 use smallvec::SmallVec;
 use std::mem::MaybeUninit;
 

@@ -6,6 +6,7 @@
 //! RFC 9110 forbids one. The clock is the caller's.
 
 use super::body::{is_text, is_token};
+use super::limits::Rejection;
 use bytes::Bytes;
 use std::{
     borrow::Cow,
@@ -377,6 +378,13 @@ pub fn reason_phrase(status: u16) -> &'static str {
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
         _ => "",
+    }
+}
+
+impl Rejection {
+    /// The response to send; it closes the connection.
+    pub fn response(self) -> PreparedResponse {
+        PreparedResponse::text(self.status, self.reason).closing()
     }
 }
 

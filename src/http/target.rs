@@ -3,7 +3,7 @@
 //! Nothing is decoded and no dot segment is resolved here: a path is matched as it was sent, so two spellings never
 //! name one resource by surprise.
 
-use super::Rejection;
+use super::limits::Rejection;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A request target, split but not decoded.

@@ -3,8 +3,8 @@
 //! Invariant: allocation follows the bytes that arrived, never a declared length: at most twice those bytes, or
 //! [`AHEAD_BYTES`] more than them.
 
-use super::connection::{Joined, MessageLimits, Payload};
 use super::frame::MessageKind;
+use super::message::{Joined, MessageLimits, Payload};
 use super::utf8::Utf8Stream;
 use super::violation::Violation;
 

@@ -6,54 +6,14 @@
 //! - Between messages a connection owns no heap; in between it owns what arrived, and the state is plain data.
 //! - After a close frame or a violation everything further is discarded unread (RFC 6455 5.5.1, 7.1.7).
 
-use std::ops::Deref;
-
 use super::assembler::Assembler;
 use super::close::{self, CloseReceived};
 use super::deflate::{Agreed, Inflated, Inflater, Inflating};
 use super::frame::{self, ClientHeader, Expected, MessageKind, Opcode};
 use super::mask::{self, MaskingKey};
+use super::message::{Joined, MessageLimits, Payload};
 use super::utf8;
 use super::violation::Violation;
-
-/// Limits of a connection. All three are checked on a frame's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MessageLimits {
-    /// The largest message, in bytes, both as it travels and inflated.
-    pub message_bytes_max: usize,
-    /// The largest payload of one frame, in bytes.
-    pub frame_bytes_max: usize,
-    /// The most fragments of one message, empty ones included.
-    pub fragments_max: u32,
-}
-
-impl MessageLimits {
-    /// 16 MiB: what a browser's page sends in one piece at the very most, and what one message may cost us.
-    pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 16 << 20;
-    /// The smallest fragments sent on purpose (Autobahn 9.3.1 sends 4 MiB in such). Smaller ones, down to an endless
-    /// series of empty ones, would cost more in headers than they carry.
-    const FRAGMENT_BYTES_MIN: usize = 64;
-
-    /// Limits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
-    pub const fn for_messages(message_bytes_max: usize) -> Self {
-        let fragments = message_bytes_max / Self::FRAGMENT_BYTES_MIN;
-        // A small limit still leaves room for a client that writes a message in a few dozen pieces.
-        let fragments_max = if fragments < 64 {
-            64
-        } else if fragments > u32::MAX as usize {
-            u32::MAX
-        } else {
-            fragments as u32
-        };
-        Self { message_bytes_max, frame_bytes_max: message_bytes_max, fragments_max }
-    }
-}
-
-impl Default for MessageLimits {
-    fn default() -> Self {
-        Self::for_messages(Self::MESSAGE_BYTES_MAX_DEFAULT)
-    }
-}
 
 /// The meaning of a client's bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,37 +45,6 @@ pub struct WholeMessage<'a> {
     pub payload: &'a [u8],
     /// How many bytes of the input it was, with its header.
     pub frame_bytes: usize,
-}
-
-/// The bytes of a message.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Payload<'a> {
-    /// They lie in the input, or in the [`Scratch`], and must be used or copied before the next `receive`.
-    Borrowed(&'a [u8]),
-    /// They were gathered from several frames or reads, and are the receiver's to keep.
-    Owned(Vec<u8>),
-}
-
-impl Payload<'_> {
-    /// The bytes as a vector of their own: copied if they were borrowed.
-    pub fn into_vec(self) -> Vec<u8> {
-        match self {
-            Self::Borrowed(bytes) => bytes.to_vec(),
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl Deref for Payload<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 /// Scratch state of one receiving call, kept by no connection: one for all connections of a shard.
@@ -212,13 +141,6 @@ enum FrameStep<'a> {
     NextFrame,
     Control(Opcode, Payload<'a>),
     Message(Joined<'a>),
-}
-
-/// The frames of a whole message, joined. Text is checked unless it is compressed.
-pub(super) struct Joined<'a> {
-    pub kind: MessageKind,
-    pub compressed: bool,
-    pub payload: Payload<'a>,
 }
 
 impl WebSocketConnection {
@@ -325,7 +247,7 @@ impl WebSocketConnection {
 
     /// After a violation: what the client may still be sending of the message that was refused. The rest of the frame
     /// as its header announced it; as much as a message may have, where more fragments were to follow. To be read and
-    /// dropped, for a close before that becomes a reset, which eats the close frame.
+    /// dropped, for a close before that becomes a reset, which destroys the close frame.
     pub fn unread_bytes(&self) -> u64 {
         match self.header.first_chunk() {
             Some(bytes) if self.finished => u64::from_le_bytes(*bytes),

@@ -14,8 +14,8 @@ pub use agreement::{Agreed, Terms, WINDOW_BITS_MAX, WINDOW_BITS_MIN, negotiate};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::connection::Payload;
 use super::frame::MessageKind;
+use super::message::Payload;
 use super::utf8::Utf8Stream;
 use super::violation::Violation;
 

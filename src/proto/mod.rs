@@ -8,7 +8,7 @@
 //! Invariants:
 //! - Any split of the same bytes gives the same events: [`WebSocketConnection`] keeps a frame or message that is not
 //!   whole.
-//! - A frame is judged by its header, before its payload arrives and before anything is allocated for it.
+//! - A frame is checked by its header, before its payload arrives and before anything is allocated for it.
 //! - Every fault of the peer is a [`Violation`], and every violation has a close code and a reason.
 //! - No input panics.
 //!
@@ -22,12 +22,14 @@ pub mod deflate;
 pub mod extension;
 pub mod frame;
 pub mod mask;
+mod message;
 pub mod upgrade;
 pub mod utf8;
 mod violation;
 
 pub use close::CloseReceived;
-pub use connection::{MessageLimits, Payload, Received, Scratch, WebSocketConnection, WholeMessage};
+pub use connection::{Received, Scratch, WebSocketConnection, WholeMessage};
 pub use frame::{MessageKind, Opcode, ServerHeader, server_frame_len, server_header};
+pub use message::{MessageLimits, Payload};
 pub use upgrade::{Upgrade, UpgradeError};
 pub use violation::Violation;

@@ -58,7 +58,7 @@ pub enum UpgradeError {
     #[error("Sec-WebSocket-Key must be the base64 of 16 bytes")]
     KeyMalformed,
     /// The version is missing or is not 13 (item 6, 4.4).
-    #[error("only WebSocket version 13 is spoken here")]
+    #[error("only WebSocket version 13 is supported")]
     VersionUnsupported,
     /// More than one Sec-WebSocket-Version (11.3.5).
     #[error("Sec-WebSocket-Version must not be repeated")]

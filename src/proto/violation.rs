@@ -2,7 +2,7 @@
 //!
 //! Invariant: the mapping to close codes and reasons is total, and each reason fits a close frame.
 
-use super::close::code;
+use crate::words::close_reason::code;
 
 /// A fault of the client. What happens next is always the same: the connection is failed (RFC 6455 7.1.7), which
 /// means a close frame with [`Violation::close_code`] and [`Violation::reason`], then the end; nothing that the client

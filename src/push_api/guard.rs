@@ -2,7 +2,7 @@
 //!
 //! Invariants: the token is compared in constant time, and is never shown.
 
-use super::ApiAnswer;
+use super::answer::ApiAnswer;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 

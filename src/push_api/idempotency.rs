@@ -7,7 +7,7 @@
 //! most; a full table refuses new keys (429) and nothing is pushed. A key belongs to one request: with another body it
 //! is refused. Failures are not kept, so the request may be tried again. Keys are compared by their digests.
 
-use super::ApiAnswer;
+use super::answer::ApiAnswer;
 use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::gateway::ContractRequest;
 use bytes::Bytes;

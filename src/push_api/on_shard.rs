@@ -4,10 +4,11 @@
 //! Invariants: the work here is bounded by [`BODY_BYTES_MAX`]; requests that wait for the thread are bounded in number
 //! and charged in bytes. It must not know outcomes or idempotency keys, except that they need the thread.
 
+use super::answer::ApiAnswer;
 use super::body::{OutcomeWanted, PublishOrder};
 use super::guard::ApiGuard;
 use super::perform::Performer;
-use super::{AdmittedRequest, ApiAnswer, is_batch};
+use super::request::{self, AdmittedRequest, is_batch};
 use crate::admission::{HeapBytes, HeldAs};
 use crate::broker::{Event, Here, HttpAsk, HttpRequest, RequestId, ShardHandler};
 use crate::gateway::ContractRequest;
@@ -63,7 +64,7 @@ impl ApiOnShard {
             return None;
         }
         // A request with an outcome is parsed again on the thread: what waits is the request alone, as it was charged.
-        match super::read(asked, body.clone()) {
+        match request::read(asked, body.clone()) {
             Ok(order) if order.outcome != OutcomeWanted::Nothing => None,
             order => Some(order),
         }

@@ -3,19 +3,18 @@
 //!
 //! Invariants: a request that other nodes have to answer holds up no other; a batch is processed a part at a time.
 
-use super::idempotency::{KeyDigest, KeyStatus};
+use super::answer::ApiAnswer;
+use super::body::PublishOrder;
+use super::idempotency::{IdempotencyKeys, KeyDigest, KeyStatus};
 use super::lines::LineBatch;
-use super::perform::{ChannelTicket, Counting, Performer, PushResult, PushTickets};
-use super::{AdmittedRequest, ApiAnswer, IdempotencyKeys, PublishOrder, is_batch};
+use super::perform::{ChannelTicket, Counting, OUTCOME_WITHIN, Performer, PushResult, PushTickets};
+use super::request::{self, AdmittedRequest, is_batch};
 use crate::broker::{RequestId, ShardProcess};
 use crate::gateway::ContractRequest;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-
-/// How long an outcome is waited for: shards tell it within a turn or two, whatever clients do.
-pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether other nodes have said what became of a push: they have 250 ms.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -133,7 +132,7 @@ impl ApiOnThread {
 
     fn read(&self, asked: &ContractRequest, body: Bytes) -> Result<Read, ApiAnswer> {
         if !is_batch(asked) {
-            return super::read(asked, body).map(Read::One);
+            return request::read(asked, body).map(Read::One);
         }
         let memory = self.process.handle().memory();
         LineBatch::new(body, memory).map(Read::Lines).map_err(|_| ApiAnswer::memory_is_short())
@@ -149,7 +148,7 @@ impl ApiOnThread {
 
     /// One part of a batch; the rest of it waits behind other requests.
     fn work_off(&mut self, id: RequestId, mut lines: LineBatch) {
-        match lines.work(|order| self.performer.push(order)) {
+        match lines.work(&mut self.performer) {
             false => self.lines.push_back((id, lines)),
             true => self.waiting.push((id, Awaited::Lines(lines), None)),
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a push never waits; nothing is done in the name of a process that is gone.
 
-use super::ApiAnswer;
+use super::answer::ApiAnswer;
 use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::broker::{
     Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How long an outcome is waited for: shards tell it within a turn or two, whatever clients do.
+pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 
 /// With what a channel is closed where the request does not say (RFC 6455 7.4.1: policy).
 const CLOSE_CODE: u16 = 1008;
@@ -342,7 +345,7 @@ impl Performer {
             Err(refused) => return refused,
         };
         let closed = self.target.close(channel, code, reason).ask().try_send();
-        match closed.map(|ticket| ticket.wait(super::on_thread::OUTCOME_WITHIN)) {
+        match closed.map(|ticket| ticket.wait(OUTCOME_WITHIN)) {
             Ok(Ok(Outcome { not_found: 0, .. })) => ApiAnswer::json(202, &json!({"closed": channel})),
             Ok(Ok(_)) => no_channel(&channel),
             Ok(Err(_)) => ApiAnswer::error(503, None, "the shard did not answer in time").with("retry-after", "1"),

@@ -6,7 +6,7 @@
 //! rustls' own, read when a certificate is verified.
 
 use super::handshake::CertificateResolver;
-use super::{Certificate, CertificateError};
+use super::handshake::certificate::{Certificate, CertificateError};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};

@@ -17,6 +17,7 @@ mod duplex;
 mod handshake;
 #[cfg(feature = "tls")]
 mod keys;
+mod opened;
 mod outcome;
 #[cfg(feature = "tls")]
 mod record;
@@ -32,7 +33,8 @@ pub use handshake::certificate::{Certificate, CertificateError};
 pub use handshake::{Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, TlsServer};
 #[cfg(feature = "tls")]
 pub use keys::{OVERHEAD_BYTES, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, Suite, TrafficSecret};
-pub use outcome::{Established, HandshakeFailure, HandshakeStep, OpenedRecords, ReceiveEnd};
+pub use opened::{OpenedRecords, ReceiveEnd};
+pub use outcome::{Established, HandshakeFailure, HandshakeStep};
 #[cfg(feature = "tls")]
 pub use record::{RecordDirection, Records, TlsState};
 #[cfg(not(feature = "tls"))]

@@ -1,6 +1,10 @@
-//! The results of handshakes and records: plain data, the same with and without the feature `tls`.
+//! The results of handshakes: plain data, the same with and without the feature `tls`.
 
-use super::{Alert, TlsState};
+use super::alert::Alert;
+#[cfg(feature = "tls")]
+use super::record::TlsState;
+#[cfg(not(feature = "tls"))]
+use super::without::TlsState;
 
 /// The result of a client's bytes.
 #[derive(Debug)]
@@ -36,29 +40,4 @@ pub struct HandshakeFailure {
     pub by_client: bool,
     /// In words, for logs.
     pub why: String,
-}
-
-/// Why nothing more is received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceiveEnd {
-    /// The peer has said that it sends nothing more.
-    CloseNotify,
-    /// The peer has given up.
-    Told(Alert),
-    /// The peer has broken the protocol, and is to be told so.
-    Broken(Alert),
-}
-
-/// The result of receiving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenedRecords {
-    /// So many bytes of data, now at the start of what was given.
-    pub plain: usize,
-    /// So many bytes at the end are the beginning of a record: they are to be given again, with what follows.
-    pub rest: usize,
-    /// Something is to be sealed and sent, even if there is no data: see
-    /// [`Records::seal_due`](super::Records::seal_due).
-    pub is_answer_due: bool,
-    /// Set if this is the last.
-    pub ended: Option<ReceiveEnd>,
 }

@@ -9,7 +9,7 @@
 
 use super::alert::Alert;
 use super::keys::{ContentType, DirectionKeys, HEADER_BYTES, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Suite, TrafficSecret};
-use super::outcome::{OpenedRecords, ReceiveEnd};
+use super::opened::{OpenedRecords, ReceiveEnd};
 use smallvec::SmallVec;
 use std::io::IoSlice;
 

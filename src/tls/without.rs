@@ -1,6 +1,8 @@
 //! The module without the feature `tls`: types that have no values, so that shards need no `cfg`.
 
-use super::{Alert, HandshakeStep, OpenedRecords};
+use super::alert::Alert;
+use super::opened::OpenedRecords;
+use super::outcome::HandshakeStep;
 use std::io::{self, IoSlice};
 
 /// A type without values. Private, so that code outside is not warned about unreachable statements.

@@ -8,17 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms whose files do not stand in an order yet. In all others none imports, however indirectly, one that imports it.
 /// This list only gets shorter.
-const CIRCULAR_ROOMS: &[&str] = &[
-    "src/broker",
-    "src/daemon",
-    "src/driver",
-    "src/fleet",
-    "src/gateway",
-    "src/http",
-    "src/proto",
-    "src/push_api",
-    "src/tls",
-];
+const CIRCULAR_ROOMS: &[&str] = &["src/broker", "src/daemon", "src/fleet"];
 
 /// The parts of a shard: its fields of these names, and the directories whose files may touch what is private to them.
 const PARTS: &[&str] = &["intake", "memory", "out", "owners", "table"];
@@ -194,7 +184,10 @@ fn no_files_of_a_room_import_each_other_in_a_circle() {
             let module = module_of(file, &root);
             let named = paths_of(&flattened(&code_of(file)));
             let named = named.iter().filter_map(|path| file_of(path, &module, &by_module));
-            imports.insert(file, named.filter(|other| *other != file).collect());
+            let others = named.filter(|other| *other != file && !other.ends_with(STAND_IN));
+            if !file.ends_with(STAND_IN) {
+                imports.insert(file, others.collect());
+            }
         }
         // A file that imports none of those that are left stands on the floor below; in the end none is left.
         while let Some(file) = imports.iter().find(|(_, of)| of.is_empty()).map(|(file, _)| *file) {
