@@ -121,7 +121,7 @@ fn hear_event(state: &State, event: &Event) {
         Event::LameDuckMode => {
             state.is_lame.store(true, Ordering::Release);
             state.changed.notify_one();
-            tracing::warn!("fleet: the NATS server is about to stop; another one is taken");
+            tracing::warn!("fleet: the NATS server is about to stop; connecting to another one");
         }
         Event::SlowConsumer(_) => {
             tracing::warn!("fleet: messages came faster than the shards take them; some are lost")

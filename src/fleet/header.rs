@@ -69,7 +69,7 @@ pub(super) enum HeaderError {
     #[error("it is no message of a fleet")]
     Malformed,
     /// Of a version that is not spoken here.
-    #[error("it is of version {0}; version {VERSION} is spoken here")]
+    #[error("its version is {0}; this node supports version {VERSION}")]
     Version(u8),
 }
 

@@ -14,9 +14,10 @@ use super::pending_questions::{self, PendingQuestions};
 use super::roster::{Announcement, Change, Roster};
 use super::standing::{CountsAtStart, CountsReached, LINES_PER_QUESTION};
 use super::subject::{AudienceKey, Kind, NamedAudience, SubjectParts, Subjects, Target};
+use super::tails::{LINE_BYTES, TAIL_BYTES, read_line, read_tail, write_tail};
 use super::traffic::{
-    ChannelAsked, Channels, Delivery, FleetNews, Numbered, OutboundPush, OutboundTo, Publish, QuestionResult,
-    ReceiveResult, Refusal,
+    ChannelAsked, Channels, Delivery, Effects, FleetNews, Numbered, OutboundPush, OutboundTo, Publish, QuestionResult,
+    Refusal,
 };
 use crate::broker::{ChannelQuestion, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
 use crate::channel::ChannelId;
@@ -44,10 +45,6 @@ const TAILS_PER_MESSAGE: usize = 512;
 
 /// The start of an announcement: how many counts were forgotten, and how long ago the last was.
 const FORGOTTEN_BYTES: usize = 8 + 8;
-
-/// An audience by its hash, and a count in an announcement.
-const LINE_BYTES: usize = 1 + 16;
-const TAIL_BYTES: usize = LINE_BYTES + 4 + 8 + 8;
 
 /// Everything is announced again at most once in this time, however many nodes ask.
 const AGAIN_AFTER_MS: u64 = 5_000;
@@ -394,7 +391,7 @@ impl Member {
     }
 
     /// Judges a message.
-    pub(super) fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> ReceiveResult {
+    pub(super) fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Effects {
         let parts = self.subjects.parse(subject);
         let source = parts.map_or("", |parts| parts.source);
         match self.received(parts, bytes, now_ms) {
@@ -409,17 +406,12 @@ impl Member {
                 };
                 *count += 1;
                 let told = vec![FleetNews::Refused { source: source.chars().take(64).collect(), why }];
-                ReceiveResult { told, ..ReceiveResult::default() }
+                Effects { told, ..Effects::default() }
             }
         }
     }
 
-    fn received(
-        &mut self,
-        parts: Option<SubjectParts<'_>>,
-        bytes: &Bytes,
-        now_ms: u64,
-    ) -> Result<ReceiveResult, Refusal> {
+    fn received(&mut self, parts: Option<SubjectParts<'_>>, bytes: &Bytes, now_ms: u64) -> Result<Effects, Refusal> {
         let parts = parts.ok_or(Refusal::Subject)?;
         let (header, at) = Header::read(bytes).map_err(|error| match error {
             HeaderError::Version(version) => Refusal::Version(version),
@@ -433,11 +425,7 @@ impl Member {
         }
         if header.source == self.node {
             // Servers do not hand us our own, unless we are what is left of a former connection.
-            return if header.incarnation == self.incarnation {
-                Ok(ReceiveResult::default())
-            } else {
-                Err(Refusal::Twin)
-            };
+            return if header.incarnation == self.incarnation { Ok(Effects::default()) } else { Err(Refusal::Twin) };
         }
         let payload = bytes.slice(at..);
         match header.kind {
@@ -445,12 +433,12 @@ impl Member {
             Kind::Tails => self.hear_tails(&header, &payload, now_ms),
             Kind::Ask => self.hear_ask(&header, &payload),
             Kind::Where => self.hear_where(&header, &payload, now_ms),
-            Kind::CountsReached => self.hear_stood(&header, parts.token, &payload, now_ms),
+            Kind::Stood => self.hear_stood(&header, parts.token, &payload, now_ms),
             Kind::Count => {
                 let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
                 topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
                 let count = Some((process, header.name.into(), header.source, header.ask));
-                Ok(ReceiveResult { count, ..ReceiveResult::default() })
+                Ok(Effects { count, ..Effects::default() })
             }
             Kind::Answer => self.hear_answer(&header, parts.token, &payload),
             Kind::Shown => self.hear_shown(&header, parts.token, &payload),
@@ -461,7 +449,7 @@ impl Member {
         }
     }
 
-    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<ReceiveResult, Refusal> {
+    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Effects, Refusal> {
         if payload.len() > ABOUT_BYTES_MAX {
             return Err(Refusal::Malformed);
         }
@@ -478,11 +466,11 @@ impl Member {
         if is_asking && matches!(change, Change::None | Change::Back { .. }) {
             told.extend(self.unanswered(Some(node), now_ms));
         }
-        Ok(ReceiveResult { told, ..ReceiveResult::default() })
+        Ok(Effects { told, ..Effects::default() })
     }
 
     /// A node that does not listen to an audience says so; one that does reports the outcome of the push itself.
-    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
+    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Effects, Refusal> {
         let mut reader = Reader { bytes: payload, at: 0 };
         let read = |reader: &mut Reader<'_>| -> Result<(u64, AudienceKey), HeaderError> {
             Ok((u64::from_be_bytes(reader.array()?), read_line(reader)?))
@@ -495,11 +483,11 @@ impl Member {
             Some(_) => None,
             None => Some(self.answer(&header.source, ask, &Outcome::default())),
         };
-        Ok(ReceiveResult { answer, ..ReceiveResult::default() })
+        Ok(Effects { answer, ..Effects::default() })
     }
 
     /// How far this node has counted, for one that has begun to listen.
-    fn hear_where(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<ReceiveResult, Refusal> {
+    fn hear_where(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Effects, Refusal> {
         let (question, lines) = payload.split_first_chunk::<8>().ok_or(Refusal::Malformed)?;
         let (lines, rest) = lines.as_chunks::<LINE_BYTES>();
         if !rest.is_empty() || lines.len() > LINES_PER_QUESTION {
@@ -514,19 +502,13 @@ impl Member {
                 write_tail(&tail, &mut said);
             }
         }
-        let subject = self.subjects.to_node(self.node.as_str(), Kind::CountsReached, header.source.as_str());
-        let answer = Some(Publish { subject, bytes: self.bytes_about(Kind::CountsReached, &said) });
-        Ok(ReceiveResult { answer, ..ReceiveResult::default() })
+        let subject = self.subjects.to_node(self.node.as_str(), Kind::Stood, header.source.as_str());
+        let answer = Some(Publish { subject, bytes: self.bytes_about(Kind::Stood, &said) });
+        Ok(Effects { answer, ..Effects::default() })
     }
 
     /// How far another node had counted when this one began to listen.
-    fn hear_stood(
-        &mut self,
-        header: &Header,
-        token: &str,
-        payload: &[u8],
-        now_ms: u64,
-    ) -> Result<ReceiveResult, Refusal> {
+    fn hear_stood(&mut self, header: &Header, token: &str, payload: &[u8], now_ms: u64) -> Result<Effects, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
@@ -554,21 +536,21 @@ impl Member {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
         }
-        Ok(ReceiveResult { told, ..ReceiveResult::default() })
+        Ok(Effects { told, ..Effects::default() })
     }
 
-    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
+    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Effects, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
         let (ask, outcome) = pending_questions::read(payload).map_err(|_| Refusal::Malformed)?;
         let on_nodes = self.pending_questions.answer(ask, header.source.shared(), outcome);
         let settled = on_nodes.map(|on_nodes| QuestionResult { ask, on_nodes, shown: None });
-        Ok(ReceiveResult { settled, ..ReceiveResult::default() })
+        Ok(Effects { settled, ..Effects::default() })
     }
 
     /// A channel of another node, or that there is none.
-    fn hear_shown(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
+    fn hear_shown(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Effects, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
@@ -583,11 +565,11 @@ impl Member {
         let ask = u64::from_be_bytes(*ask);
         let on_nodes = self.pending_questions.answer(ask, header.source.shared(), Outcome::default());
         let settled = on_nodes.map(|on_nodes| QuestionResult { ask, on_nodes, shown });
-        Ok(ReceiveResult { settled, ..ReceiveResult::default() })
+        Ok(Effects { settled, ..Effects::default() })
     }
 
     /// Handles another node's question about a channel here.
-    fn hear_of_channel(&self, header: Header, token: &str, payload: &[u8]) -> Result<ReceiveResult, Refusal> {
+    fn hear_of_channel(&self, header: Header, token: &str, payload: &[u8]) -> Result<Effects, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
@@ -605,10 +587,10 @@ impl Member {
             }
             _ => return Err(Refusal::Malformed),
         };
-        Ok(ReceiveResult { of_channel: Some(ChannelAsked { source, ask, channel, what }), ..ReceiveResult::default() })
+        Ok(Effects { of_channel: Some(ChannelAsked { source, ask, channel, what }), ..Effects::default() })
     }
 
-    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<ReceiveResult, Refusal> {
+    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Effects, Refusal> {
         let (source, incarnation) = (header.source.shared().clone(), header.incarnation);
         let mut reader = Reader { bytes: payload, at: 0 };
         let [forgotten, age_ms] = [reader.array(), reader.array()];
@@ -639,7 +621,7 @@ impl Member {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
         }
-        Ok(ReceiveResult { told, ..ReceiveResult::default() })
+        Ok(Effects { told, ..Effects::default() })
     }
 
     fn hear_push(
@@ -649,7 +631,7 @@ impl Member {
         payload: Bytes,
         bytes: usize,
         now_ms: u64,
-    ) -> Result<ReceiveResult, Refusal> {
+    ) -> Result<Effects, Refusal> {
         // All messages of one read share its buffer: what shards keep by reference must not keep its neighbours.
         let is_kept = payload.len() > OWN_COPY_BYTES_MAX || header.policy.is_some_and(|policy| policy.key().is_some());
         let is_copied = is_kept && payload.len() <= COPIED_BYTES_MAX;
@@ -679,7 +661,7 @@ impl Member {
                     // Sent before NATS knew that this node does not listen any more.
                     let ask = header.ask;
                     let answer = (ask != 0).then(|| self.answer(&header.source, ask, &Outcome::default()));
-                    return Ok(ReceiveResult { answer, ..ReceiveResult::default() });
+                    return Ok(Effects { answer, ..Effects::default() });
                 }
                 line
             }
@@ -695,13 +677,13 @@ impl Member {
         }
         if verdict == Verdict::Late {
             self.counts.late += 1;
-            return Ok(ReceiveResult { told, ..ReceiveResult::default() });
+            return Ok(Effects { told, ..Effects::default() });
         }
         self.counts.received += 1;
         self.counts.received_bytes += bytes as u64;
         let asked = (ask != 0).then_some((source, ask));
         let delivery = Some(Delivery { process, channels: to, message, policy, asked });
-        Ok(ReceiveResult { delivery, told, ..ReceiveResult::default() })
+        Ok(Effects { delivery, told, ..Effects::default() })
     }
 
     /// Reports the losses of a verdict.
@@ -791,28 +773,6 @@ fn message(frame: PushKind, payload: Bytes) -> Option<Message> {
         PushKind::ControlText => return None,
     };
     message.ok()
-}
-
-fn write_tail(tail: &Tail, out: &mut Vec<u8>) {
-    let Tail { line, stream, last, age_ms } = tail;
-    out.push(line.kind.number());
-    out.extend_from_slice(&line.hash);
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.extend_from_slice(&last.to_be_bytes());
-    out.extend_from_slice(&age_ms.to_be_bytes());
-}
-
-fn read_line(reader: &mut Reader<'_>) -> Result<AudienceKey, HeaderError> {
-    let [kind] = reader.array()?;
-    let kind = Kind::from_number(kind).ok_or(HeaderError::Malformed)?;
-    Ok(AudienceKey { kind, hash: reader.array()? })
-}
-
-fn read_tail(reader: &mut Reader<'_>) -> Result<Tail, HeaderError> {
-    let line = read_line(reader)?;
-    let stream = u32::from_be_bytes(reader.array()?);
-    let (last, age_ms) = (u64::from_be_bytes(reader.array()?), u64::from_be_bytes(reader.array()?));
-    Ok(Tail { line, stream, last, age_ms })
 }
 
 #[cfg(test)]

@@ -53,16 +53,16 @@ fn under(subject: &str, publish: &Publish) -> Publish {
     Publish { subject: subject.to_owned(), bytes: publish.bytes.clone() }
 }
 
-fn receive(member: &mut Member, publish: &Publish) -> ReceiveResult {
+fn receive(member: &mut Member, publish: &Publish) -> Effects {
     member.receive(&publish.subject, &publish.bytes, NOW_MS)
 }
 
-fn texts(received: &ReceiveResult) -> Option<String> {
+fn texts(received: &Effects) -> Option<String> {
     let delivery = received.delivery.as_ref()?;
     Some(String::from_utf8(delivery.message.payload().to_vec()).unwrap())
 }
 
-fn refusal(received: &ReceiveResult) -> Refusal {
+fn refusal(received: &Effects) -> Refusal {
     match received.told[..] {
         [FleetNews::Refused { why, .. }] if received.delivery.is_none() => why,
         ref other => panic!("{other:?}"),
@@ -90,10 +90,10 @@ fn what_is_said_to_an_audience_is_heard_by_who_listens() {
     assert!(
         matches!(&received.told[..], [FleetNews::Lost { to: Some(to), count: Some(1), .. }] if *to == topic("room"))
     );
-    assert_eq!(receive(&mut b, &second), ReceiveResult::default());
+    assert_eq!(receive(&mut b, &second), Effects::default());
     assert_eq!((b.counts.received, b.counts.lost, b.counts.late), (2, 1, 2));
     let other = a.publish(to_topic("another", "x"), NOW_MS).unwrap().push;
-    assert_eq!(receive(&mut b, &other), ReceiveResult::default(), "nobody listens here");
+    assert_eq!(receive(&mut b, &other), Effects::default(), "nobody listens here");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
     let twin = Member::new(&options("b"), 2, 0).say(Kind::Node, b"{}");
     assert_eq!(refusal(&receive(&mut b, &twin)), Refusal::Twin);
     let own = b.say(Kind::Node, b"{}");
-    assert_eq!(receive(&mut b, &own), ReceiveResult::default());
+    assert_eq!(receive(&mut b, &own), Effects::default());
     let counts = b.counts;
     assert_eq!((counts.refused_source, counts.refused_subject, counts.refused_version), (1, 3, 1));
     assert_eq!((counts.refused_malformed, counts.refused_twin, counts.received), (7, 1, 0));
@@ -226,15 +226,11 @@ fn nodes_say_what_became_of_a_push() {
     let Numbered { push, ask: asking, asked } = ask(&mut a, to_topic("room", "x"));
     let (asking, Some(Ok(number))) = (asking.unwrap(), asked) else { panic!("they are there") };
     let (node, at) = receive(&mut b, &push).delivery.unwrap().asked.unwrap();
-    assert_eq!(
-        (node.as_str(), at, receive(&mut b, &asking)),
-        ("a", number, ReceiveResult::default()),
-        "its push says it"
-    );
+    assert_eq!((node.as_str(), at, receive(&mut b, &asking)), ("a", number, Effects::default()), "its push says it");
     let from_b = b.answer(&node, at, &Outcome { sent: 3, ..Outcome::default() });
     let from_c = receive(&mut c, &asking).answer.unwrap();
     assert_eq!(refusal(&receive(&mut c, &from_b)), Refusal::Subject, "it is for a");
-    assert_eq!(receive(&mut a, &from_c), ReceiveResult::default());
+    assert_eq!(receive(&mut a, &from_c), Effects::default());
     let QuestionResult { ask: settled, on_nodes, .. } = receive(&mut a, &from_b).settled.unwrap();
     assert_eq!((settled, on_nodes.said["b"].sent, on_nodes.said["c"]), (number, 3, Outcome::default()));
     assert!(!on_nodes.is_partial && receive(&mut a, &from_b).settled.is_none());

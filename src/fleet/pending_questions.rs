@@ -1,7 +1,7 @@
 //! Pushes whose outcome other nodes are asked for, and their answers.
 //!
 //! Invariants: at most [`ASKS_MAX`] at a time; only a node that was asked is counted, once; the caller is answered
-//! once, either when all nodes have answered or when it [gives up](Asked::give_up).
+//! once, either when all nodes have answered or when it [gives up](PendingQuestions::give_up).
 
 use super::header::{HeaderError, Reader};
 use crate::broker::{OnNodes, Outcome};

@@ -47,7 +47,7 @@ pub(super) enum Kind {
     /// [`Ask`](Self::Ask).
     Where,
     /// To one node: how far this one has counted. Its subject is that of [`Answer`](Self::Answer).
-    CountsReached,
+    Stood,
 }
 
 impl Kind {
@@ -67,7 +67,7 @@ impl Kind {
         Self::Close,
         Self::Shown,
         Self::Where,
-        Self::CountsReached,
+        Self::Stood,
     ];
 
     /// Its number in a header.
@@ -91,7 +91,7 @@ impl Kind {
             Self::Tails => "tails",
             Self::Ask | Self::Where => "ask",
             Self::Count => "count",
-            Self::Answer | Self::Shown | Self::CountsReached => "answer",
+            Self::Answer | Self::Shown | Self::Stood => "answer",
         }
     }
 

@@ -126,7 +126,7 @@ pub(super) enum FleetNews {
         /// Why.
         why: Refusal,
     },
-    /// A node has come, come back or begun anew.
+    /// A node has joined, returned or restarted.
     Node {
         /// The node that has come.
         node: Arc<str>,
@@ -144,7 +144,7 @@ pub(super) enum FleetNews {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// See there.
-    #[error("it is of version {0}, which this node does not speak: bring both nodes to one version")]
+    #[error("its version is {0}, which this node does not support: run the same version on both nodes")]
     Version(u8),
     /// The header and the subject name different sources.
     #[error("its subject names another node than its header: a node may publish for itself only")]
@@ -186,7 +186,7 @@ pub(super) struct QuestionResult {
 
 /// The result of a received message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ReceiveResult {
+pub(super) struct Effects {
     /// The order for the broker.
     pub delivery: Option<Delivery>,
     /// The answer to publish at once.

@@ -8,7 +8,6 @@ use super::super::outbox::Question;
 use super::super::subject::{AudienceKey, NamedAudience, Target};
 use super::super::traffic::{ChannelAsked, Numbered, Publish, QuestionResult};
 use super::Engine;
-use crate::admission::Charge;
 use crate::broker::{
     Asker, ChannelAnswer, ChannelFilter, ChannelQuestion, NODE_ANSWER_WITHIN, OnNodes, Outcome, OutcomeAsker, Presence,
     PushError,
@@ -114,7 +113,7 @@ impl Engine {
             drop(permit);
             let Ok(found) = found else { return };
             let answer = engine.member.borrow_mut().shown(&source, ask, found);
-            engine.answer_soon(answer);
+            let _ = engine.answers.try_send(answer);
         });
         Ok(())
     }
@@ -130,14 +129,12 @@ impl Engine {
     pub(super) async fn answer_all(
         self: Rc<Self>,
         mut outcomes: mpsc::Receiver<(Name, u64, Outcome)>,
-        mut answers: mpsc::Receiver<(Publish, Charge)>,
+        mut answers: mpsc::Receiver<Publish>,
     ) {
         loop {
-            let (answer, _charge) = tokio::select! {
-                Some((node, ask, outcome)) = outcomes.recv() => {
-                    (self.member.borrow_mut().answer(&node, ask, &outcome), None)
-                }
-                Some((answer, charge)) = answers.recv() => (answer, Some(charge)),
+            let answer = tokio::select! {
+                Some((node, ask, outcome)) = outcomes.recv() => self.member.borrow_mut().answer(&node, ask, &outcome),
+                Some(answer) = answers.recv() => answer,
                 else => return,
             };
             self.publish(answer).await;
