@@ -9,37 +9,12 @@ use pushring::link::LinkToken;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
 use support::PATIENCE;
-use tracing_subscriber::fmt::MakeWriter;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
+use support::log::Log;
 
 #[test]
 fn what_a_peer_says_of_itself_is_logged_escaped() {
-    let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer(log.clone());
-    tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+    let log = Log::capture();
     let linked = Linked::start("escaped", |config| {
         config.tcp = Some(([127, 0, 0, 1], 0).into());
         config.token = Some(LinkToken::new("a token of the link").unwrap());
@@ -63,7 +38,7 @@ fn what_a_peer_says_of_itself_is_logged_escaped() {
     raw.send(&json!({ evil: {} }), b"");
     while raw.next().is_some() {}
     linked.stop();
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert!(text.contains("forged"), "it is logged at all: {text}");
     for (number, line) in text.lines().enumerate() {
         let is_clean = line.chars().all(|c| !c.is_control() && c != '\u{202e}');

@@ -8,31 +8,7 @@ mod support;
 use node_support::support::recv_close;
 use node_support::{KEYFILE, Node, Options, SECRET, http_response, token};
 use serde_json::json;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-use tracing_subscriber::fmt::MakeWriter;
-
-/// All that was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
+use support::log::Log;
 
 const APP: &str = "fake.os@app:app:test.os";
 const WRONG_HASH: &str = "0xa-wrong-password-hash";
@@ -48,9 +24,7 @@ fn post(node: &Node, path: &str, headers: &str, body: &str) -> (u16, String) {
 
 #[test]
 fn no_secret_is_logged_at_any_level() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let log = Log::capture();
     tracing::trace!("everything is heard");
 
     let mut node = Node::start(Options { expose_local: true, ..Options::default() });
@@ -112,7 +86,7 @@ fn no_secret_is_logged_at_any_level() {
     drop(node.to_server.take());
     node.server.join().unwrap().unwrap();
 
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("everything is heard") && logged.lines().count() > 3, "{logged}");
     let secret = std::str::from_utf8(SECRET).unwrap();
     let as_list = format!("{SECRET:?}");

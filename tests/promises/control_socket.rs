@@ -191,7 +191,7 @@ fn it_is_found_where_there_is_no_session() {
     assert!(asked.status.success() && asked.stdout.starts_with(b"pushring "), "{asked:?}");
     daemon.signal("TERM");
     let (code, log) = daemon.wait();
-    let path = log.split("operators may ask path=").nth(1).expect("it says where").split_whitespace().next().unwrap();
+    let path = log.split("control socket open path=").nth(1).expect("it says where").split_whitespace().next().unwrap();
     assert!(code == Some(0) && !std::path::Path::new(path).exists(), "{log}");
 }
 

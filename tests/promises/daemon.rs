@@ -121,7 +121,7 @@ fn serve_without_a_secret_warns_once_and_refuses_tokens() {
     let mut client = daemon.connect("/");
     register(&mut client, "x.y.z", "echo:pushring:sys");
     let (code, reason) = recv_close(&mut client);
-    assert_eq!((code, reason.as_str()), (4401, "auth_token: this server has no secret to check tokens with"));
+    assert_eq!((code, reason.as_str()), (4401, "auth_token: this server has no token secret"));
     drop(client);
     daemon.signal("TERM");
     let (code, log) = daemon.wait();

@@ -65,7 +65,10 @@ impl World {
             Peer::Reads => self.read(socket),
             Peer::Goes => {
                 self.read(socket);
-                self.pairs[socket].1 = None;
+                // Its descriptor may be open for a moment longer, in a child that another test has just forked.
+                if let Some(there) = self.pairs[socket].1.take() {
+                    there.shutdown(Shutdown::Both).unwrap();
+                }
             }
         }
     }

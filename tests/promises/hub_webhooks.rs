@@ -206,7 +206,7 @@ fn a_backend_that_does_not_answer_does_not_hold_up_the_end() {
     let (code, log) = daemon.wait();
     // Each request alone may take 10 s.
     assert!(code == Some(0) && began.elapsed() < std::time::Duration::from_secs(30), "{:?}: {log}", began.elapsed());
-    assert!(log.contains("webhooks that still waited are lost") && log.contains("events=250"), "{log}");
+    assert!(log.contains("webhooks that were still waiting are lost") && log.contains("events=250"), "{log}");
 }
 
 /// The page's own receiver; killed when the test is over.

@@ -3,7 +3,7 @@
 
 use crate::support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use support::daemon::{TemporaryFile, output, pushring};
 
@@ -142,5 +142,36 @@ fn its_unit_gives_time_and_files_enough() {
     assert!(files > settings["connections_max"].as_integer().unwrap());
     for (key, file) in [("JWT_SECRET_FILE", "jwt-secret"), ("ADMIN_TOKEN_FILE", "admin-token")] {
         assert_eq!(value(&format!("Environment=PUSHRING_{key}")), format!("%d/{file}"));
+    }
+}
+
+#[test]
+fn a_reload_changes_what_the_page_says() {
+    const WHEN: [&str; 3] = ["at once", "for new connections", "after a restart"];
+    let printed = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap();
+    let (mut settings, mut when) = (BTreeMap::new(), WHEN[0]);
+    for line in printed.lines() {
+        match line {
+            "# A reload changes it for new connections." => when = WHEN[1],
+            "# A change of it needs a restart." => when = WHEN[2],
+            line if line.starts_with('#') => {}
+            line => {
+                if let Some((key, _)) = line.split_once(" = ") {
+                    settings.insert(key, std::mem::replace(&mut when, WHEN[0]));
+                }
+            }
+        }
+    }
+    assert!(WHEN.iter().all(|when| settings.values().any(|of| of == when)), "{settings:?}");
+    let page = page();
+    for row_of in WHEN {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {row_of} |"))).expect(row_of);
+        // One that ends in `…` stands for all that begin so.
+        for name in row.split('`').skip(1).step_by(2) {
+            let beginning = name.strip_suffix('…');
+            let is_meant = |key: &str| beginning.map_or(key == name, |beginning| key.starts_with(beginning));
+            let meant: Vec<_> = settings.iter().filter(|(key, _)| is_meant(key)).collect();
+            assert!(!meant.is_empty() && meant.iter().all(|(_, when)| **when == row_of), "{row_of}: {name}: {meant:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `docs/PARITY.md` names a proof in every row, and every proof that it names is there: tests, files of tests,
 //! recordings; and every recording proves something.
 
+use pushring::node::HttpServerAction;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -76,4 +77,16 @@ fn every_row_has_a_proof_and_every_proof_is_there() {
     }
     let missing: Vec<_> = recordings.difference(&proved).collect();
     assert!(missing.is_empty(), "recordings that prove nothing: {missing:?}");
+}
+
+#[test]
+fn every_action_has_a_row() {
+    // Serde names the variants where a name is none of them.
+    let error = serde_json::from_str::<HttpServerAction>("\"none\"").unwrap_err().to_string();
+    let (_, variants) = error.split_once("expected one of ").expect("the names of all actions");
+    let variants: Vec<&str> = variants.split('`').skip(1).step_by(2).collect();
+    assert!(variants.len() > 15, "{error}");
+    for variant in variants {
+        assert!(PAGE.contains(&format!("`{variant}`")), "the action {variant} is not in docs/PARITY.md");
+    }
 }

@@ -151,3 +151,23 @@ fn no_policy_touches_a_client_that_keeps_up() {
         }
     });
 }
+
+#[test]
+fn every_policy_stands_where_people_look_it_up() {
+    let pages = [
+        "docs/LIMITS.md",
+        "docs/LINK.md",
+        "docs/PUBLISHING.md",
+        "docs/openapi.json",
+        "clients/python/src/pushring/_link.py",
+        "clients/python/src/pushring/_publish.py",
+    ];
+    for page in pages {
+        let text = std::fs::read_to_string(format!("{}/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for policy in Policy::EACH {
+            let is_named =
+                [policy.name().to_owned(), policy.name().replace('_', "-")].iter().any(|name| text.contains(&**name));
+            assert!(is_named, "{page} does not name the policy {}", policy.name());
+        }
+    }
+}

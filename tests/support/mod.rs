@@ -4,6 +4,7 @@
 pub mod daemon;
 pub mod deflate;
 pub mod hub;
+pub mod log;
 pub mod nats;
 pub mod tls;
 
