@@ -37,6 +37,7 @@
 //! | feature | brings | and needs |
 //! |---|---|---|
 //! | `daemon` (default) | the program `pushring` | `link`, `tls` |
+//! | `acme` (default) | certificates of the daemon by ACME | `daemon` |
 //! | `fleet` (default) | `fleet`: brokers on many machines with one audience, over NATS | `control` |
 //! | `link` | [`link`]: processes and nodes in other programs | `node` |
 //! | `node` | [`node`], [`process_lib`]: a node's own HTTP and WebSocket server | `control` |
@@ -77,8 +78,9 @@
 //! | an operator's questions to a running broker | [`control`] |
 //!
 //! The rest is private: `docs/ARCHITECTURE.md` shows the path of a byte through it. Its parts depend on each other in
-//! one direction only, which a test enforces: `words, channel, process_id ← proto, http, resume ← gateway,
-//! admission, jwks, tls ← shard, queue ← driver ← broker ← demo, node, process_lib, link, control`.
+//! one direction only, which a test enforces: `words, channel, process_id ← proto, http, resume, sse ← gateway,
+//! admission, jwks, tls ← shard, queue ← driver ← broker ← demo, control, fleet, hub, push_api ← node ← link ←
+//! process_lib ← daemon`.
 
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]

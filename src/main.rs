@@ -92,10 +92,7 @@ fn begin(config: &DaemonConfig, unknown: &[String]) -> anyhow::Result<Option<Tcp
     let listener = systemd::listener();
     log::start(config)?;
     for variable in unknown {
-        tracing::warn!(
-            variable,
-            "an environment variable of ours that sets nothing: `pushring config` prints all settings"
-        );
+        tracing::warn!(variable, "an unknown environment variable PUSHRING_…: `pushring config` prints all settings");
     }
     for name in config.old_names() {
         tracing::warn!("{name}");

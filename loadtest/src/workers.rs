@@ -18,7 +18,7 @@ use crate::sys::{self, Forked, SharedCounters};
 pub(crate) enum Phase {
     /// Connecting, then holding the connections.
     Connect = 0,
-    /// Messages that do not count, until everyone has got one.
+    /// Messages that do not count, until each client has received one.
     Warm = 1,
     /// The messages that count.
     Run = 2,
@@ -106,7 +106,7 @@ impl Board {
         }
     }
 
-    /// Moves everyone on.
+    /// Lets all workers continue.
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.counters.all()[PHASE].store(phase as u64, Ordering::Release);
     }

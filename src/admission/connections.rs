@@ -275,7 +275,7 @@ impl Connections {
 
     /// Uncounts the longest waiting channel concerned, as a connection, as its client's and as its process'. Its shard
     /// is to be told.
-    pub fn let_go(&self, of: EvictFrom<'_>, now_ms: u64) -> Option<EvictedChannel> {
+    pub fn evict(&self, of: EvictFrom<'_>, now_ms: u64) -> Option<EvictedChannel> {
         let (entry, WaitingEntry { id, client, process }) = self.waiting.take(of)?;
         self.leave(client, now_ms);
         process.leave();

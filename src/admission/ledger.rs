@@ -97,7 +97,7 @@ kinds! {
     Window window,
     /// Messages and requests that have not wholly arrived, and what was read but may not be parsed yet.
     Incoming incoming,
-    /// Orders that shards have not obeyed.
+    /// Orders that shards have not executed.
     Orders orders,
     /// Events that processes have not read, outcomes that were asked for among them.
     Events events,
@@ -105,7 +105,7 @@ kinds! {
     Content content,
     /// Topics, their subscribers, and the rights of the hub's clients.
     Topics topics,
-    /// Frames that a link's peer has not acknowledged, messages of a kernel that were not obeyed, and the channels of
+    /// Frames that a link's peer has not acknowledged, messages of a kernel that were not executed, and the channels of
     /// which a peer that comes back is told.
     Link link,
 }

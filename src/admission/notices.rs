@@ -19,7 +19,7 @@ pub enum Notice {
     /// Handshakes of one client.
     Handshakes,
     /// More clients over a limit than are told so.
-    EvictedChannel,
+    ClosedUnanswered,
     /// A client that reads too slowly.
     Backpressure,
     /// Memory is short.
@@ -37,7 +37,7 @@ impl Notice {
         Self::Connections,
         Self::ConnectionsPerIp,
         Self::Handshakes,
-        Self::EvictedChannel,
+        Self::ClosedUnanswered,
         Self::Backpressure,
         Self::Memory,
         Self::ProxyHeader,
@@ -62,7 +62,7 @@ impl Notice {
                 "clients were turned away with 503: their address is over `handshakes_per_ip_per_s_max` (`per_ip_exempt` \
                  excepts addresses, `trusted_proxies` tells a proxy's clients apart)"
             }
-            Self::EvictedChannel => {
+            Self::ClosedUnanswered => {
                 "clients were closed without an answer: `turned_away_max` others were being answered"
             }
             Self::Backpressure => {
@@ -102,9 +102,9 @@ struct NoticeCount {
 impl Notices {
     /// Counts one. Returns how many are to be told of now, if they are.
     pub fn note(&self, notice: Notice, now_ms: u64) -> Option<u64> {
-        let no_answer = &self.0[notice as usize];
-        no_answer.count.fetch_add(1, Relaxed);
-        no_answer.take(now_ms)
+        let unreported = &self.0[notice as usize];
+        unreported.count.fetch_add(1, Relaxed);
+        unreported.take(now_ms)
     }
 
     /// Counts that have not been logged, and are due.
@@ -138,7 +138,7 @@ mod tests {
         for now_ms in 1..100 {
             assert_eq!(notices.note(Notice::Memory, now_ms), None);
         }
-        assert_eq!(notices.note(Notice::EvictedChannel, 50), Some(1), "another kind");
+        assert_eq!(notices.note(Notice::ClosedUnanswered, 50), Some(1), "another kind");
         assert_eq!(notices.overdue(59_999).count(), 0);
         assert_eq!(notices.overdue(60_000).collect::<Vec<_>>(), [(Notice::Memory, 99)]);
         assert_eq!(notices.overdue(500_000).count(), 0, "nothing is left to tell");

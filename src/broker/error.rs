@@ -55,7 +55,7 @@ pub enum ServiceError {
     #[error(transparent)]
     Bind(#[from] BindPathError),
     /// The system gave it no thread.
-    #[error("the system gave no thread for it: {0}")]
+    #[error("cannot start a thread for it: {0}")]
     Thread(#[from] std::io::Error),
 }
 

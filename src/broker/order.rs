@@ -335,7 +335,7 @@ impl<'p> Order<'p> for Broadcast<'p> {
         let except: Arc<[ChannelId]> = except.into();
         let targets = pusher.split(audience);
         let compressed = if targets.is_empty() { None } else { pusher.compress(&message) };
-        // Most are for one shard, and nobody asks about them: nothing is made or shared for these.
+        // Most are for one shard, and their outcome is not requested: nothing is made or shared for these.
         let parts = delivery.ask.map(|ask| pusher.parts(Some(ask), targets.len().max(1)));
         let mut parts = parts.into_iter().flatten();
         let PushFrame { kind, mut payload } = message.0;
@@ -580,7 +580,7 @@ pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
 }
 
 /// A push of which is asked what became of it on each node: its ends give a [`Ticket`] to what became of it here, and
-/// one to what the other nodes have said, which is settled within [`NODE_ANSWER_WITHIN`](crate::SAID_WITHIN) of its leaving.
+/// one to what the other nodes have said, which is settled within [`NODE_ANSWER_WITHIN`](crate::NODE_ANSWER_WITHIN) of its leaving.
 #[must_use = "nothing is given before the end is called: try_send or send"]
 pub struct AskingNodes<'p, O> {
     order: O,

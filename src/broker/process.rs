@@ -556,7 +556,7 @@ impl ProcessHandle {
         self.bind_any(path, rule)
     }
 
-    /// As [`bind`](Self::bind), where it was judged already whether the process may.
+    /// As [`bind`](Self::bind), where the caller has checked that the process may.
     pub(crate) fn bind_any(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
         let charge = Some(self.charge_route(path, None)?);
         self.change(|snapshot| snapshot.bind_websocket_charged(self.owner, &self.id, BoundAt::Own(path), rule, charge))
@@ -580,7 +580,7 @@ impl ProcessHandle {
         self.bind_http_any(path, rule)
     }
 
-    /// As [`bind_http`](Self::bind_http), where it was judged already whether the process may.
+    /// As [`bind_http`](Self::bind_http), where the caller has checked that the process may.
     pub(crate) fn bind_http_any(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
         let charge = Some(self.charge_route(path, rule.content.as_deref())?);
         self.change(|snapshot| snapshot.bind_http_charged(self.owner, &self.id, BoundAt::Own(path), rule, charge))

@@ -123,7 +123,7 @@ impl Pusher {
         Self { shared, owner: None, queue_of: None, events: None, memory: None, windows, topics, accounts }
     }
 
-    /// Has every shard obey an order behind all that was handed over before.
+    /// Has every shard execute an order after all that were handed over before.
     pub(super) fn send_all(&self, command: impl Fn() -> Command) -> Result<(), PushError> {
         must_not_be_on_a_shard();
         for (inbox, account) in std::iter::zip(&self.shared.inboxes, &*self.accounts) {

@@ -100,7 +100,7 @@ impl ShardThread {
             DriverKind::Auto | DriverKind::Uring => match UringFlush::new() {
                 Ok(flusher) => Box::new(flusher),
                 Err(error) => {
-                    tracing::warn!(%error, "sending one by one");
+                    tracing::warn!(%error, "no io_uring for sends: each is a send(2) of its own, at a higher cost");
                     Box::new(SendFlush)
                 }
             },

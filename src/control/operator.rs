@@ -28,7 +28,7 @@ const DRAIN_DEFAULT: Drain = Drain { grace_ms: 5_000, over_ms: 60_000, within_ms
 
 /// The program around a broker, as far as operators deal with it.
 pub trait Program: Send + Sync {
-    /// Reads the settings again and obeys those that can change while it runs.
+    /// Reads the settings again and applies those that can change while it runs.
     ///
     /// # Errors
     /// Why nothing has changed, in words.

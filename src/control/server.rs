@@ -28,7 +28,7 @@ pub enum ControlStartError {
     #[error(transparent)]
     Listen(#[from] PeerListenError),
     /// No thread.
-    #[error("no thread for the control socket: {0}")]
+    #[error("cannot start a thread of the control socket: {0}")]
     Thread(#[from] io::Error),
 }
 

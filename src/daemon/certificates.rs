@@ -69,7 +69,7 @@ struct Loaded {
     certificate: Certificate,
 }
 
-/// Those that are obeyed. See the module.
+/// Those in use. See the module.
 #[derive(Default)]
 pub(crate) struct Certificates {
     loaded: Vec<Loaded>,
@@ -164,7 +164,7 @@ pub(crate) fn read(pair: &CertificateFiles) -> anyhow::Result<Certificate> {
     let (chain, key) = (read_file(pair.setting, &pair.chain)?, read_file(pair.setting, &pair.key)?);
     let mode = fs::metadata(&pair.key).map(|data| data.permissions().mode()).unwrap_or(0);
     if mode & 0o004 != 0 {
-        tracing::warn!(file = %pair.key.display(), "anyone on this machine can read the key of TLS: chmod 600 it");
+        tracing::warn!(file = %pair.key.display(), "every user of this machine can read the TLS key: chmod 600 it");
     }
     let names = || format!("{}: {} and {}", pair.setting, pair.chain.display(), pair.key.display());
     Certificate::from_pem(&chain, &key).with_context(names)

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Declares every setting once, with when a reload obeys it; makes of it the effective [`ShardConfig`] and the command
+/// Declares every setting once, with when a reload applies it; makes of it the effective [`ShardConfig`] and the command
 /// line's [`SettingsFlags`].
 macro_rules! settings {
     ($(
@@ -101,11 +101,11 @@ pub(crate) struct Setting {
     pub key: &'static str,
     /// Its description, in lines.
     pub doc: &'static str,
-    /// When a change of it is obeyed.
+    /// When a change of it takes effect.
     pub when: TakesEffect,
 }
 
-/// When a setting that has changed is obeyed by a daemon that reads its settings again.
+/// When a changed setting takes effect in a daemon that reads its settings again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TakesEffect {
     /// From the reload on.
@@ -116,7 +116,7 @@ pub(crate) enum TakesEffect {
     Restart,
 }
 
-/// When a change of the setting `key` is obeyed; `None`: there is no such setting.
+/// When a change of the setting `key` takes effect; `None`: there is no such setting.
 pub(crate) fn takes_effect(key: &str) -> Option<TakesEffect> {
     SETTINGS.iter().flat_map(|group| group.settings).find(|setting| setting.key == key).map(|setting| setting.when)
 }
@@ -560,13 +560,16 @@ impl DaemonConfig {
             // RFC 6455 section 4.1: a token of RFC 9110 section 5.6.2.
             let is_token =
                 !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
-            ensure!(is_token, "subprotocols: {name:?} is no token");
+            ensure!(is_token, "subprotocols: {name:?} is not a token (RFC 9110)");
         }
         for origin in self.origins.0.iter().filter(|origin| *origin != "null") {
             // An extension's origin is of a scheme of its own: `chrome-extension://…`.
             let authority = origin.split_once("://").map(|(_, authority)| authority.trim_end_matches('/'));
             let is_origin = authority.is_some_and(|text| Authority::parse(text).is_some());
-            ensure!(is_origin, "origins: {origin:?} is no origin, as https://app.example.com or https://h:8443");
+            ensure!(
+                is_origin,
+                "origins: {origin:?} is not an origin such as https://app.example.com or https://h:8443"
+            );
         }
         for origin in &self.dev_origins.0 {
             ensure!(
@@ -577,7 +580,7 @@ impl DaemonConfig {
         for host in self.hosts.0.iter().filter(|host| *host != "*") {
             let name = host.strip_prefix('.').unwrap_or(host);
             let is_host = Authority::parse(name).is_some_and(|authority| authority.host == name);
-            ensure!(is_host, "hosts: {host:?} is no name, as example.com, without a port");
+            ensure!(is_host, "hosts: {host:?} is not a host name such as example.com, without a port");
         }
         ensure!(
             !self.api_on_listen || !self.api_token_file.as_os_str().is_empty(),

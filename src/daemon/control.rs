@@ -178,7 +178,7 @@ impl ControlPath {
 
 fn open(operator: Operator, path: &Path) -> anyhow::Result<ControlServer> {
     let server = ControlServer::for_operator(operator, path)?;
-    tracing::info!(path = %path.display(), "operators may ask");
+    tracing::info!(path = %path.display(), "control socket open");
     Ok(server)
 }
 

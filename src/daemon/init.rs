@@ -65,7 +65,7 @@ pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     put(&settings, 0o644, &config::write(&config, true)?, "the settings, with what each means")?;
     put(&secret, 0o600, &(new_secret()? + "\n"), "the secret that login tokens are signed with")?;
     put(&admin_token, 0o600, &(new_secret()? + "\n"), "the token that the admin page asks for")?;
-    let program = std::env::current_exe().context("where is this program?")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     let packaged = PACKAGED_UNITS.iter().find(|path| is_system && Path::new(path).exists());
     let unit = directory.join("pushring.service");
     if packaged.is_none() {

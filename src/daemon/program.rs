@@ -158,7 +158,7 @@ impl Daemon {
         Ok(differ || on_link)
     }
 
-    /// The settings that are obeyed.
+    /// The settings in force.
     pub(crate) fn config(&self) -> DaemonConfig {
         self.current().config.clone()
     }
@@ -178,7 +178,7 @@ impl Daemon {
         for name in wanted.old_names() {
             tracing::warn!("{name}");
         }
-        // As a whole, with what only a restart would obey: better told now than then.
+        // As a whole, also what only a restart would apply: an error is better reported now than then.
         wanted.broker(Secrets::default())?;
         let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;
         let mut current = self.current();
@@ -216,7 +216,7 @@ fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
 }
 
-/// The settings that are obeyed without a restart once `wanted` is read over `current`, and what has changed.
+/// The settings that are in force without a restart once `wanted` is read over `current`, and what has changed.
 fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(DaemonConfig, Changes)> {
     let (before, after) = (toml::Table::try_from(current)?, toml::Table::try_from(wanted)?);
     let mut obeyed = after.clone();

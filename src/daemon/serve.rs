@@ -130,7 +130,7 @@ fn link_token(config: &DaemonConfig) -> anyhow::Result<Option<link::LinkToken>> 
 fn start_link(broker: &Broker, config: link::LinkConfig) -> anyhow::Result<link::LinkServer> {
     if config.tls.is_none() && config.tcp.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
         tracing::warn!(
-            "the link over TCP is not encrypted: anyone on the way can read its token and all messages; set link_tls_certs"
+            "the link over TCP is not encrypted: its token and all messages can be read on the network; set link_tls_certs"
         );
     }
     let path = config.path.clone();
@@ -186,7 +186,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
         certificates::watch(&daemon)?;
     }
     acme::start(&daemon, &broker.handle(), &config)?;
-    signals::obey(signals, operator, daemon)?;
+    signals::handle(signals, operator, daemon)?;
     announce(&broker, &config);
     systemd::ready(&broker.address().to_string());
     systemd::keep_informed(broker.handle())?;
@@ -229,7 +229,9 @@ fn start_api(config: &DaemonConfig, broker: &Broker, threads: &mut Threads) -> a
     }
     let Some(address) = config.api_listen.0 else { return Ok(None) };
     if !address.ip().to_canonical().is_loopback() {
-        tracing::warn!("the API is not encrypted: anyone on the way can read its token and all messages");
+        tracing::warn!(
+            "the API is not encrypted: its token and all messages can be read on the network; use a loopback address (api_listen)"
+        );
     }
     match Broker::start(config.api_broker(address)?) {
         Ok(api) => {
@@ -271,7 +273,7 @@ fn start_admin(
     match Admin::start(address, admin::AdminParts { operator, guard, needs: need.into_iter().collect() }) {
         Ok(admin) => {
             let address = admin.address();
-            tracing::info!(%address, has_token, "operators may ask at http://{address}/");
+            tracing::info!(%address, has_token, "admin listener at http://{address}/");
             Ok(Some(admin))
         }
         Err(error) => {

@@ -32,7 +32,7 @@ const SIGNALS: [(i32, SignalOrder); 7] = [
     (SIGXFSZ, SignalOrder::FileTooLarge),
 ];
 
-/// From now on signals wait for [`obey`].
+/// From now on signals wait for [`handle`].
 ///
 /// # Errors
 /// The system refuses.
@@ -45,7 +45,7 @@ pub(crate) fn catch() -> anyhow::Result<Signals> {
 ///
 /// # Errors
 /// There is no thread.
-pub(crate) fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> anyhow::Result<()> {
+pub(crate) fn handle(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let wait = move || {
         let mut stopping = false;
         for signal in signals.forever() {

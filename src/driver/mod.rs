@@ -9,6 +9,7 @@ pub mod epoll;
 mod flush_proof;
 pub mod flush_send;
 pub mod flush_uring;
+pub(crate) mod freed_memory;
 pub mod kernel_sockets;
 pub mod listen;
 pub mod malloc;

@@ -346,7 +346,10 @@ impl Drop for SocketFile {
 }
 
 /// Whether a daemon listens on the socket, even one that no longer accepts. Does not wait for it.
-fn is_listened_to(path: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// There is no such socket, or it is not to be connected to.
+pub fn is_listened_to(path: &Path) -> io::Result<bool> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {

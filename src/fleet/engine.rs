@@ -24,6 +24,7 @@ use super::presence::RememberedCounts;
 use super::roster::{Announcement, Change};
 use super::subject::{AudienceKey, NamedAudience, Subjects, Target};
 use super::traffic::{Channels, Delivery, FleetNews, Publish};
+use crate::admission::Charge;
 use crate::broker::{Audience, BrokerHandle, FleetReport, LocalDelivery, Outcome, PushError};
 use crate::queue::orders::{self, Inbox, Wake};
 use crate::shard::outcome::OutcomePart;
@@ -195,7 +196,7 @@ struct Engine {
     /// Outcomes for pushes of other nodes that ask.
     outcomes: mpsc::Sender<(Name, u64, Outcome)>,
     /// Answers that need no push.
-    answers: mpsc::Sender<Publish>,
+    answers: mpsc::Sender<(Publish, Charge)>,
     subjects: Subjects,
     options: Options,
     round_trip_us: Cell<Option<u64>>,
@@ -311,8 +312,7 @@ impl Engine {
                 let _ = self.outcomes.try_send((node, ask, Outcome { sent, ..Outcome::default() }));
             }
             if let Some(answer) = received.answer {
-                // A node that asks too much gets no answer, and counts this one as silent.
-                let _ = self.answers.try_send(answer);
+                self.answer_soon(answer);
             }
             let Some(Delivery { process, channels, message, policy, asked }) = received.delivery else { continue };
             let part = asked.map(|(node, ask)| self.part_of(node, ask));

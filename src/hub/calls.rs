@@ -77,7 +77,7 @@ struct Queue {
     bytes: usize,
     /// Events that were lost, and those of them that were not reported yet.
     lost: u64,
-    no_answer: u64,
+    unreported: u64,
     /// Since when nothing happens any more.
     closed: Option<Instant>,
 }
@@ -143,7 +143,7 @@ impl WebhookQueue {
             }
             None => {
                 queue.lost += 1;
-                queue.no_answer += 1;
+                queue.unreported += 1;
                 false
             }
         }
@@ -158,7 +158,7 @@ impl WebhookQueue {
             }
             queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut taken = TakenEvents { events: Vec::new(), lost: std::mem::take(&mut queue.no_answer) };
+        let mut taken = TakenEvents { events: Vec::new(), lost: std::mem::take(&mut queue.unreported) };
         let mut bytes = 0;
         while let Some(first) = queue.events.front()
             && taken.events.len() < events_max
@@ -177,11 +177,11 @@ impl WebhookQueue {
         Some(taken)
     }
 
-    /// So many that were taken are lost after all, and `no_answer` others that were not reported yet.
-    pub fn lose(&self, events: u64, no_answer: u64) {
+    /// So many that were taken are lost after all, and `unreported` others that were not reported yet.
+    pub fn lose(&self, events: u64, unreported: u64) {
         let mut queue = self.queue();
         queue.lost += events;
-        queue.no_answer += events + no_answer;
+        queue.unreported += events + unreported;
     }
 
     /// Events that were lost.

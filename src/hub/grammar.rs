@@ -90,7 +90,7 @@ struct HubFields<'a> {
 /// Reads a control text. None: it orders nothing of the hub.
 ///
 /// # Errors
-/// Why it cannot be obeyed, in one word.
+/// Why it was refused, in one word.
 pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, &'static str> {
     let written: HubFields<'_> = serde_json::from_slice(text).map_err(|_| "malformed")?;
     let HubFields { subscribe, envelope, unsubscribe, publish, text, json, renew, id } = written;
@@ -116,7 +116,7 @@ pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, &'static str> {
     Ok(Some(NumberedOrder { order, id }))
 }
 
-/// The answer to an order that was obeyed.
+/// The answer to an order that was executed.
 pub fn done(done: &str, what: &Value, id: Option<u64>) -> String {
     answer(json!({ done: what }), id)
 }

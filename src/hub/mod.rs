@@ -9,7 +9,7 @@
 //! grant has ended is closed with 4401; each order of a client is answered, and the last answers are sent again to a
 //! client that comes back; no published message can be taken for an answer, since answers are control texts. A topic
 //! with an envelope is a topic of its own, whose name no client can send. The hub never waits for the receiver of its
-//! clients' events ([`WebhookQueue`]). Orders that hold up its thread are obeyed so often of each client that no client
+//! clients' events ([`WebhookQueue`]). Orders that hold up its thread are executed so often of each client that no client
 //! holds up the others ([`slow_orders`]).
 
 mod answers;
@@ -239,7 +239,7 @@ impl Hub {
 
     /// A client has come back. Answers that were on their way when its connection was lost may have been lost with it.
     fn say_again(&mut self, channel: ChannelId) -> HubResult {
-        // They confirm orders that were obeyed, so none may follow this.
+        // They confirm orders that were executed, so none may follow this.
         for one in self.unheard.extract_if(.., |one| one.channel == channel).collect::<Vec<_>>() {
             self.answer_and_keep(channel, one.answer, one.is_kept)?;
         }
@@ -303,7 +303,7 @@ impl Hub {
         let Some(grant) = self.sessions.get(&channel).map(|session| session.grant.clone()) else { return Ok(()) };
         let NumberedOrder { order, id } = match grammar::read(text) {
             Ok(Some(said)) => said,
-            // An acknowledgement, which the shard has obeyed.
+            // An acknowledgement, which the shard has executed.
             Ok(None) => return Ok(()),
             Err(why) => return self.answer(channel, &grammar::error(why, None)),
         };

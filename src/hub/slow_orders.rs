@@ -31,7 +31,7 @@ impl SlowOrderLimit {
         Self { left: FULL, counted: now }
     }
 
-    /// Returns whether this order is obeyed now.
+    /// Returns whether this order is executed now.
     pub(super) fn is_left_for(&mut self, order: &HubOrder, now: Instant) -> bool {
         let takes = match order {
             HubOrder::Subscribe { .. } => 1,

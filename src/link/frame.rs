@@ -175,10 +175,10 @@ pub enum ReadError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The other side's fault.
-    #[error("a head of {0} bytes is larger than the session takes")]
+    #[error("a head of {0} bytes is over the session's head_bytes_max")]
     HeadTooLarge(usize),
     /// The other side's fault.
-    #[error("a blob of {0} bytes is larger than the session takes")]
+    #[error("a blob of {0} bytes is over the session's blob_bytes_max")]
     BlobTooLarge(usize),
     /// The other side's fault.
     #[error("a head is malformed: {0}")]

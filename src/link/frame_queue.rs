@@ -117,7 +117,7 @@ pub(super) struct QueueEnded;
 
 /// An acknowledgement of frames that were never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} frames cannot have been received")]
+#[error("{0} frames are acknowledged, more than were sent")]
 pub(super) struct NeverSent(pub u64);
 
 impl<D: LinkDirection> FrameQueue<D> {
@@ -309,11 +309,11 @@ impl<D: LinkDirection> FrameQueue<D> {
     pub(super) fn took(&self, count: u64, now: bool) {
         let mut state = self.lock();
         state.received += count;
-        let no_answer = state.received - state.told;
-        if no_answer >= u64::from(state.window.frames) / 4 {
+        let unacknowledged = state.received - state.told;
+        if unacknowledged >= u64::from(state.window.frames) / 4 {
             state.tell = true;
             self.work.notify_all();
-        } else if now && no_answer > 0 && state.tell_at.is_none() {
+        } else if now && unacknowledged > 0 && state.tell_at.is_none() {
             let tell_at = Instant::now() + ACK_WITHIN;
             state.tell_at = Some(tell_at);
             if state.writer_until.is_some_and(|until| until > tell_at) {

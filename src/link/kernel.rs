@@ -127,7 +127,7 @@ fn detach(kernel: Kernel, why: SessionEnd) {
     }
 }
 
-/// Has what the kernel sends obeyed until the session is over, or the broker has stopped: the events say which.
+/// Has what the kernel sends executed until the session is over, or the broker has stopped: the events say which.
 fn execute(session: &Session, mut reader: MessageReader) {
     let Actor::Kernel(actor) = &session.actor else { return };
     let waker = this_thread();

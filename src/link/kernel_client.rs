@@ -40,7 +40,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for a session whose connection was cut, or that was about to begin.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
-/// The broker has one login judged at a time; more are those that it has given up.
+/// The broker has one login checked at a time; more are those that it has given up.
 const LOGINS_MAX: usize = 16;
 
 /// A node's settings for a broker in another program. The broker has the rest: addresses, dialect, limits.
@@ -80,7 +80,7 @@ pub enum KernelError {
     #[error("the JWT secret is empty")]
     Secret,
     /// No thread.
-    #[error("no thread for the link: {0}")]
+    #[error("cannot start a thread of the link: {0}")]
     Thread(#[from] std::io::Error),
     /// A thread panicked.
     #[error("a thread of the link panicked")]
@@ -399,10 +399,7 @@ impl<H: Host> KernelIncoming<H> {
                     && let Some(words) = self.unanswered.answered(message.id)
                 {
                     let answer = String::from_utf8_lossy(message.message.body()).into_owned();
-                    tracing::warn!(
-                        answer,
-                        "{words} was bound before, and is refused by the broker that has begun anew"
-                    );
+                    tracing::warn!(answer, "{words} was bound before, and the restarted broker refuses it");
                     return None;
                 }
                 self.note(&message);

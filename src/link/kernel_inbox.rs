@@ -121,7 +121,7 @@ impl KernelInbox {
         Poll::Ready(true)
     }
 
-    /// All that was taken out is obeyed.
+    /// All that was taken out is executed.
     pub(super) fn obeyed(&self) {
         let mut state = self.lock();
         if std::mem::take(&mut state.in_hand) {
@@ -139,7 +139,7 @@ impl KernelInbox {
         self.lock().received
     }
 
-    /// Waits until everything is obeyed, for at most `patience`.
+    /// Waits until everything is executed, for at most `patience`.
     pub(super) fn wait_obeyed(&self, patience: Duration) {
         let is_busy = |state: &mut KernelInboxState| !state.waiting.is_empty() || state.in_hand;
         drop(self.changed.wait_timeout_while(self.lock(), patience, is_busy));

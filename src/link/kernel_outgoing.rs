@@ -146,7 +146,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
         mut from_kernel: mpsc::Receiver<H::Message>,
         mut sessions: mpsc::Receiver<Option<KernelSession<T>>>,
     ) {
-        // A broker that is there obeys and answers itself, from the first message on.
+        // A broker that is there executes and answers itself, from the first message on.
         match tokio::time::timeout(ROOM_WITHIN, sessions.recv()).await {
             Ok(Some(Some(session))) => self.begin(session),
             Ok(Some(None)) | Err(_) => {}

@@ -331,7 +331,7 @@ impl<T: NumberedItem> PeerShared<T> {
             if self.frames.has_ended() {
                 break;
             }
-            tracing::warn!(broker = ?self.endpoint, error = %error, "the link is lost");
+            tracing::warn!(broker = ?self.endpoint, error = %error, "the link's connection is lost; connecting again");
             next = self.again(Instant::now() + grace);
         }
         self.frames.end(None);
@@ -404,7 +404,7 @@ impl<T: NumberedItem> PeerShared<T> {
             let hello = Hello { received: self.lock().arrived, ..self.hello.clone() };
             match greet(&self.endpoint, &hello) {
                 Ok(greeted) => {
-                    tracing::info!(broker = ?self.endpoint, "the link is back");
+                    tracing::info!(broker = ?self.endpoint, "the link is connected again");
                     self.lock().draining = None;
                     // It has been told so by the welcome; it cannot be wrong about what it has itself.
                     let _ = self.frames.acknowledge(greeted.welcome.received, |()| ());
@@ -414,7 +414,7 @@ impl<T: NumberedItem> PeerShared<T> {
                     tracing::warn!(broker = ?self.endpoint, %refused, "the session is over");
                     return None;
                 }
-                Err(error) => tracing::debug!(broker = ?self.endpoint, %error, "the link is not back yet"),
+                Err(error) => tracing::debug!(broker = ?self.endpoint, %error, "the link is not connected yet"),
             }
             failures += 1;
             let pause = RETRIES.after(failures);

@@ -49,7 +49,7 @@ pub enum LinkStartError {
     #[error("a link over TCP needs a token")]
     NoToken,
     /// No thread.
-    #[error("no thread for the link: {0}")]
+    #[error("cannot start a thread of the link: {0}")]
     Thread(#[from] io::Error),
 }
 
@@ -203,13 +203,13 @@ impl LinkConnection {
                 admitted.inspect_err(|refused| tracing::warn!(?hello, reason = refused.reason, "a peer was refused"))
             }
             Ok((other, _)) => {
-                let words = format!("the first frame is hello, not {}", orders::name(&other));
+                let words = format!("the first frame must be hello, not {}", orders::name(&other));
                 Err(refused(RefusedCode::Malformed, &words))
             }
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 return tracing::warn!(%error, "a peer's TLS handshake failed");
             }
-            Err(ReadError::Io(error)) => return tracing::debug!(%error, "a link's connection said no hello"),
+            Err(ReadError::Io(error)) => return tracing::debug!(%error, "a link's connection ended without a hello"),
             Err(error) => Err(refused(RefusedCode::Malformed, &error.to_string())),
         };
         match admitted {
@@ -359,7 +359,7 @@ impl LinkConnection {
                 Duration::ZERO
             }
             ConnectionOver::Stop(Stop::Violation(words)) => {
-                tracing::warn!(peer = ?claim.key(), words, "broke the link's protocol: its channels are closed with 1011");
+                tracing::warn!(peer = ?claim.key(), words, "a peer violated the link's protocol: its channels are closed with 1011");
                 session.end(SessionEnd::Violation, Some(bye(ByeCode::Violation, words)));
                 STOP_WITHIN
             }
@@ -389,7 +389,7 @@ impl LinkConnection {
     }
 }
 
-/// Reads and obeys until the connection is over.
+/// Reads and executes until the connection is over.
 fn read(session: &Arc<Session>, reader: &mut FrameReader<DeadlineReader>) -> ConnectionOver {
     let owner = match &session.actor {
         Actor::Process(owner) => owner,
@@ -422,7 +422,7 @@ fn read_process(
     }
 }
 
-/// The same of a kernel, whose messages another thread obeys.
+/// The same of a kernel, whose messages another thread executes.
 fn read_kernel(session: &Session, reader: &mut FrameReader<DeadlineReader>, kernel: &KernelActor) -> ConnectionOver {
     let over = loop {
         let (head, blob) = match reader.next_owned() {

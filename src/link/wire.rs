@@ -195,7 +195,7 @@ pub(super) enum ToPeer {
     Live { channels: Vec<LiveChannel> },
     /// The answer to a bad hello; the broker closes behind it.
     Refused(HelloRefused),
-    /// So many numbered frames were taken in and obeyed.
+    /// So many numbered frames were taken in and executed.
     Ack { received: u64 },
     /// There is nothing else to say.
     Beat {},
@@ -231,7 +231,7 @@ pub(super) enum ToPeer {
     Outcome(OutcomeHead),
     /// A path was bound or unbound.
     Done { ask: u64 },
-    /// An order that asked could not be obeyed.
+    /// An order with an `ask` was refused.
     Failed { ask: u64, code: OrderFailure, reason: String },
     /// A message of the HTTP server to a process; its blob is the frame's.
     Kernel(KernelHead),
@@ -264,7 +264,7 @@ pub(super) struct LoggedIn {
     /// The token, where the password is right.
     #[serde(default)]
     pub token: Option<String>,
-    /// Why it could not be judged.
+    /// Why it could not be checked.
     #[serde(default)]
     pub error: Option<String>,
 }
@@ -414,7 +414,7 @@ pub struct HelloRefused {
 pub enum RefusedCode {
     /// No version that both speak.
     Version,
-    /// No hello, or one that says nothing that can be obeyed.
+    /// No hello, or an invalid one.
     Malformed,
     /// No token, or another.
     Token,
@@ -522,7 +522,8 @@ pub(super) struct HttpHead {
     pub query_params: BTreeMap<String, String>,
 }
 
-/// See [`Outcome`].
+/// An [`Outcome`] as this protocol writes it. The counts are fields of the head itself, and spelled out here, because a
+/// flattened struct is read through a buffer of the whole map: several allocations for each answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct OutcomeHead {

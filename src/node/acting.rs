@@ -45,7 +45,7 @@ pub(crate) trait ActingOrders {
     ) -> Result<(), PushError>;
 }
 
-/// The rest: changes of paths, which wait until every shard has them. Whether the process may bind was judged already.
+/// Changes of paths, which wait until every shard has them. The caller has checked that the process may bind.
 pub(crate) trait Acting: ActingOrders {
     fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError>;
 

@@ -206,7 +206,7 @@ pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
     }
 }
 
-/// Judges one message that the kernel handed to the HTTP server of `our_node`.
+/// Checks one message of the kernel to the HTTP server of `our_node`.
 pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inbound {
     let KernelMessage { id, source, target, rsvp, message, lazy_load_blob: blob } = message;
     let server = ServerName::of(&target.process).unwrap_or_default();

@@ -20,7 +20,7 @@ pub enum ServerError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// No thread.
-    #[error("no thread for the server: {0}")]
+    #[error("cannot start a thread of the server: {0}")]
     Thread(#[from] std::io::Error),
     /// A bug, or a kernel of the system that refuses what it always grants.
     #[error(transparent)]

@@ -3,7 +3,6 @@
 //! Messages of the node kernel go in on the node's own runtime, in the future that [`http_server`] returns (`intake`).
 //! Threads beside the shards: one starts the broker and waits for its end, one passes events to the node kernel, one
 //! changes paths, one checks passwords.
-//! one checks passwords.
 //!
 //! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a
 //! future that is dropped has told every client before the drop returns, or [`CLOSE_FRAMES_WITHIN`] later; a dropped server
@@ -40,7 +39,7 @@ use tokio::sync::{oneshot, watch};
 /// How long clients get to answer a close frame when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a drop may take to say goodbye: some µs a channel are needed.
+/// How long a drop may take to send close frames: a channel needs some µs.
 const CLOSE_FRAMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a server waits for a port that another has: one that was dropped a moment ago lets go of it at once.
@@ -124,7 +123,7 @@ impl NodeServer {
 }
 
 /// Serves HTTP and WebSocket clients for a node until its kernel drops its ends, or the future is dropped, which says
-/// goodbye to every client. To await the end of a server that is dropped, see [`NodeServer`].
+/// a close frame to every client. To await the end of a server that is dropped, see [`NodeServer`].
 ///
 /// # Errors
 /// See [`ServerError`].

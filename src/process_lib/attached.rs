@@ -56,7 +56,7 @@ pub enum SpawnError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// No thread.
-    #[error("no thread for a process: {0}")]
+    #[error("cannot start the thread of a process: {0}")]
     Thread(#[from] std::io::Error),
 }
 

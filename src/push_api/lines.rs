@@ -5,9 +5,9 @@
 //! pushed: an answer is many times as long as the shortest line.
 
 use super::answer::ApiAnswer;
-use super::body;
+use super::body::{self, PublishOrder};
 use super::idempotency::KeyDigest;
-use super::perform::{OUTCOME_WITHIN, Performer, PushResult, PushTickets};
+use super::perform::{OUTCOME_WITHIN, PushResult, PushTickets};
 use super::request::JSON_BYTES_MAX;
 use crate::admission::{Charge, HeldAs, OverBudget, ProcessMemory};
 use bytes::Bytes;
@@ -35,6 +35,14 @@ pub(super) struct LineBatch {
     charge: Charge,
 }
 
+/// The answers to a batch of which every push is accepted and none is given to a broker: what a measurement needs of
+/// the rest. None: memory is short.
+pub fn answers_of(body: Bytes, memory: &ProcessMemory) -> Option<Bytes> {
+    let mut batch = LineBatch::new(body, memory).ok()?;
+    while !batch.work(|_| Ok(PushResult::Accepted)) {}
+    Some(batch.into_answers().0)
+}
+
 /// The answer to a line.
 enum LineAnswer {
     Known(Box<str>),
@@ -58,8 +66,8 @@ impl LineBatch {
         Self { key, ..self }
     }
 
-    /// One part. Returns whether all lines were pushed.
-    pub(super) fn work(&mut self, performer: &mut Performer) -> bool {
+    /// One part, each line given to `push`. Returns whether all lines were pushed.
+    pub(super) fn work(&mut self, mut push: impl FnMut(PublishOrder) -> Result<PushResult, ApiAnswer>) -> bool {
         if self.charge.grow(PART_ANSWERS_BYTES).is_err() && !self.rest.is_empty() {
             self.rest = Bytes::new();
             let why = "memory is short (memory_budget): this line and those behind it were not pushed";
@@ -78,7 +86,7 @@ impl LineBatch {
             let line = self.rest.split_to(end);
             let _ = self.rest.split_to(1.min(self.rest.len()));
             if !line.trim_ascii().is_empty() {
-                self.answer(one(&line, performer));
+                self.answer(one(&line, &mut push));
             }
         }
         // Lines that were pushed are answered, however short memory is.
@@ -135,11 +143,11 @@ impl LineAnswer {
     }
 }
 
-fn one(line: &[u8], performer: &mut Performer) -> LineAnswer {
+fn one(line: &[u8], push: impl FnOnce(PublishOrder) -> Result<PushResult, ApiAnswer>) -> LineAnswer {
     if line.len() > JSON_BYTES_MAX {
         return LineAnswer::known(&json!({"status": 413, "error": "a line has 256 KiB at most"}));
     }
-    match body::of_json(line).map_err(ApiAnswer::from).and_then(|order| performer.push(order)) {
+    match body::of_json(line).map_err(ApiAnswer::from).and_then(push) {
         Ok(PushResult::Accepted) => LineAnswer::known(&json!({"status": 202})),
         Ok(PushResult::Asked(tickets)) => LineAnswer::Asked(tickets),
         Err(answer) => {

@@ -23,6 +23,7 @@ mod request;
 
 pub use guard::{ApiToken, TokenTooShort};
 pub use idempotency::IdempotencyKeys;
+pub use lines::answers_of;
 pub use request::JSON_BYTES_MAX;
 
 use self::guard::ApiGuard;

@@ -93,7 +93,7 @@ impl<T, R> Producers<T, R> {
         self.inbox.bytes()
     }
 
-    /// Has orders obeyed until there is no room for more: at most `orders_max`, and none once they stand for
+    /// Has orders executed until there is no room for more: at most `orders_max`, and none once they stand for
     /// `bytes_max` bytes or more.
     pub fn serve(&mut self, orders_max: usize, bytes_max: u64, server: &mut impl OrderServer<T, R>) {
         let mut done = FinishedOrders::default();
@@ -159,7 +159,7 @@ impl<T, R> Producers<T, R> {
         }
     }
 
-    /// Serves the lane whose turn it is with one order, or passes its turn on. Returns whether an order was obeyed.
+    /// Serves the lane whose turn it is with one order, or passes its turn on. Returns whether an order was executed.
     fn serve_one(&mut self, server: &mut impl OrderServer<T, R>, done: &mut FinishedOrders) -> bool {
         let Some(&place) = self.round.front() else { return false };
         let lane = &mut self.lanes[place];

@@ -16,7 +16,7 @@ const SECRETS: [&str; 2] = [PREFIX, "bearer."];
 pub struct ResumeAsk {
     /// Its channel.
     pub channel: ChannelId,
-    /// Its token, not judged yet.
+    /// Its token, not checked yet.
     pub token: ResumeToken,
     /// How many messages of that channel it has received, those it was told to be dropped among them.
     pub received: u64,

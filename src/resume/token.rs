@@ -1,4 +1,4 @@
-//! Resume tokens: 16 bytes, 22 characters of base64url, that any shard of the broker that made them can judge by
+//! Resume tokens: 16 bytes, 22 characters of base64url, that any shard of the broker that made them can verify by
 //! itself.
 //!
 //! Two bytes name the run of the broker, four are random, ten are a MAC over those and the channel's id. The MAC keeps
@@ -130,7 +130,7 @@ impl Keys {
         ResumeToken(bytes)
     }
 
-    /// Judges a token that a client brings for `channel`, in constant time.
+    /// Verifies a token that a client brings for `channel`, in constant time.
     ///
     /// # Errors
     /// This run of the broker did not make it for that channel.

@@ -20,7 +20,7 @@ pub use crate::words::policy::{Policy, WhenFull};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// An order to one shard. Orders of one producer are obeyed in order.
+/// An order to one shard. Orders of one producer are executed in order.
 pub enum Command {
     /// One frame to one channel of this shard.
     Push(PushCommand),
@@ -28,7 +28,7 @@ pub enum Command {
     PushMany(Box<PushMany>),
     /// Small messages, each to one channel of this shard, in order.
     PushEach(Box<PushEach>),
-    /// Several orders, obeyed in order: what a process hands over at a time costs one place in the inbox.
+    /// Several orders, executed in order: what a process hands over at a time costs one place in the inbox.
     Batch(Vec<Command>),
     /// End a channel behind what is queued for it.
     Close(Box<CloseCommand>),
@@ -47,7 +47,7 @@ pub enum Command {
     /// A connection that another shard has accepted is for a channel of this one.
     Arrive(CarriedSocket, Box<Arrival>),
     /// Another has the place of a channel here that waits for its client.
-    EvictedChannel(EvictedChannel),
+    Evict(EvictedChannel),
     /// A message of a client that only receives, whose channel is here.
     Said(Box<RelayedMessage>),
     /// Run a process here. Sent before it is adopted, so that no client comes before its handler.

@@ -55,7 +55,7 @@ pub enum Effect {
 /// The common start of all shards of a broker.
 #[derive(Debug, Clone)]
 pub struct Common {
-    /// The numbers that they obey.
+    /// Their settings.
     pub config: Arc<ShardConfig>,
     /// The attached processes.
     pub directory: Arc<Directory>,
@@ -102,7 +102,7 @@ pub struct Shard {
     /// Connections that go on on other shards.
     pub(super) handovers: Vec<Handover>,
     /// Channels of other shards whose places are needed.
-    pub(super) let_gos: Vec<(u32, EvictedChannel)>,
+    pub(super) evicted: Vec<(u32, EvictedChannel)>,
     /// Connections that other shards have accepted, whose sockets are not here yet.
     pub(super) arrivals: Vec<(CarriedSocket, Box<Arrival>)>,
     /// Orders to other shards.
@@ -150,7 +150,7 @@ impl Shard {
             timings: Timings::default(),
             effects: Vec::new(),
             handovers: Vec::new(),
-            let_gos: Vec::new(),
+            evicted: Vec::new(),
             arrivals: Vec::new(),
             relayed: Vec::new(),
             keys: common.resume,
@@ -222,8 +222,8 @@ impl Shard {
     }
 
     /// Channels of other shards that are to be let go of, and where they are.
-    pub fn take_let_gos(&mut self) -> Vec<(u32, EvictedChannel)> {
-        std::mem::take(&mut self.let_gos)
+    pub fn take_evicted(&mut self) -> Vec<(u32, EvictedChannel)> {
+        std::mem::take(&mut self.evicted)
     }
 
     /// The id of a process' event `count` here.
@@ -268,7 +268,7 @@ impl Shard {
         self.work.spend(woken * work::WAKE_NS);
     }
 
-    /// Returns whether one more order may be obeyed in a turn that may cost so much.
+    /// Returns whether one more order may be executed in a turn that may cost so much.
     pub(super) fn has_room(&self, until_ns: u64) -> bool {
         self.work.spent_ns() < until_ns && !self.out.is_window_full()
     }
@@ -363,7 +363,7 @@ impl Shard {
 
     /// Returns whether there is something for other shards.
     pub(super) fn hands_over(&self) -> bool {
-        !(self.handovers.is_empty() && self.let_gos.is_empty() && self.relayed.is_empty())
+        !(self.handovers.is_empty() && self.evicted.is_empty() && self.relayed.is_empty())
     }
 
     /// The driver's next actions, in order.
@@ -408,7 +408,7 @@ impl Shard {
         self.table.len()
     }
 
-    /// Takes note of the payloads of orders that were not obeyed, those that were begun among them. Call it once a
+    /// Takes note of the payloads of orders that were not executed, those that were begun among them. Call it once a
     /// turn.
     pub fn note_inbox(&mut self, bytes: usize) {
         self.memory.note_inbox(bytes);

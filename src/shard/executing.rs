@@ -91,7 +91,7 @@ impl Shard {
                 drop(acknowledge);
             }
             Command::Arrive(carried, arrival) => self.arrivals.push((carried, arrival)),
-            Command::EvictedChannel(gone) => self.let_go(gone),
+            Command::Evict(gone) => self.evict(gone),
             Command::Said(said) => {
                 self.work.spend(copy_ns(said.payload.len()));
                 self.hear(*said);

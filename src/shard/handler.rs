@@ -67,7 +67,7 @@ pub trait HandlerContext<C> {
     /// nothing has happened, and an [order](Self::give) can say the same.
     fn push_at_once(&mut self, channel: ChannelId, kind: MessageKind, payload: &[u8]) -> bool;
 
-    /// An order for this shard. It is obeyed at once, or, when it is more work than is left of this turn, behind what
+    /// An order for this shard. It is executed at once, or, when it is more work than is left of this turn, behind what
     /// came before it.
     ///
     /// # Errors

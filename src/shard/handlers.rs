@@ -17,7 +17,7 @@ const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// One process' place on this shard.
 pub(super) struct HostedProcess {
-    /// None: its process is gone, and what it has ordered is still to be obeyed.
+    /// None: its process is gone, and what it has ordered is still to be executed.
     pub handler: Option<Box<dyn Handler<Command>>>,
     pub state: HandlerState,
 }
@@ -37,7 +37,7 @@ pub(super) struct HandlerState {
     kept_bytes: usize,
 }
 
-/// An order that waits to be obeyed, or gone on with.
+/// An order that waits to be executed, or gone on with.
 pub(super) struct PendingOrder {
     pub order: OrderOrRest<Command, Unfinished>,
     pub bytes: usize,

@@ -32,10 +32,10 @@ impl Shard {
         self.handlers.remove(place);
     }
 
-    /// A process that runs here is gone. Returns whether what it has ordered is to be obeyed first; `gone` stands
+    /// A process that runs here is gone. Returns whether what it has ordered is to be executed first; `gone` stands
     /// behind that.
     pub(super) fn retires(&mut self, place: u32, gone: impl FnOnce() -> Command) -> bool {
-        // One whose orders are being obeyed is taken out: this is the last of them.
+        // One whose orders are being executed is taken out: this is the last of them.
         let Some(mut hosted) = self.handlers.take(place) else { return false };
         let is_busy = !hosted.state.is_empty();
         if is_busy && hosted.handler.take().is_some() {
@@ -264,7 +264,7 @@ impl HandlerContext<Command> for RunningHandler<'_> {
 
     fn took(&mut self, ns: u64) {
         self.shard.stats.handler_ns += ns;
-        // Its orders have been counted as they were obeyed, and took a part of that time.
+        // Its orders have been counted as they were executed, and took a part of that time.
         let extra_ns = ns.saturating_sub(self.shard.spent_ns() - self.state.told_ns);
         self.shard.spend(extra_ns);
         self.state.credit_ns -= cost(extra_ns);

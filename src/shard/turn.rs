@@ -206,7 +206,7 @@ struct ReadMark {
     credit_ns: i64,
 }
 
-/// A shard that obeys orders within a turn.
+/// A shard that executes orders within a turn.
 struct ShardOrderServer<'a> {
     shard: &'a mut Shard,
     until_ns: u64,
@@ -465,9 +465,9 @@ impl<S: Sockets> Turns<S> {
                 self.peers.send(to, Command::Arrive(carried, arrival));
             }
         }
-        for (to, gone) in self.shard.take_let_gos() {
+        for (to, gone) in self.shard.take_evicted() {
             // Where it is not told it waits on, counted no more, until its window ends: it has no connection.
-            self.peers.send(to, Command::EvictedChannel(gone));
+            self.peers.send(to, Command::Evict(gone));
         }
         for RelayedOrder { to, request, command } in self.shard.take_relayed() {
             if !self.peers.send(to, command) {

@@ -98,8 +98,8 @@ impl TwoShards {
             }
             self.carry_out(to);
         }
-        for (to, gone) in self.shards[at].take_let_gos() {
-            self.shards[to as usize].handle_command(Command::EvictedChannel(gone), self.now_ms);
+        for (to, gone) in self.shards[at].take_evicted() {
+            self.shards[to as usize].handle_command(Command::Evict(gone), self.now_ms);
         }
         let mut effects = Vec::new();
         self.shards[at].take_effects(&mut effects);

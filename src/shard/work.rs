@@ -14,7 +14,7 @@ pub(super) const READ_NS: u64 = 2_000;
 pub(super) const FRAME_NS: u64 = 130;
 /// One frame that is neither the last of its message nor a control frame.
 pub(super) const FRAGMENT_NS: u64 = 25;
-/// One HTTP request, judged and answered or handed on.
+/// One HTTP request, checked and answered or passed on.
 pub(super) const REQUEST_NS: u64 = 10_000;
 /// Checking a signature by a public key: the dearest of those that are accepted, RSA of 4,096 bits or Ed25519.
 pub(super) const SIGNATURE_NS: u64 = 100_000;

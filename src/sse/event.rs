@@ -67,7 +67,7 @@ fn line_of(id: Option<EventId>) -> String {
     id.map_or_else(String::new, |id| format!("id: {id}\n"))
 }
 
-/// The last event: as a close frame of this code and reason. A reason that says when to come again is obeyed by
+/// The last event: as a close frame of this code and reason. A reason that says when to reconnect is obeyed by
 /// browsers.
 pub fn close(code: u16, reason: &str) -> Vec<u8> {
     let mut text = String::new();

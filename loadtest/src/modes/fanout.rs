@@ -449,7 +449,7 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    /// A channel may become part of the audience a moment after its upgrade. So publish until everyone has got
+    /// A channel may become part of the audience a moment after its upgrade. So publish until each client has received
     /// something, then one last message, behind which nothing old is on its way.
     fn warm_up(&mut self, worker: &mut Worker<'_>, crew: &Workers<'_>) -> anyhow::Result<()> {
         let clients = self.plan.clients as u64;

@@ -32,7 +32,7 @@ pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
         client.bind("/", WebSocketRule::default())?;
         processes.push(thread::spawn(move || run(&client, on_event)));
     }
-    // Nobody else connects.
+    // There are no other connections.
     std::fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
     println!("listening on http://{}", broker.address());
     for process in processes {

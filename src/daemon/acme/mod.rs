@@ -34,7 +34,7 @@ pub(crate) fn directory(config: &DaemonConfig) -> PathBuf {
     }
 }
 
-/// The file with the certificate that is obeyed, and its key: the authority's, once it is there. None: no name is to
+/// The file with the certificate in use, and its key: the authority's, once it is there. None: no name is to
 /// have one.
 pub(crate) fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
     if config.tls_acme.0.is_empty() {
@@ -46,7 +46,7 @@ pub(crate) fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
     Some(CertificateFiles { setting: "tls_acme_state", chain: file.clone(), key: file })
 }
 
-/// Whether settings can be obeyed.
+/// Checks the settings.
 ///
 /// # Errors
 /// By the key of one that cannot.
@@ -66,13 +66,13 @@ pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
                 let is_plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
                 is_plain && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
             });
-        ensure!(is_name, "tls_acme: {name:?} is no name that an authority signs, as example.com");
+        ensure!(is_name, "tls_acme: {name:?} is not a host name such as example.com");
     }
-    ensure!(config.tls_listen.0.is_some(), "tls_acme: a certificate is for a listener of TLS: set tls_listen");
-    ensure!(config.listen.0.is_some(), "tls_acme: authorities ask over plain HTTP: listen cannot be off");
-    ensure!(config.tls_acme_url.starts_with("https://"), "tls_acme_url: an authority is asked over https://");
+    ensure!(config.tls_listen.0.is_some(), "tls_acme: a certificate needs a TLS listener: set tls_listen");
+    ensure!(config.listen.0.is_some(), "tls_acme: authorities validate over plain HTTP: listen cannot be off");
+    ensure!(config.tls_acme_url.starts_with("https://"), "tls_acme_url: the URL must begin with https://");
     for contact in &config.tls_acme_contacts.0 {
-        ensure!(contact.contains('@'), "tls_acme_contacts: {contact:?} is no address, as admin@example.com");
+        ensure!(contact.contains('@'), "tls_acme_contacts: {contact:?} is not an address such as admin@example.com");
     }
     Ok(())
 }
@@ -191,7 +191,7 @@ mod keeper {
             held.filter(fits).map_or(0, due)
         }
 
-        /// Asks for a certificate, and obeys it. Answers until when it is good.
+        /// Asks for a certificate, and uses it. Returns when it expires.
         async fn issue(&self) -> anyhow::Result<u64> {
             let issued = self.authority.issue(&self.names, &self.state, &self.broker).await;
             // The order is over, either way.

@@ -11,7 +11,7 @@ impl DaemonConfig {
     /// Where and how processes of other programs attach; none: nowhere.
     ///
     /// # Errors
-    /// A value that cannot be obeyed, by its key.
+    /// An invalid value, with its key.
     pub(crate) fn link(&self, token: Option<link::LinkToken>) -> anyhow::Result<Option<link::LinkConfig>> {
         self.try_link(token).map_err(|error| self.sources.locate(error))
     }

@@ -12,7 +12,7 @@ const PUBLIC_BYTES_MAX: usize = 512;
 /// As what the daemon joins a fleet; none: it joins none.
 ///
 /// # Errors
-/// A value that cannot be obeyed, by its key.
+/// An invalid value, with its key.
 fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
     let servers = config.fleet_nats.0.clone();
     let node = match config.fleet_node.as_str() {
@@ -53,7 +53,7 @@ fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
 /// Joins the fleet that the settings name, if they name one.
 ///
 /// # Errors
-/// A setting cannot be obeyed. That NATS is not reached is no error: it is tried again for ever.
+/// A setting is invalid. That NATS is not reached is no error: it is tried again for ever.
 pub(crate) fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
     let Some(options) = options(config)? else { return Ok(None) };
     let (name, node) = (options.fleet.clone(), options.node.clone());
@@ -74,7 +74,7 @@ pub(crate) fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>>
     }
 }
 
-/// Whether settings can be obeyed.
+/// Checks the settings.
 ///
 /// # Errors
 /// By the key of one that cannot.

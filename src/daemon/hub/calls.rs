@@ -47,7 +47,7 @@ const AT_END_MAX: Duration = Duration::from_secs(3);
 /// The fewest bytes of a key (Standard Webhooks asks for 24).
 const KEY_BYTES_MIN: usize = 24;
 
-/// Whether settings can be obeyed.
+/// Checks the settings.
 ///
 /// # Errors
 /// By the key of one that cannot.
@@ -99,7 +99,7 @@ fn key_of(secret: &[u8]) -> anyhow::Result<Vec<u8>> {
 /// Delivers what is told to `calls`, on a thread that ends when they do.
 ///
 /// # Errors
-/// A setting cannot be obeyed.
+/// A setting is invalid.
 pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue) -> anyhow::Result<JoinHandle<()>> {
     let uri = check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
     let read = |path: &Path| key_of(&crate::daemon::token::read_secret_bytes(path)?);
@@ -108,7 +108,7 @@ pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue)
     let key = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
     let client = HttpClient::new(&uri, &config.hub_webhook_ca).context("hub_webhook_ca")?;
     if uri.scheme_str() == Some("http") {
-        tracing::warn!("hub_webhook_url is not encrypted: anyone on the way can read what clients say; use https://");
+        tracing::warn!("hub_webhook_url is not encrypted: clients' messages can be read on the network; use https://");
     }
     let host = uri.host().unwrap_or_default().to_owned();
     let (give_up, counts) = (config.hub_webhook_give_up.duration(), daemon.hub_counts().clone());
@@ -142,7 +142,11 @@ impl WebhookCaller {
             self.count();
         }
         if left > 0 {
-            tracing::error!(host = self.host, events = left, "the daemon ends: webhooks that still waited are lost");
+            tracing::error!(
+                host = self.host,
+                events = left,
+                "the daemon ends: webhooks that were still waiting are lost"
+            );
         }
         tracing::debug!("the hub's webhook calls have ended");
     }

@@ -3,7 +3,7 @@
 //!
 //! Invariants: a set replaces the one before as a whole, so a removed key verifies nothing any more; a failed fetch is
 //! logged, and leaves the set before in force; tokens with unknown keys cause at most one fetch in [`REST`], however
-//! many there are and whoever sends them.
+//! many there are and from however many clients.
 
 use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};
@@ -34,7 +34,7 @@ const FILE_REST: Duration = Duration::from_secs(1);
 /// The least time between two fetches that were not asked for.
 const REFRESH_MIN: Duration = REST;
 
-/// Whether settings can be obeyed.
+/// Checks the settings.
 ///
 /// # Errors
 /// By the key of one that cannot.
@@ -108,7 +108,7 @@ impl Source {
     }
 }
 
-/// The keys that are obeyed, and by which bell others are asked for.
+/// The keys in use, and the way to ask for others.
 #[derive(Clone)]
 pub(crate) struct AuthorityKeys {
     /// Those.

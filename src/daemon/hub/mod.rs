@@ -16,7 +16,7 @@ use anyhow::ensure;
 use pushring::control::HubCounts;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Whether settings can be obeyed.
+/// Checks the settings.
 ///
 /// # Errors
 /// By the key of one that cannot.

@@ -8,7 +8,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Writes what others wrote so that no terminal obeys it, whichever way it was logged.
+/// Writes what others wrote so that it cannot control a terminal, whichever way it was logged.
 pub(super) struct PlainFields;
 
 impl<'w> FormatFields<'w> for PlainFields {

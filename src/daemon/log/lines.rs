@@ -50,13 +50,13 @@ struct LogShared {
     waiting_bytes: AtomicUsize,
     lost: AtomicU64,
     /// Those of them that the log has not told of yet.
-    no_answer: AtomicU64,
+    unreported: AtomicU64,
     errors: AtomicU64,
 }
 
 impl LogShared {
     fn lose(&self) {
-        self.no_answer.fetch_add(1, Relaxed);
+        self.unreported.fetch_add(1, Relaxed);
         self.lost.fetch_add(1, Relaxed);
     }
 }
@@ -166,7 +166,7 @@ fn write_all(lines: &Receiver<Item>, shared: &LogShared, mut out: LogOutput<impl
 }
 
 fn tell_lost(shared: &LogShared) {
-    let lines = shared.no_answer.swap(0, Relaxed);
+    let lines = shared.unreported.swap(0, Relaxed);
     if lines > 0 {
         tracing::warn!(lines, "lines of this log were lost: it could not be written, or not fast enough");
     }

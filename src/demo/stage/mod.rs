@@ -124,7 +124,7 @@ pub fn start(broker: &BrokerHandle, options: StageOptions) -> Result<JoinHandle<
     process.bind("/", WebSocketRule::default())?;
     process.bind(&format!("{seats_at}:seat"), WebSocketRule::default())?;
     let began = Instant::now();
-    // A page that holds TLS alone has no door for receivers that speak none.
+    // With a TLS listener alone there is none for receivers that speak plain HTTP.
     let is_plain = broker.tls_address() != Some(broker.address());
     let receivers = if is_plain { options.receivers } else { 0 };
     let ranks = ranks(receivers).into();

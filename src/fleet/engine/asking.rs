@@ -8,6 +8,7 @@ use super::super::outbox::Question;
 use super::super::subject::{AudienceKey, NamedAudience, Target};
 use super::super::traffic::{ChannelAsked, Numbered, Publish, QuestionResult};
 use super::Engine;
+use crate::admission::Charge;
 use crate::broker::{
     Asker, ChannelAnswer, ChannelFilter, ChannelQuestion, NODE_ANSWER_WITHIN, OnNodes, Outcome, OutcomeAsker, Presence,
     PushError,
@@ -113,7 +114,7 @@ impl Engine {
             drop(permit);
             let Ok(found) = found else { return };
             let answer = engine.member.borrow_mut().shown(&source, ask, found);
-            let _ = engine.answers.try_send(answer);
+            engine.answer_soon(answer);
         });
         Ok(())
     }
@@ -129,12 +130,14 @@ impl Engine {
     pub(super) async fn answer_all(
         self: Rc<Self>,
         mut outcomes: mpsc::Receiver<(Name, u64, Outcome)>,
-        mut answers: mpsc::Receiver<Publish>,
+        mut answers: mpsc::Receiver<(Publish, Charge)>,
     ) {
         loop {
-            let answer = tokio::select! {
-                Some((node, ask, outcome)) = outcomes.recv() => self.member.borrow_mut().answer(&node, ask, &outcome),
-                Some(answer) = answers.recv() => answer,
+            let (answer, _charge) = tokio::select! {
+                Some((node, ask, outcome)) = outcomes.recv() => {
+                    (self.member.borrow_mut().answer(&node, ask, &outcome), None)
+                }
+                Some((answer, charge)) = answers.recv() => (answer, Some(charge)),
                 else => return,
             };
             self.publish(answer).await;

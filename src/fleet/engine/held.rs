@@ -1,12 +1,14 @@
 //! The memory of the fleet's thread for audiences and other nodes, charged to the fleet as to a process.
 //!
 //! Invariants: audiences, which clients choose, are charged before they are listened to, and refused if there is no
-//! memory for them; numbers are bounded by `fleet_subjects_max`, and charged as they are found to be kept.
+//! memory for them; numbers are bounded by `fleet_subjects_max`, and charged as they are found to be kept; an answer
+//! that waits for NATS is charged until it leaves.
 
 use super::Engine;
-use crate::admission::{Charge, HeldAs, ProcessMemory, table_bytes};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory, table_bytes};
 use crate::broker::BrokerHandle;
 use crate::fleet::subject::AudienceKey;
+use crate::fleet::traffic::Publish;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -47,6 +49,15 @@ impl Engine {
             charge.resize(bytes + SUBSCRIPTION_BYTES);
         }
         may
+    }
+
+    /// Has an answer to another node sent, behind those that wait for NATS. A node that asks too much, or asks when
+    /// memory is short, gets none, and counts this one as silent.
+    pub(super) fn answer_soon(&self, answer: Publish) {
+        let bytes = answer.subject.heap_bytes() + answer.bytes.heap_bytes() + size_of::<Publish>();
+        if let Ok(charge) = self.held.memory.charge(HeldAs::Topics, bytes) {
+            let _ = self.answers.try_send((answer, charge));
+        }
     }
 
     /// Charges what is kept now.

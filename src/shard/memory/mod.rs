@@ -41,7 +41,7 @@ pub struct MemoryReport {
     pub window_bytes: usize,
     /// Messages and requests that have not wholly arrived, and what was read but may not be parsed yet.
     pub incoming_bytes: usize,
-    /// Payloads of orders that the shard has not obeyed yet.
+    /// Payloads of orders that the shard has not executed yet.
     pub inbox_bytes: usize,
     /// Events that processes have not read; of all shards, told by the first, as what follows.
     pub process_queue_bytes: usize,

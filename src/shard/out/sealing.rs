@@ -156,7 +156,7 @@ impl Shard {
         self.after_offer(slot, sent, full);
     }
 
-    /// Seals the goodbye of a connection that has nothing else to say; returns whether it is still to be sent.
+    /// Seals the close_notify of a connection that has nothing else to send; returns whether it is still to be sent.
     pub(in crate::shard) fn say_goodbye(&mut self, slot: Slot) -> bool {
         let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() else { return false };
         if std::mem::replace(&mut open.has_said_goodbye, true) {

@@ -56,7 +56,7 @@ impl Shard {
         let shakes = listener == ListenerKind::Tls;
         if entered.is_err() && (shakes || !self.table.admission.begin_turning_away()) {
             self.stats.let_go += 1;
-            self.notice(Notice::EvictedChannel, || peer.ip().to_string());
+            self.notice(Notice::ClosedUnanswered, || peer.ip().to_string());
             return None;
         }
         let Ok(tls) = self.tls_of(listener, client) else {
@@ -152,7 +152,7 @@ impl Shard {
             }
             Err(_) => {
                 self.stats.let_go += 1;
-                self.notice(Notice::EvictedChannel, || address.ip().to_string());
+                self.notice(Notice::ClosedUnanswered, || address.ip().to_string());
                 self.remove(slot);
             }
         }

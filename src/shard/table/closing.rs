@@ -2,7 +2,7 @@
 //!
 //! Invariants: [`Shard::end_channel`] is the only place that gives Closed, and it takes the channel out of the tables
 //! first, so it gives it once; a connection that is ended gracefully sends its last frame, shuts its writing side, and
-//! reads on until the client has seen it (a plain close would become a reset that eats the close frame), unless the
+//! reads on until the client has seen it (a plain close would become a reset that destroys the close frame), unless the
 //! client has said that it sends nothing more: by its own close frame, with nothing behind it.
 
 use crate::gateway::OwnerId;

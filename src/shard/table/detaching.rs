@@ -145,18 +145,18 @@ impl Shard {
     }
 
     fn let_go_of_first(&mut self, of: EvictFrom<'_>) -> bool {
-        let Some(gone) = self.table.admission.let_go(of, self.now_ms) else { return false };
+        let Some(gone) = self.table.admission.evict(of, self.now_ms) else { return false };
         let shard = ChannelId::new(gone.id).shard(self.shards);
         if shard == self.index() {
-            self.let_go(gone);
+            self.evict(gone);
         } else {
-            self.let_gos.push((shard, gone));
+            self.evicted.push((shard, gone));
         }
         true
     }
 
     /// Another has the place of a channel that waited here.
-    pub(in crate::shard) fn let_go(&mut self, gone: EvictedChannel) {
+    pub(in crate::shard) fn evict(&mut self, gone: EvictedChannel) {
         let slot = self.table.slot_of(ChannelId::new(gone.id));
         // It may have ended by itself, or been asked for, since.
         if let Some(slot) = slot.filter(|&slot| self.table.detached.entry(slot) == Some(gone.entry)) {

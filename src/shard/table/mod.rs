@@ -53,7 +53,7 @@ pub(super) struct ConnectionTable {
     wheel: Wheel,
     /// Entries whose time has come, and that were not looked at yet.
     due: VecDeque<WheelEntry>,
-    /// Those are not judged, but given another second.
+    /// Those get another second instead.
     reprieves: bool,
     ticked_ms: u64,
     /// How much the last tick came after the one before, if that was too much ([`deadlines`]); else 0.

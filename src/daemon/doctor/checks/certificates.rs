@@ -94,7 +94,7 @@ fn key_mode(files: &TlsFiles) -> Option<Finding> {
     const CHECK: &str = "certificate's key";
     let (mode, path) = (files.key_mode?, files.key.display());
     let (words, fix) = match mode {
-        _ if mode & 0o007 != 0 => (format!("anyone on this machine may use {path} (mode {mode:03o})"), "600"),
+        _ if mode & 0o007 != 0 => (format!("every user of this machine may use {path} (mode {mode:03o})"), "600"),
         _ if mode & 0o030 != 0 => (format!("a group may change {path} (mode {mode:03o})"), "640"),
         _ => return None,
     };

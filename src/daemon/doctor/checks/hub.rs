@@ -42,7 +42,7 @@ mod tests {
         expect(Level::Ok, "has 2 keys", "", with(Ok(2)));
         expect(Level::Problem, "no key of RS256", "authority", with(Ok(0)));
         expect(Level::Problem, "it answers 404", "--auth-jwks-url", with(Err("it answers 404".into())));
-        expect(Level::Warning, "anyone on this machine", "chmod 600", |_, facts| {
+        expect(Level::Warning, "every user of this machine", "chmod 600", |_, facts| {
             let file = SecretFile { path: "/etc/webhook".into(), mode: Ok(0o644), bytes: 32 };
             facts.hub_secrets.push(("webhook secret", file));
         });

@@ -59,7 +59,7 @@ pub(super) fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Fi
     if finding.level != Level::Ok || !is_seen {
         return Some(finding);
     }
-    let words = format!("{address} is not encrypted: anyone on the way can read its token and all messages");
+    let words = format!("{address} is not encrypted: its token and all messages can be read on the network");
     let fix = format!(
         "--link-tls-certs CHAIN.pem:KEY.pem, --link-tcp 127.0.0.1:{} behind a tunnel, or --link for this machine",
         address.port()

@@ -55,7 +55,7 @@ pub(super) fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
             return new(Level::Warning, words, format!("chmod {wanted_mode:03o} {path}"));
         }
         _ if wanted_mode & 0o002 != 0 => {
-            let words = format!("anyone on this machine may use {path} (mode {wanted_mode:03o})");
+            let words = format!("every user of this machine may use {path} (mode {wanted_mode:03o})");
             return new(Level::Warning, words, format!("a --{setting}-group, and --{setting}-mode auto"));
         }
         _ if wanted_mode & 0o020 != 0 && directory.mode & 0o011 == 0 => {
@@ -117,7 +117,7 @@ pub(super) fn secret_file(check: &'static str, SecretFile { path, mode, bytes }:
             Finding::new(Level::Problem, check, words, longer)
         }
         Ok(mode) if mode & 0o007 != 0 => {
-            let words = format!("anyone on this machine may read {path} (mode {mode:03o})");
+            let words = format!("every user of this machine may read {path} (mode {mode:03o})");
             Finding::new(Level::Warning, check, words, format!("chmod 600 {path}"))
         }
         Ok(_) if *bytes < SECRET_BYTES_ADVISED => {
@@ -165,7 +165,7 @@ mod tests {
         socket_is(Level::Warning, "cannot reach it: /run/p has mode 700", "chmod 711 /run/p", |socket| {
             socket.wanted_mode = 0o660;
         });
-        socket_is(Level::Warning, "anyone on this machine", "--link-group", |socket| socket.wanted_mode = 0o666);
+        socket_is(Level::Warning, "every user of this machine", "--link-group", |socket| socket.wanted_mode = 0o666);
         socket_is(Level::Problem, "no socket", "remove", |socket| socket.there = PathState::NoSocket);
         socket_is(Level::Problem, "no directory /run/p", "mkdir -p -m 700 /run/p", |socket| socket.directory = None);
         socket_is(Level::Problem, "may make nothing in /run/p", "RuntimeDirectory", |socket| {
