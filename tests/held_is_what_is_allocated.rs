@@ -5,6 +5,8 @@
 #[path = "held/fleet.rs"]
 mod fleet;
 mod node_support;
+#[path = "held/orders.rs"]
+mod orders;
 #[path = "held/services.rs"]
 mod services;
 mod support;
