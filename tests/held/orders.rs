@@ -2,7 +2,9 @@
 
 use super::services::take_turn;
 use super::{ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_as, broker, connect, frame, message, skip};
-use pushring::{ChannelId, Close, Event, Here, HttpRule, Message, Process, PushError, QueueLimits, RequestId};
+use pushring::{
+    Broker, ChannelId, Close, Config, Event, Here, HttpRule, Message, Process, PushError, QueueLimits, RequestId,
+};
 use serde_json::json;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -58,7 +60,8 @@ fn orders_of_a_shard_that_is_held_up() {
     let _turn = take_turn();
     let broker = broker();
     let process = attach(&broker, QueueLimits::default());
-    let others = ["lists", "reasons"].map(|name| attach_as(&broker, &format!("{name}:test:sys"), QueueLimits::default()));
+    let others =
+        ["lists", "reasons"].map(|name| attach_as(&broker, &format!("{name}:test:sys"), QueueLimits::default()));
     let (begun, has_begun) = channel();
     let (release, until) = channel::<()>();
     let until = std::sync::Mutex::new(Some(until));
@@ -124,9 +127,8 @@ fn answers_that_a_peer_does_not_read() {
     skip(&mut peer).unwrap();
     let scene = Scene::new(broker);
     peer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let asks: Vec<u8> = (2..66)
-        .flat_map(|ask| frame(&json!({"push": {"channel": 7, "kind": "binary", "ask": ask}})))
-        .collect();
+    let asks: Vec<u8> =
+        (2..66).flat_map(|ask| frame(&json!({"push": {"channel": 7, "kind": "binary", "ask": ask}}))).collect();
     // Until the broker reads no more of a peer that takes no answers.
     let mut rounds = 0;
     while peer.write_all(&asks).is_ok() {
@@ -134,5 +136,46 @@ fn answers_that_a_peer_does_not_read() {
         assert!(rounds < 4_000, "answers have an end");
     }
     scene.judge("answers that are not read", 256 * 1024);
+    drop(peer);
+}
+
+#[test]
+fn messages_of_a_kernel_that_reads_nothing() {
+    const NODE: &str = "test.os";
+    let _turn = take_turn();
+    let path = std::env::temp_dir().join(format!("pushring-held-kernel-{}.sock", std::process::id()));
+    let settings = pushring::node::settings(NODE, pushring::node::Dialect::Hyperdrive);
+    let broker = Broker::start(Config { shards: 1, settings, ..Config::default() }).unwrap();
+    let config = pushring::link::LinkConfig { path: Some(path.clone()), ..Default::default() };
+    let _server = pushring::link::LinkServer::start(broker.handle(), config).unwrap();
+    let mut scene = Scene::new(broker);
+    let mut peer = UnixStream::connect(&path).unwrap();
+    let attach = json!({"kernel": {"node": NODE, "jwt_secret": vec![7; 32]}});
+    peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
+    skip(&mut peer).unwrap();
+    scene.begin_anew();
+    peer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    // Each is answered with an error, and has capabilities and metadata that are more than its body.
+    let issuer = format!("{NODE}@app:app:sys");
+    let capability = json!({"issuer": issuer, "params": "p".repeat(150), "signature": vec![7; 100]});
+    let asks: Vec<u8> = (0..16)
+        .flat_map(|id| {
+            let (metadata, capabilities) = ("m".repeat(300), vec![&capability; 4]);
+            let (body, within_s) = (b"no order", 5);
+            let request = json!({
+                "expects_response": within_s, "body": body, "metadata": metadata, "capabilities": capabilities,
+            });
+            let target = format!("{NODE}@http-server:distro:sys");
+            let message = json!({"id": id, "source": issuer, "target": target, "message": {"request": request}});
+            frame(&json!({"kernel": message}))
+        })
+        .collect();
+    let mut rounds = 0;
+    while peer.write_all(&asks).is_ok() {
+        rounds += 1;
+        assert!(rounds < 10_000, "what waits has an end");
+    }
+    assert!(rounds > 0, "it was let in");
+    scene.judge("messages of a kernel, and answers to it", MIB);
     drop(peer);
 }
