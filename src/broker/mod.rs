@@ -103,7 +103,7 @@ use crate::queue::orders::{self as inbox, Account, InboxSender};
 use crate::resume::Keys;
 use crate::shard::command::{Acknowledge, Command};
 use crate::shard::turn::Inboxes;
-use crate::shard::{Common, Directory};
+use crate::shard::{Common, Directory, ShardConfig};
 use crossbeam_channel::{Receiver, bounded};
 use std::hash::RandomState;
 use std::net::SocketAddr;
@@ -169,6 +169,57 @@ impl DirectoryCell {
     }
 }
 
+/// The rules of entry at a listener of this address.
+fn rules_of_entry(mut settings: Settings, address: SocketAddr) -> Settings {
+    settings.hosts = settings.hosts.for_listener(address.ip());
+    if !settings.dev_origins.is_empty() {
+        let origins = settings.dev_origins.join(", ");
+        tracing::warn!(origins, "dev_origins: pages there can use the session of any user who is logged in");
+    }
+    settings
+}
+
+/// What all shards begin with.
+fn common_start(
+    mut shard: ShardConfig,
+    admission: admission::ConnectionLimits,
+    memory: Option<Budget>,
+    directory: Arc<Directory>,
+) -> Result<Common, StartError> {
+    operate::fit_to_memory(&mut shard, memory.as_ref().and_then(Budget::bytes));
+    Ok(Common {
+        config: Arc::new(shard),
+        directory,
+        // Where a client's entry lies is not to be guessed.
+        admission: Arc::new(admission::Connections::new(admission, RandomState::new())),
+        memory: Ledger::new(memory.unwrap_or_default()),
+        resume: Keys::new(&sys::random_bytes()?),
+    })
+}
+
+/// What handles share, before there are shards.
+fn shared_start(
+    common: &Common,
+    current: Arc<DirectoryCell>,
+    (address, tls_address): (SocketAddr, Option<SocketAddr>),
+) -> BrokerShared {
+    BrokerShared {
+        inboxes: Vec::new(),
+        probes: Vec::new(),
+        accounts: Vec::new(),
+        current,
+        compression: Compression::new(common.config.deflate),
+        next_owner: Arc::new(AtomicU32::new(1)),
+        memory: common.memory.clone(),
+        admission: common.admission.clone(),
+        draining: drain_watch::DrainWatch::default(),
+        address,
+        tls_address,
+        other_brokers: OnceLock::new(),
+        keys: common.resume.clone(),
+    }
+}
+
 impl Broker {
     /// Starts the shards and listens.
     ///
@@ -179,48 +230,19 @@ impl Broker {
         let cores = sys::allowed_cores()?;
         let shards = if config.shards == 0 { cores.len() } else { config.shards }.clamp(1, SHARDS_MAX);
         let (listeners, address, tls_address) = listeners::open(&config, shards)?;
-        let mut settings = config.settings.clone();
-        settings.hosts = settings.hosts.for_listener(address.ip());
-        if !settings.dev_origins.is_empty() {
-            let origins = settings.dev_origins.join(", ");
-            tracing::warn!(origins, "dev_origins: pages there can use the session of any user who is logged in");
-        }
-        let directory = Directory::new(Snapshot::new(settings));
+        let directory = Directory::new(Snapshot::new(rules_of_entry(config.settings.clone(), address)));
         let (ended_sender, ended) = bounded(shards);
-        let admission = fit_to_open_files(config.admission, shards, 0);
         let adopted = Arc::new(directory.clone());
         let current =
             Arc::new(DirectoryCell { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
         let inbox_limits = config.inbox.within_budget(memory.as_ref().and_then(Budget::bytes), shards);
-        let mut shard = config.shard;
-        operate::fit_to_memory(&mut shard, memory.as_ref().and_then(Budget::bytes));
-        let common = Common {
-            config: Arc::new(shard),
-            directory: adopted,
-            // Where a client's entry lies is not to be guessed.
-            admission: Arc::new(admission::Connections::new(admission, RandomState::new())),
-            memory: Ledger::new(memory.unwrap_or_default()),
-            resume: Keys::new(&sys::random_bytes()?),
-        };
+        let admission = fit_to_open_files(config.admission, shards, 0);
+        let common = common_start(config.shard, admission, memory, adopted)?;
         let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
         let mut broker = Self {
-            shared: Arc::new(BrokerShared {
-                inboxes: Vec::new(),
-                probes: Vec::new(),
-                accounts: Vec::new(),
-                current,
-                compression: Compression::new(common.config.deflate),
-                next_owner: Arc::new(AtomicU32::new(1)),
-                memory: common.memory.clone(),
-                admission: common.admission.clone(),
-                draining: drain_watch::DrainWatch::default(),
-                address,
-                tls_address,
-                other_brokers: OnceLock::new(),
-                keys: common.resume.clone(),
-            }),
+            shared: Arc::new(shared_start(&common, current, (address, tls_address))),
             driver: config.driver,
             threads: Vec::new(),
             ended,
@@ -254,18 +276,23 @@ impl Broker {
             broker.threads.push(thread.spawn(move || shard.work(&ready, ended))?);
         }
         drop((ready_sender, last_shard));
-        let shared = Arc::get_mut(&mut broker.shared).expect("it is not shared yet");
         // Set once, and only here.
         let _ = peers.set(inboxes.clone());
-        shared.accounts = inboxes.iter().map(InboxSender::account).collect();
-        let wakers = inboxes.clone();
-        common.memory.set_call_shards(move || wakers.iter().for_each(InboxSender::kick));
-        (shared.inboxes, shared.probes) = (inboxes, probes);
+        broker.connect(inboxes, probes);
         // On an error the broker is dropped, which stops the shards that did start.
         for _ in 0..shards {
             broker.driver = ready.recv().map_err(|_| std::io::Error::other("a shard died as it started"))??;
         }
         Ok(broker)
+    }
+
+    /// Makes the shards' inboxes known, before the broker is shared.
+    fn connect(&mut self, inboxes: Vec<InboxSender<Command>>, probes: Vec<Arc<Probe>>) {
+        let shared = Arc::get_mut(&mut self.shared).expect("it is not shared yet");
+        shared.accounts = inboxes.iter().map(InboxSender::account).collect();
+        let wakers = inboxes.clone();
+        shared.memory.set_call_shards(move || wakers.iter().for_each(InboxSender::kick));
+        (shared.inboxes, shared.probes) = (inboxes, probes);
     }
 
     /// A broker's settings by name, to be [started](Builder::start).

@@ -589,6 +589,12 @@ impl DaemonConfig {
         for need in &self.ready_needs.0 {
             ensure!(need == "link", "ready_needs: {need:?} is no condition; link is the only one");
         }
+        self.check_listeners()?;
+        super::log::parse_filter(&self.log)?;
+        self.check_numbers()
+    }
+
+    fn check_listeners(&self) -> anyhow::Result<()> {
         super::acme::check(self)?;
         super::certificates::link_pairs(self)?;
         ensure!(
@@ -605,7 +611,10 @@ impl DaemonConfig {
             self.listen.0.is_some() || self.tls_listen.0.is_some(),
             "listen: it is off, and so is tls_listen: set one of them"
         );
-        super::log::parse_filter(&self.log)?;
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> anyhow::Result<()> {
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {
             let least = pushring::SHARD_MEMORY_BYTES_MIN * self.shards.max(1);

@@ -245,6 +245,13 @@ impl Drop for ServerEnded {
     }
 }
 
+fn say_addresses<H: Host>(prints: &TerminalPrinter<H>, broker: &Broker) {
+    prints.say(SHOWN, &format!("listening on {}", broker.address()));
+    if let Some(address) = broker.tls_address().filter(|address| *address != broker.address()) {
+        prints.say(SHOWN, &format!("listening for TLS on {address}"));
+    }
+}
+
 /// The life of the server, on a thread of its own: starts everything, and returns when everything has ended.
 fn supervise<H: Host>(
     life: &Arc<ServerLife>,
@@ -289,10 +296,7 @@ fn supervise<H: Host>(
 
         // An operator may use the control socket as soon as the address is known.
         let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
-        prints.say(SHOWN, &format!("listening on {}", broker.address()));
-        if let Some(address) = broker.tls_address().filter(|address| *address != broker.address()) {
-            prints.say(SHOWN, &format!("listening for TLS on {address}"));
-        }
+        say_addresses(&prints, &broker);
         warnings.release();
 
         // Ends with `writer`, which holds the login queue.
@@ -316,12 +320,8 @@ fn supervise<H: Host>(
         let result = broker.wait();
         drop(control);
         changes_end.stop();
-        for thread in [to_kernel, login, paths] {
-            if thread.join().is_err() {
-                return Err(ServerError::Panicked);
-            }
-        }
-        Ok(result?)
+        let has_panicked = [to_kernel, login, paths].map(|thread| thread.join().is_err()).contains(&true);
+        if has_panicked { Err(ServerError::Panicked) } else { Ok(result?) }
     })
 }
 

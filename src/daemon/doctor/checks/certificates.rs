@@ -221,8 +221,8 @@ mod tests {
             (0o600, Level::Ok, ""),
             (0o640, Level::Ok, ""),
             (0o400, Level::Ok, ""),
-            (0o644, Level::Warning, "anyone"),
-            (0o601, Level::Warning, "anyone"),
+            (0o644, Level::Warning, "every user"),
+            (0o601, Level::Warning, "every user"),
             (0o660, Level::Warning, "a group may change"),
         ] {
             worst(level, words, if level == Level::Ok { "" } else { "chmod 6" }, |files, _| {
