@@ -161,6 +161,10 @@ impl Hub {
             }
             // The only error is that the broker has stopped.
             let done = events.drain(..).try_for_each(|event| self.enter(event)).and_then(|()| self.hear());
+            // What a burst needed is not kept for the next.
+            if events.capacity() > 8 * EVENTS_AT_A_TIME {
+                events.shrink_to(EVENTS_AT_A_TIME);
+            }
             if done.and_then(|()| self.end_grants()).and_then(|()| self.answer_heard()).is_err() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! Orders of a shard that is held up, answers that a link's peer does not read, and handshakes that stop half-way.
+//! Orders of a shard that is held up, what a link keeps for a peer that does not read, and greetings that do not end.
 
 use super::services::take_turn;
 use super::{ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_as, broker, connect, frame, message, skip};
@@ -178,4 +178,25 @@ fn messages_of_a_kernel_that_reads_nothing() {
     assert!(rounds > 0, "it was let in");
     scene.judge("messages of a kernel, and answers to it", MIB);
     drop(peer);
+}
+
+#[test]
+fn greetings_of_tls_that_do_not_end() {
+    let _turn = take_turn();
+    let mut config = Config { shards: 1, tls_listen: Some(([127, 0, 0, 1], 0).into()), ..Config::default() };
+    config.shard.tls = Some(super::support::tls::server());
+    let scene = Scene::new(Broker::start(config).unwrap());
+    let address = scene.broker.tls_address().unwrap();
+    // A record, and in it a ClientHello (RFC 8446 4.1.2) of 15,000 bytes, of which 14,000 come.
+    let mut greeting = vec![0; 14_000];
+    greeting[..11].copy_from_slice(&[22, 3, 1, 0x3a, 0x9c, 1, 0, 0x3a, 0x98, 3, 3]);
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client.write_all(&greeting).unwrap();
+            client
+        })
+        .collect();
+    scene.judge("greetings that do not end", 60 * 13_000);
+    drop(clients);
 }

@@ -1,7 +1,7 @@
 //! Memory kept for clients that resume, by the hub, and by the API.
 
 use super::{MIB, PATIENCE, Scene, TURN, UPGRADE, attach, broker, connect, message};
-use pushring::internals::gateway::{Grant, HubAccess};
+use pushring::internals::gateway::{Grant, HubAccess, TopicPattern};
 use pushring::internals::hub::{self, CallLimits, WebhookEvent, WebhookQueue};
 use pushring::internals::push_api::{self, ApiOptions, ApiToken};
 use pushring::{Audience, Broker, Config, Event, Message, Process, QueueLimits, WebSocketRule};
@@ -103,7 +103,10 @@ fn hub_broker(calls: WebhookQueue) -> Broker {
     config.settings.hub = Some(Arc::new(HubAccess {
         secret: None,
         audience: "pushring-hub".into(),
-        open: Some(Arc::new(Grant::default())),
+        open: Some(Arc::new(Grant {
+            may_subscribe: TopicPattern::parse("public.*").into_iter().collect(),
+            ..Grant::default()
+        })),
         authority: None,
         lifetime_max_s: None,
     }));
@@ -171,4 +174,37 @@ fn answers_that_are_given_again() {
     (0..4_000).for_each(|number| push(&format!("key {number}")));
     scene.judge("answers that are given again", 4_000 * 150);
     assert_eq!(answered, 4_100);
+}
+
+/// A client's text, masked with zeros.
+fn order(json: &str) -> Vec<u8> {
+    let mut frame = vec![0x81, 0x80 | json.len() as u8 + 1, 0, 0, 0, 0, 0x1e];
+    frame.extend_from_slice(json.as_bytes());
+    frame
+}
+
+#[test]
+fn topics_of_the_hubs_clients() {
+    const CLIENTS: usize = 40;
+    const TOPICS: usize = 60;
+    let _turn = take_turn();
+    let none = WebhookQueue::new(CallLimits { told: Vec::new(), events_max: 1, bytes_max: MIB });
+    let scene = Scene::new(hub_broker(none));
+    let fields = format!("{UPGRADE}{RESUMABLE}");
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(&scene.broker, "/hub", &fields)).collect();
+    for (at, (client, status)) in clients.iter().enumerate() {
+        assert!(status.ends_with("101"), "{status}");
+        for topic in 0..TOPICS {
+            let name = format!("public.{}", if topic % 2 == 0 { format!("{at}/{topic}") } else { topic.to_string() });
+            (&*client).write_all(&order(&format!(r#"{{"subscribe":"{name}","id":{topic}}}"#))).unwrap();
+        }
+    }
+    let subscribed = || scene.broker.handle().reports()[0].subscriptions;
+    let deadline = Instant::now() + PATIENCE;
+    while subscribed() < CLIENTS * TOPICS {
+        assert!(Instant::now() < deadline, "{} subscriptions", subscribed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    scene.judge("topics of the hub's clients", 200 * 1024);
+    drop(clients);
 }
