@@ -14,11 +14,14 @@ use super::malloc;
 use crate::admission::Budget;
 use std::thread::JoinHandle;
 
-/// Less than this is not worth a trim.
+/// A sixteenth of the budget is worth a trim.
+const NOTABLE_PART: usize = 16;
+
+/// Less than this is not.
 const NOTABLE_BYTES_MIN: usize = 8 * 1024 * 1024;
 
-/// A sixteenth of the budget, likewise.
-const NOTABLE_PART: usize = 16;
+/// And this always is: other threads may wait for a trim in proportion to what it gives back.
+const NOTABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Between two looks.
 const LOOK_MS: u64 = 250;
@@ -37,7 +40,7 @@ pub struct FreedMemory {
 impl FreedMemory {
     /// Watches over the memory of this budget; `None` where it has no limit, for there is nothing to keep to.
     pub fn new(budget: &Budget) -> Option<Self> {
-        let notable_bytes = (budget.bytes()? / NOTABLE_PART).max(NOTABLE_BYTES_MIN);
+        let notable_bytes = (budget.bytes()? / NOTABLE_PART).clamp(NOTABLE_BYTES_MIN, NOTABLE_BYTES_MAX);
         Some(Self { budget: budget.clone(), judge: Judge::new(notable_bytes), trimming: None })
     }
 
