@@ -286,8 +286,8 @@ impl Outbound {
         let Some(backlog) = self.backlog.as_mut() else { return (0, 0) };
         let (mut frames, mut dropped) = (0, 0);
         while dropped < bytes && backlog.droppable_bytes(from, window) > 0 {
-            match backlog.drop_frame(from, window) {
-                Some(len) => (frames, dropped) = (frames + 1, dropped + len),
+            match backlog.drop_frames(from, bytes - dropped, window) {
+                Some((more, len)) => (frames, dropped) = (frames + more, dropped + len),
                 None => backlog.step_over(from, window),
             }
         }
@@ -661,16 +661,22 @@ impl Backlog {
         (frames, dropped)
     }
 
-    /// Drops the first frame that may be dropped. Answers its length, or `None` where that is a control frame.
-    fn drop_frame(&mut self, from: usize, window: &Window) -> Option<usize> {
+    /// Drops data frames at the front of what may be dropped, until `bytes` are gone, their piece is or a control frame
+    /// is next. Answers how many frames and bytes went; `None`: a control frame was next.
+    fn drop_frames(&mut self, from: usize, bytes: usize, window: &Window) -> Option<(usize, usize)> {
         let at = self.first_droppable(from);
-        if self.pieces[at].is_control(0) {
+        let piece = &self.pieces[at];
+        let (mut frames, mut end) = (0, 0);
+        while end < bytes && end < piece.len() && !piece.is_control(end) {
+            end += piece.frame_len(end, window);
+            frames += 1;
+        }
+        if frames == 0 {
             return None;
         }
-        let len = self.pieces[at].frame_len(0, window);
-        self.droppable = self.droppable.map(|droppable| droppable - len);
-        self.pieces.advance(at, len);
-        Some(len)
+        self.droppable = self.droppable.map(|droppable| droppable - end);
+        self.pieces.advance(at, end);
+        Some((frames, end))
     }
 }
 
