@@ -178,7 +178,7 @@ fn answers_that_are_given_again() {
 
 /// A client's text, masked with zeros.
 fn order(json: &str) -> Vec<u8> {
-    let mut frame = vec![0x81, 0x80 | json.len() as u8 + 1, 0, 0, 0, 0, 0x1e];
+    let mut frame = vec![0x81, 0x81 + json.len() as u8, 0, 0, 0, 0, 0x1e];
     frame.extend_from_slice(json.as_bytes());
     frame
 }
