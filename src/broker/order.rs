@@ -580,7 +580,8 @@ pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
 }
 
 /// A push of which is asked what became of it on each node: its ends give a [`Ticket`] to what became of it here, and
-/// one to what the other nodes have said, which is settled within [`NODE_ANSWER_WITHIN`](crate::NODE_ANSWER_WITHIN) of its leaving.
+/// one to what the other nodes have said, which is settled within [`NODE_ANSWER_WITHIN`](crate::NODE_ANSWER_WITHIN) of
+/// its leaving.
 #[must_use = "nothing is given before the end is called: try_send or send"]
 pub struct AskingNodes<'p, O> {
     order: O,

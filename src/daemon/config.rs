@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Declares every setting once, with when a reload applies it; makes of it the effective [`ShardConfig`] and the command
+/// Declares every setting once, with when a reload applies it; makes of it the effective settings and the command
 /// line's [`SettingsFlags`].
 macro_rules! settings {
     ($(

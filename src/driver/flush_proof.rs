@@ -1,5 +1,5 @@
-//! A check, run once per ring on sockets of its own, that its sends have the properties on which [`UringFlush`](super::flush_uring::UringFlush)
-//! depends.
+//! A check, run once per ring on sockets of its own, that its sends have the properties on which
+//! [`UringFlush`](super::flush_uring::UringFlush) depends.
 //!
 //! For a socket pair and a TCP loopback pair, for SEND and for SENDMSG: a send that fits is silent; one that fits
 //! partly reports its short count; one into a full socket reports "full"; what the reports add up to is what the peer

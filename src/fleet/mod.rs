@@ -7,8 +7,8 @@
 //!
 //! - `names`, `subject`: which names a subject may contain, and how audiences become subjects;
 //! - `header`: the bytes before a payload;
-//! - `outgoing`, `incoming`: the numbers that go out, and those received from others; `tails`: the last of each, as they
-//!   are written;
+//! - `outgoing`, `incoming`: the numbers that go out, and those received from others; `tails`: the last of each, as
+//!   they are written;
 //! - `pending_questions`: outcomes that other nodes are asked for;
 //! - `presence`: the counts of a topic's subscribers that other nodes have last reported;
 //! - `roster`, `interest`: the nodes that are present, and the audiences that this node listens to;

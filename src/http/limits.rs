@@ -15,8 +15,8 @@ pub struct HttpLimits {
     /// Chunk extensions, and trailer fields, of one request; above it 400 and 431. Both are dropped unread, so this
     /// only bounds wasted work. Default 4 KiB each.
     pub chunk_extra_bytes_max: usize,
-    /// Bytes kept behind a request that is being answered; at this mark [`HttpConnection::wants_read`](super::HttpConnection::wants_read) says no. Default
-    /// 64 KiB.
+    /// Bytes kept behind a request that is being answered; at this mark
+    /// [`HttpConnection::wants_read`](super::HttpConnection::wants_read) says no. Default 64 KiB.
     pub pipelined_bytes_max: usize,
 }
 

@@ -9,7 +9,7 @@
 //! grant has ended is closed with 4401; each order of a client is answered, and the last answers are sent again to a
 //! client that comes back; no published message can be taken for an answer, since answers are control texts. A topic
 //! with an envelope is a topic of its own, whose name no client can send. The hub never waits for the receiver of its
-//! clients' events ([`WebhookQueue`]). Orders that hold up its thread are executed so often of each client that no client
+//! clients' events ([`WebhookQueue`]). The orders of one client that hold up its thread are limited, so that no client
 //! holds up the others ([`slow_orders`]).
 
 mod answers;

@@ -5,8 +5,8 @@
 //! changes paths, one checks passwords.
 //!
 //! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a
-//! future that is dropped has told every client before the drop returns, or [`CLOSE_FRAMES_WITHIN`] later; a dropped server
-//! releases its port, and a server that starts anew waits for that.
+//! future that is dropped has told every client before the drop returns, or [`CLOSE_FRAMES_WITHIN`] later; a dropped
+//! server releases its port, and a server that starts anew waits for that.
 
 use super::dialect::{Dialect, RPC_PATH};
 use super::error::ServerError;
@@ -307,9 +307,8 @@ fn supervise<H: Host>(
             writer_life.stop(STOP_WITHIN);
         })?;
         let (said, changes_end) = (prints.clone(), changes.stopper());
-        let paths = spawn("http-paths", &warnings, move || {
-            changes.run(|change| said.say(VERBOSE, &change.words()));
-        })?;
+        let work = move || changes.run(|change| said.say(VERBOSE, &change.words()));
+        let paths = spawn("http-paths", &warnings, work)?;
         // A node without it serves as well.
         let control = control.unwrap_or_else(|error| {
             prints.say(SHOWN, &format!("no control socket: {error}"));
