@@ -141,6 +141,12 @@ impl Engine {
         Ok(())
     }
 
+    /// The same, where the client offers these subprotocols.
+    pub(crate) fn start_offering(&mut self, client: usize, protocols: &str) -> io::Result<()> {
+        self.request = handshake::request_offering(&self.target.host, &self.target.path, protocols);
+        self.start(client, None)
+    }
+
     /// Queues a Binary message of client `client`; false when it is not open. [`Engine::flush`] sends it.
     pub(crate) fn send(&mut self, client: usize, payload: &[u8]) -> bool {
         self.send_as(client, Opcode::Binary, payload)

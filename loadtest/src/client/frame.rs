@@ -7,8 +7,9 @@
 use crate::payload::{STAMP_BYTES, is_uniform};
 use crate::random::Random;
 
-/// How much of a message that came in pieces is kept. Enough for a stamp and for any control frame (RFC 6455 5.5).
-pub(crate) const HEAD_BYTES: usize = 128;
+/// How much of a message that came in pieces is kept. Enough for a stamp, for any control frame (RFC 6455 5.5), and for
+/// the first message of a channel that outlives its connection.
+pub(crate) const HEAD_BYTES: usize = 384;
 
 /// The longest header of a server frame: two bytes and a 64-bit length (RFC 6455 5.2).
 const HEADER_BYTES_MAX: usize = 10;

@@ -14,11 +14,21 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The request for `path` on `host`.
 pub(crate) fn request(host: &str, path: &str) -> Vec<u8> {
+    request_with(host, path, "")
+}
+
+/// The same, with more lines of header fields.
+fn request_with(host: &str, path: &str, fields: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{fields}\r\n"
     )
     .into_bytes()
+}
+
+/// The same, which offers these subprotocols.
+pub(crate) fn request_offering(host: &str, path: &str, protocols: &str) -> Vec<u8> {
+    request_with(host, path, &format!("Sec-WebSocket-Protocol: {protocols}\r\n"))
 }
 
 /// The length of the answer's head once it is whole and right; `None` while more bytes are needed.

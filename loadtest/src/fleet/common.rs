@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     NodeSlow,
     /// A node is cut off from NATS; in network namespaces only.
     Partition,
+    /// No fault: each node in turn is drained and begins anew (on loopback).
+    Rolling,
 }
 
 impl Fault {

@@ -55,6 +55,7 @@ fn befall(fault: Fault, seconds: f64, nodes: &[Node], nats: &mut Nats<'_>, netwo
             std::thread::sleep(time);
             network.cut(0, false)?;
         }
+        Fault::Rolling => unreachable!("it is run by itself"),
     }
     Ok(())
 }

@@ -3,11 +3,12 @@
 //!
 //! Each node has an HTTP client of its own, which publishes to all clients of all nodes and pushes to single channels
 //! of the next node. With one node there is no NATS, to compare with. All share this machine's processors, so waits are
-//! upper bounds. A fault may befall the fleet in the middle.
+//! upper bounds. A fault may befall the fleet in the middle, or a rolling restart.
 //!
 //! Invariant: each message names its sender and number, so that one that is missing, duplicated or out of order is
 //! detected.
 
+mod api;
 mod common;
 mod crowd;
 mod fault;
@@ -15,6 +16,7 @@ mod nats;
 mod network;
 mod node;
 mod publish;
+mod rolling;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,6 +103,9 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<bool> {
         "--fault-seconds: a number of seconds"
     );
     ensure!(settings.fault.is_none() || settings.nodes > 1, "--fault: a fleet has two nodes at least");
+    if settings.fault == Some(Fault::Rolling) {
+        return rolling::run(settings);
+    }
     let mut settings = settings.clone();
     if settings.fault.is_some() {
         let least = fault::LEAD + settings.fault_time() + fault::REST;

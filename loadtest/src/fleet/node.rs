@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use serde_json::Value;
 
-use super::common::{Settings, WHOLE_WITHIN};
+use super::common::{Fault, Settings, WHOLE_WITHIN};
 use super::network::{Network, Place};
 use crate::bench::ServerArgs;
 use crate::server::{Launch, Server, ServerSpec, TemporaryFile, free_port};
@@ -46,6 +46,10 @@ impl Node {
             arguments.extend(["--api-listen".to_owned(), format!("127.0.0.1:{api_port}")]);
             arguments.extend(["--api-token-file".to_owned(), token_file.path.display().to_string()]);
             arguments.extend(["--control".to_owned(), control.path.display().to_string()]);
+            if settings.fault == Some(Fault::Rolling) {
+                // New clients are turned away soon, and those there are closed over this time.
+                arguments.extend(["--drain-grace", "500ms", "--drain-over", "3s"].map(str::to_owned));
+            }
             if let Some(nats) = nats {
                 arguments.extend(["--fleet-nats".to_owned(), nats.to_owned(), "--fleet-node".to_owned(), name(node)]);
             }
