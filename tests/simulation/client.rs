@@ -105,7 +105,6 @@ pub struct Client {
     pub is_turned_away: bool,
     pub accepted_ms: u64,
     pub upgraded_ms: u64,
-    pub heard_ms: u64,
 }
 
 impl Client {
@@ -132,7 +131,6 @@ impl Client {
             is_turned_away: false,
             accepted_ms: 0,
             upgraded_ms: 0,
-            heard_ms: 0,
         }
     }
 
@@ -141,8 +139,7 @@ impl Client {
     }
 
     /// It connects.
-    pub fn come(&mut self, now_ms: u64) {
-        self.heard_ms = now_ms;
+    pub fn come(&mut self) {
         let Some(path) = &self.plan.path else {
             self.state = State::Http;
             return;
@@ -402,7 +399,6 @@ impl Client {
 
     /// Does what a client does when it has heard that.
     pub fn answer(&mut self, heard: &Heard, now_ms: u64) {
-        self.heard_ms = now_ms;
         match heard {
             Heard::Upgraded { is_compressed } => {
                 self.is_compressed = *is_compressed;

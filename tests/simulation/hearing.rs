@@ -71,15 +71,18 @@ impl World {
     }
 
     fn judge_end(&self, client: &Client) -> Result<(), String> {
-        let config = &self.settings.config;
+        let (config, network) = (&self.settings.config, self.network.borrow());
+        let socket = &network.sockets[client.plan.socket.0 as usize];
+        let idle_ms = socket.ended_ms.unwrap_or(self.now_ms).saturating_sub(socket.whole_ms.max(client.accepted_ms));
         let is_explained = client.was_refused
             || client.was_stalled
             || self.settings.memory_bytes.is_some()
             || self.stopped_ms.is_some()
             || client.asked.is_empty()
-            // The request came too late: the connection was idle for too long.
+            // The request came too late: the connection was idle for too long, counted from when the last response had
+            // left, which the client may have read much later.
             || self.has_jumped()
-            || self.now_ms >= client.heard_ms + config.head_timeout_ms.min(config.http_idle_timeout_ms);
+            || idle_ms >= config.head_timeout_ms.min(config.http_idle_timeout_ms);
         if is_explained { Ok(()) } else { Err(format!("{} requests were not answered", client.asked.len())) }
     }
 

@@ -42,6 +42,9 @@ pub struct Socket {
     /// Bytes that the socket took, and those of them that the client has read.
     sent: u64,
     read: u64,
+    /// When it last took the end of a response or a frame, and when the shard ended it.
+    pub whole_ms: u64,
+    pub ended_ms: Option<u64>,
     window: usize,
     rng: Rng,
     /// Bytes that the client has sent and the shard not read.
@@ -75,6 +78,8 @@ impl Socket {
             began_ms: None,
             sent: 0,
             read: 0,
+            whole_ms: 0,
+            ended_ms: None,
             window: rng.between(64, window_bytes_max),
             rng,
             to_server: BytesMut::new(),
@@ -137,8 +142,9 @@ impl Socket {
     }
 
     /// The shard closes it. Unread bytes of the client cause a reset, which destroys what the client did not read.
-    fn close(&mut self) {
+    fn close(&mut self, now_ms: u64) {
         self.closed = true;
+        self.ended_ms.get_or_insert(now_ms);
         self.token = None;
         if !self.to_server.is_empty() {
             self.cut();
@@ -171,8 +177,9 @@ impl Socket {
     }
 
     /// The shard has shut its side. Returns what is wrong with that.
-    pub fn shut_write(&mut self) -> Option<&'static str> {
+    pub fn shut_write(&mut self, now_ms: u64) -> Option<&'static str> {
         self.write_shut = true;
+        self.ended_ms.get_or_insert(now_ms);
         let tls = self.tls.as_ref().filter(|_| !self.reset)?;
         (!tls.has_ended()).then_some("the writing side was shut without close_notify")
     }
@@ -387,7 +394,8 @@ impl Network {
         if self.socket(id).closed {
             self.complaints.push(format!("socket {} is closed twice", id.0));
         }
-        self.socket(id).close();
+        let now_ms = self.now_ms;
+        self.socket(id).close(now_ms);
         self.socket(id).is_counted = false;
     }
 
@@ -480,6 +488,7 @@ impl Network {
             socket.began_ms.get_or_insert(self.now_ms);
         }
         for (behind, heard) in whole {
+            socket.whole_ms = self.now_ms;
             if let Heard::Frame { payload, .. } = &heard
                 && let Some(id) = super::payload::push_id(payload)
             {

@@ -79,7 +79,8 @@ impl Sockets for MemorySockets {
 
     fn shutdown_write(&mut self, socket: SocketId) {
         let mut network = self.network.borrow_mut();
-        if let Some(wrong) = network.socket(socket).shut_write() {
+        let now_ms = network.now_ms;
+        if let Some(wrong) = network.socket(socket).shut_write(now_ms) {
             network.complaints.push(format!("socket {}: {wrong}", socket.0));
         }
     }

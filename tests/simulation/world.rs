@@ -370,7 +370,7 @@ impl World {
         if self.network.borrow_mut().connect(self.clients[number].plan.socket) {
             self.arrived = self.arrived.max(number + 1);
             self.first_push[number] = self.next_push;
-            self.clients[number].come(self.now_ms);
+            self.clients[number].come();
         }
     }
 
