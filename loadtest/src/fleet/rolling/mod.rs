@@ -1,15 +1,15 @@
-//! A rolling restart of a fleet under load: each node in turn is drained, ends, and begins anew, while all others and it
-//! publish. Its clients are told to come back, come back to another node, and are told there that they began anew.
+//! A rolling restart of a fleet under load: each node in turn is drained, ends, and begins anew, while all others and
+//! it publish. Its clients are told to come back, come back to another node, and are told there that they began anew.
 //!
 //! All is on loopback: a client must reach every node.
 //!
-//! Invariant: each message is counted twice, by those that deliver it (the outcome of each node) and by the clients that
-//! hear it; a message that a node did not report on, since it ended meanwhile, is counted apart.
+//! Invariant: each message is counted twice, by those that deliver it (the outcome of each node) and by the clients
+//! that hear it; a message that a node did not report on, since it ended meanwhile, is counted apart.
 
 mod movers;
 mod publisher;
+mod scene;
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use self::movers::{Heard, movers};
 use self::publisher::publish;
+use self::scene::{Entrance, Scene};
 use super::common::{LAST_WITHIN, Settings, WHOLE_WITHIN};
 use super::nats::Nats;
 use super::network::Network;
@@ -27,52 +28,6 @@ use crate::sys;
 
 /// How long the fleet runs undisturbed before the first restart, and behind each.
 const REST: Duration = Duration::from_secs(3);
-
-/// A message: its sender's life, with a mark for those to all, and its number.
-type MessageId = (u32, u64);
-
-/// Deliveries of a message that nodes have reported.
-#[derive(Debug, Clone, Copy)]
-struct Said {
-    deliveries: u64,
-    /// A node has not reported.
-    is_partial: bool,
-}
-
-/// Where a node is to be found in one of its lives.
-#[derive(Debug, Clone)]
-struct Entrance {
-    url: String,
-    api_port: u16,
-    token: String,
-    /// Unique among all lives of all nodes.
-    life: u32,
-    /// It takes new clients.
-    is_open: bool,
-}
-
-/// State shared by all threads.
-struct Scene<'a> {
-    settings: &'a Settings,
-    run: u32,
-    entrances: Mutex<Vec<Option<Entrance>>>,
-    /// Each client's node and channel, while it has one.
-    channels: Mutex<Vec<Option<(usize, u32)>>>,
-    said: Mutex<HashMap<MessageId, Said>>,
-    present: AtomicUsize,
-    is_last: AtomicBool,
-    is_over: AtomicBool,
-}
-
-impl Scene<'_> {
-    fn entrance(&self, node: usize) -> Option<Entrance> {
-        self.entrances.lock().expect("no thread panics with it")[node].clone()
-    }
-
-    fn enter(&self, node: usize, entrance: Option<Entrance>) {
-        self.entrances.lock().expect("no thread panics with it")[node] = entrance;
-    }
-}
 
 /// How one restart went.
 #[derive(Debug, Serialize)]

@@ -1,5 +1,5 @@
-//! The clients of a rolling restart, as the clients' libraries behave: one that is told to come back waits as long as it
-//! is told, comes to the next node that takes it, with the token of its channel, and counts what it hears.
+//! The clients of a rolling restart, as the clients' libraries behave: one that is told to come back waits as long as
+//! it is told, comes to the next node that takes it, with the token of its channel, and counts what it hears.
 //!
 //! Invariant: what is heard is judged for each channel alone; where a client goes, it is told that it begins anew.
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::common::{BROADCAST, PROCESS};
-use super::{MessageId, Scene};
+use super::scene::{Entrance, MessageId, Scene};
 use crate::client::engine::{CONNECTING_MAX, Pace};
 use crate::client::tls::TlsOptions;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
@@ -178,7 +178,7 @@ pub(super) fn movers(scene: &Scene<'_>) -> anyhow::Result<Heard> {
     while !scene.is_over.load(Ordering::Acquire) {
         for (node, engine) in engines.iter_mut().enumerate() {
             let entrance = scene.entrance(node);
-            let is_new = |entrance: &super::Entrance| engine.as_ref().is_none_or(|(life, _)| *life != entrance.life);
+            let is_new = |entrance: &Entrance| engine.as_ref().is_none_or(|(life, _)| *life != entrance.life);
             if let Some(entrance) = entrance.filter(is_new) {
                 *engine = Some((entrance.life, Engine::new(target(&entrance.url)?, Pace::Block)?));
             }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::api::{Answer, Api};
 use super::super::common::{BROADCAST, PROCESS, WHOLE_WITHIN};
 use super::super::node::name;
-use super::{Entrance, MessageId, Said, Scene};
+use super::scene::{Entrance, MessageId, Said, Scene};
 use crate::payload::Stamp;
 use crate::sys;
 
