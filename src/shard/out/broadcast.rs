@@ -113,8 +113,19 @@ impl Encoding {
         self.original.is_some() && !self.is_escaped()
     }
 
+    /// Where it is kept, once a channel needed that.
+    #[inline]
+    pub(crate) fn kept(&self) -> Option<Range> {
+        self.kept
+    }
+
     /// How long the frame is that is kept.
+    #[inline]
     pub(crate) fn kept_len(&self) -> usize {
+        self.kept.map_or_else(|| self.measure_kept(), |range| range.len())
+    }
+
+    fn measure_kept(&self) -> usize {
         let len = self.plain().len() + usize::from(self.is_escaped());
         server_header(Opcode::Text, false, len).as_slice().len() + len
     }

@@ -38,7 +38,7 @@ impl Shard {
             return self.over_budget(slot);
         }
         while let Some(connection) = self.table.get(slot)
-            && let ConnectionPhase::Open(_) = &connection.phase
+            && let ConnectionPhase::Open(channel) = &connection.phase
             && !connection.flags.has(Flag::CloseSent)
         {
             let waits = connection.flags.has(Flag::Detached)
@@ -48,7 +48,8 @@ impl Shard {
                 return self.offer_to_log(slot, encoding, policy, len);
             }
             if fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max) {
-                return self.offer_and_keep(slot, encoding, policy, since);
+                let gets_compressed = encoding.is_better_compressed() && channel.ws.deflate().is_some();
+                return self.offer_and_keep(slot, encoding, (policy, since), gets_compressed);
             }
             self.flush_one(slot);
         }
@@ -56,21 +57,22 @@ impl Shard {
     }
 
     /// The connection takes it now, and the log remembers it.
+    #[inline]
     fn offer_and_keep(
         &mut self,
         slot: Slot,
         encoding: &mut Encoding,
-        policy: Option<Policy>,
-        since: Option<u32>,
+        (policy, since): (Option<Policy>, Option<u32>),
+        gets_compressed: bool,
     ) -> FrameResult {
-        let range = self.kept_range(slot, encoding);
+        let range = match encoding.kept() {
+            Some(range) => range,
+            None => self.kept_range(slot, encoding),
+        };
         let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
-        kept_channel.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
-        let is_counted = kept_channel.is_counted();
+        let may_have_grown = kept_channel.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
+        let sent = if gets_compressed { encoding.range(&mut self.out.window) } else { range };
         let connection = &mut self.table[slot];
-        let has_agreed = connection.channel().is_some_and(|channel| channel.ws.deflate().is_some());
-        let sent =
-            if has_agreed && encoding.is_better_compressed() { encoding.range(&mut self.out.window) } else { range };
         connection.policy = policy.map(Policy::when_full);
         connection.outbound.push_range(sent, self.config.copy_bytes_max, &mut self.out.spares);
         match since {
@@ -78,7 +80,7 @@ impl Shard {
             None => self.out.mark_urgent(connection, slot),
         }
         self.out.need(sent);
-        if !is_counted {
+        if may_have_grown {
             self.count_log(slot);
         }
         FrameResult::Waits

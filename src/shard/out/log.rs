@@ -99,19 +99,31 @@ impl Log {
     }
 
     /// One more message, which the connection is given now. At most `bytes_max` of what was sent are remembered.
-    pub(crate) fn append_sent(&mut self, range: Range, kept: &KeptFrames, bytes_max: usize) {
+    /// Returns whether it has an entry of its own, for which the log may have grown: mostly it extends the last one.
+    #[inline]
+    pub(crate) fn append_sent(&mut self, range: Range, kept: &KeptFrames, bytes_max: usize) -> bool {
         debug_assert!(!self.lags());
         let entry = LogEntry { first: self.position, frames: 1, range };
         self.position += 1;
         self.told = self.position;
-        self.remember(entry, kept, bytes_max);
+        self.remember(entry, kept, bytes_max)
     }
 
-    fn remember(&mut self, entry: LogEntry, kept: &KeptFrames, bytes_max: usize) {
+    #[inline]
+    fn remember(&mut self, entry: LogEntry, kept: &KeptFrames, bytes_max: usize) -> bool {
         self.sent_bytes += entry.range.len();
-        if !self.sent.back_mut().is_some_and(|last| joins(last, &entry)) {
+        let is_apart = !self.sent.back_mut().is_some_and(|last| joins(last, &entry));
+        if is_apart {
             self.sent.push_back(entry);
         }
+        if self.sent_bytes > bytes_max {
+            self.forget_sent(kept, bytes_max);
+        }
+        is_apart
+    }
+
+    #[cold]
+    fn forget_sent(&mut self, kept: &KeptFrames, bytes_max: usize) {
         while self.sent_bytes > bytes_max
             && let Some(first) = self.sent.front_mut()
         {
@@ -335,6 +347,7 @@ impl Log {
 }
 
 /// Appends `next` to `last` if it goes on from there.
+#[inline]
 fn joins(last: &mut LogEntry, next: &LogEntry) -> bool {
     let goes_on = last.end() == next.first && last.range.try_extend(next.range);
     if goes_on {
