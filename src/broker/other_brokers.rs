@@ -330,7 +330,7 @@ fleet_counts! {
     server_errors,
 }
 
-/// The state of NATS as a node sees it.
+/// The state of NATS as a node sees it, and the other nodes that were heard meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetProbe {
     /// The server's version.
@@ -341,6 +341,10 @@ pub struct FleetProbe {
     pub round_trip: Duration,
     /// Things that it did not permit.
     pub refused: u64,
+    /// The other nodes' versions of pushring, by name.
+    pub nodes: BTreeMap<String, String>,
+    /// The version of messages of a node that speaks another than this one does.
+    pub spoken_elsewhere: Option<u8>,
 }
 
 /// Another node.

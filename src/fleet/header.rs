@@ -236,7 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> impl Strategy<Value = Header> {
-        let kind = (0..13u8).prop_map(|number| Kind::from_number(number).unwrap());
+        let kind = (0..Kind::ALL.len() as u8).prop_map(|number| Kind::from_number(number).unwrap());
         let frame = prop_oneof![
             Just(PushKind::Message(MessageKind::Text)),
             Just(PushKind::Message(MessageKind::Binary)),

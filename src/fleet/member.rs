@@ -346,13 +346,9 @@ impl Member {
     /// # Panics
     /// Never: what it writes fits.
     pub(super) fn tick(&mut self, now_ms: u64, about: Announcement) -> (Vec<Publish>, Vec<FleetNews>) {
-        let mut told: Vec<FleetNews> =
-            self.roster.gone(now_ms).into_iter().map(|node| FleetNews::Gone { node }).collect();
-        for gone in &told {
-            if let FleetNews::Gone { node } = gone {
-                self.standing.gone(node);
-            }
-        }
+        let gone = self.roster.gone(now_ms);
+        gone.iter().for_each(|node| self.standing.gone(node));
+        let mut told: Vec<FleetNews> = gone.into_iter().map(|node| FleetNews::Gone { node }).collect();
         self.standing.sweep(now_ms);
         for (line, source, verdict) in self.incoming.believe(now_ms) {
             told.extend(self.judge(&line, &source, verdict, now_ms));
@@ -456,9 +452,12 @@ impl Member {
         let about: Announcement = serde_json::from_slice(payload).map_err(|_| Refusal::Malformed)?;
         let node = header.source.shared();
         let (change, is_asking) = self.roster.hear(node, header.incarnation, about, now_ms);
-        if let Change::Restarted { is_clock_back: true } = change {
-            // Otherwise its next messages would be taken for those of its former life.
-            self.incoming.forget(node);
+        if let Change::Restarted { is_clock_back } = change {
+            self.standing.restarted(node);
+            if is_clock_back {
+                // Otherwise its next messages would be taken for those of its former life.
+                self.incoming.forget(node);
+            }
         }
         self.is_asked |= is_asking;
         let is_news = !matches!(change, Change::None | Change::Ignored);

@@ -22,6 +22,8 @@
 
 #[cfg(test)]
 mod brokers_tests;
+#[cfg(test)]
+mod bus_tests;
 mod connection;
 mod engine;
 mod header;

@@ -16,7 +16,7 @@ pub(super) const NODES_MAX: usize = 1024;
 pub(super) const GONE_AFTER_MS: u64 = 5_000;
 
 /// A node that is gone is forgotten after this.
-const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
+pub(super) const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
 
 /// A node's announcement of itself, each second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,8 @@
 //!
 //! Invariants: the state is bounded in questions and audiences; the oldest is dropped first, and for it, as for nodes
 //! that have not answered, the time decides. A question lost with a connection is reported, since it is unknown what
-//! else was lost.
+//! else was lost: with this node's, when it is made anew, with that of another node, when that is heard again, however
+//! long it was silent.
 
 use super::subject::AudienceKey;
 use crate::admission::table_bytes;
@@ -17,14 +18,18 @@ use std::sync::Arc;
 /// Audiences in one question: its answer takes 19 kB at most.
 pub(super) const LINES_PER_QUESTION: usize = 512;
 
-/// How long answers are kept: a count that is so much younger than the subscription is known by its age.
-const KEPT_MS: u64 = 10_000;
+/// How long questions and answers are kept, if there is room: as long as a silent node is known. It may come back and
+/// tell of a count that it had begun just behind its answer, or without having answered.
+const KEPT_MS: u64 = super::roster::FORGOTTEN_AFTER_MS;
 
 /// Questions that are kept.
 const QUESTIONS_MAX: usize = 1024;
 
 /// Their audiences, of some 100 bytes each.
 const LINES_MAX: usize = 64 * 1024;
+
+/// The memory of an answer.
+const SAID_BYTES: usize = 2 * size_of::<(Arc<str>, CountsReached)>();
 
 /// How far a node's counts had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +56,9 @@ pub(super) struct CountsAtStart {
 struct StandingQuestion {
     at_ms: u64,
     lines: Vec<AudienceKey>,
-    /// Those that have not said it.
+    /// Those that have not said it, and those that went away before.
     waits_for: BTreeSet<Arc<str>>,
+    left: BTreeSet<Arc<str>>,
     said: BTreeMap<Arc<str>, CountsReached>,
 }
 
@@ -78,13 +84,17 @@ impl CountsAtStart {
             return Vec::new();
         }
         let waits_for: BTreeSet<Arc<str>> = nodes.cloned().collect();
-        let new = std::mem::take(&mut self.new);
+        let mut new = std::mem::take(&mut self.new);
+        // Two nodes that come back have it asked again twice.
+        new.sort_unstable();
+        new.dedup();
         let asked = new.chunks(LINES_PER_QUESTION).map(|lines| {
             self.asked += 1;
             self.lines += lines.len();
             self.of.extend(lines.iter().map(|&line| (line, self.asked)));
-            let (lines, said) = (lines.to_vec(), BTreeMap::new());
-            let question = StandingQuestion { at_ms: now_ms, lines: lines.clone(), waits_for: waits_for.clone(), said };
+            let (lines, waits_for) = (lines.to_vec(), waits_for.clone());
+            let (left, said) = Default::default();
+            let question = StandingQuestion { at_ms: now_ms, lines: lines.clone(), waits_for, left, said };
             self.questions.insert(self.asked, question);
             (self.asked, lines)
         });
@@ -99,6 +109,7 @@ impl CountsAtStart {
     pub(super) fn hear(&mut self, question: u64, node: &Arc<str>, stood: CountsReached) -> bool {
         let Some(asked) = self.questions.get_mut(&question) else { return false };
         asked.waits_for.remove(node);
+        asked.left.remove(node);
         let is_news = asked.said.len() < super::roster::NODES_MAX && !asked.said.contains_key(node);
         if is_news {
             asked.said.insert(node.clone(), stood);
@@ -123,7 +134,7 @@ impl CountsAtStart {
         let mut lost = Vec::new();
         for (number, question) in &mut self.questions {
             let broken: Vec<Arc<str>> = match node {
-                Some(node) => question.waits_for.take(node).into_iter().collect(),
+                Some(node) => question.waits_for.take(node).or(question.left.take(node)).into_iter().collect(),
                 None => std::mem::take(&mut question.waits_for).into_iter().collect(),
             };
             for line in question.lines.iter().filter(|line| !broken.is_empty() && self.of.get(line) == Some(number)) {
@@ -134,16 +145,26 @@ impl CountsAtStart {
         lost
     }
 
-    /// A node is gone: nothing is heard of it.
+    /// A node is gone: nothing is heard of it, unless it comes back.
     pub(super) fn gone(&mut self, node: &Arc<str>) {
         for question in self.questions.values_mut() {
-            question.waits_for.remove(node);
+            question.left.extend(question.waits_for.take(node));
         }
     }
 
-    /// The heap bytes kept, without the answers: some hundred bytes of a node for each question.
+    /// A node has begun anew: what its former self had not answered does not matter.
+    pub(super) fn restarted(&mut self, node: &Arc<str>) {
+        for question in self.questions.values_mut() {
+            question.waits_for.remove(node);
+            question.left.remove(node);
+        }
+    }
+
+    /// The heap bytes kept.
     pub(super) fn heap_bytes(&self) -> usize {
-        (self.new.capacity() + self.lines) * size_of::<AudienceKey>()
+        let said: usize = self.questions.values().map(|question| question.said.len()).sum();
+        said * SAID_BYTES
+            + (self.new.capacity() + self.lines) * size_of::<AudienceKey>()
             + self.questions.len() * 2 * size_of::<(u64, StandingQuestion)>()
             + table_bytes::<AudienceKey, u64>(self.of.capacity())
     }
@@ -195,6 +216,8 @@ mod tests {
         let younger = |incarnation, stream| standing.is_younger(&line(1), "a", incarnation, stream);
         assert_eq!([younger(7, 3), younger(7, 4), younger(8, 1), younger(6, 9)], [false, true, true, false].map(Some));
         assert_eq!(standing.is_younger(&line(2), "a", 7, 4), None);
+        standing.sweep(KEPT_MS - 1);
+        assert_eq!(standing.is_younger(&line(1), "a", 7, 4), Some(true), "a node that comes back late tells of it yet");
         standing.sweep(KEPT_MS);
         assert_eq!(standing.is_younger(&line(1), "a", 7, 4), None);
         assert!(standing.of.is_empty() && standing.lines == 0);
@@ -211,8 +234,14 @@ mod tests {
         assert_eq!(standing.broken(None), [(b.clone(), line(1))]);
         assert_eq!(standing.broken(None), [], "told once");
         assert_eq!(standing.ask(nodes().iter(), 1), [(2, vec![line(1)])]);
+        // It is away for longer than it takes to be called gone, and comes back without having answered.
         standing.gone(&b);
-        assert_eq!(standing.broken(Some(&b)), []);
+        standing.sweep(KEPT_MS);
+        assert_eq!(standing.broken(None), [(a.clone(), line(1))], "nobody waits for one that is gone");
+        assert_eq!(standing.broken(Some(&b)), [(b.clone(), line(1))]);
+        assert_eq!(standing.ask(nodes().iter(), 2), [(3, vec![line(1)])]);
+        standing.restarted(&b);
+        assert_eq!(standing.broken(Some(&b)), [], "what its former self had not answered is over");
         standing.leaves(&line(1));
         assert_eq!(standing.broken(None), [], "nobody listens");
     }

@@ -21,6 +21,8 @@ pub(crate) const PROCESS_OWNER: OwnerId = OWNER;
 
 /// See the module.
 pub(crate) struct TwoShards {
+    /// The process.
+    pub owner: Arc<Owner>,
     pub shards: Vec<Shard>,
     pub events: ProcessReceiver,
     pub now_ms: u64,
@@ -48,7 +50,8 @@ impl TwoShards {
         let ledger = Ledger::new(memory);
         let (queue, events) = process_queue(SHARDS as usize, QueueLimits::default(), &ledger, |_| {});
         let mut directory = Directory::new(gateway);
-        directory.attach(Arc::new(Owner::new(OWNER, process, queue, config.policy, false)));
+        let owner = Arc::new(Owner::new(OWNER, process, queue, config.policy, false));
+        directory.attach(owner.clone());
         let wires = Wires::default();
         let common = Common {
             config: Arc::new(config),
@@ -58,7 +61,7 @@ impl TwoShards {
             resume: crate::resume::Keys::new(secret),
         };
         let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
-        Self { shards: (0..SHARDS).map(shard).collect(), events, now_ms: 0, sockets: 0, wires }
+        Self { owner, shards: (0..SHARDS).map(shard).collect(), events, now_ms: 0, sockets: 0, wires }
     }
 
     pub(crate) fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {

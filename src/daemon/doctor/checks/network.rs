@@ -3,6 +3,7 @@
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::doctor::facts::{ListenResult, Network};
+use crate::daemon::plain::plain;
 use crate::daemon::table::bytes;
 use crate::daemon::units::{Size, Span};
 use pushring::internals::driver::listen::BACKLOG;
@@ -259,17 +260,31 @@ pub(super) fn fleet(config: &DaemonConfig, probed: &Result<FleetProbe, String>) 
             );
         }
     };
-    let FleetProbe { version, payload_bytes_max, round_trip, refused } = probed;
+    let FleetProbe { version, payload_bytes_max, round_trip, refused, nodes, spoken_elsewhere } = probed;
     if *refused > 0 {
         let words = format!("NATS does not permit what a node does ({refused} refused)");
         return new(Level::Problem, words, "the permissions of docs/FLEET.md for this node's name");
+    }
+    if let Some(spoken) = spoken_elsewhere {
+        let words = format!("a node's messages are of version {spoken}, which this version does not speak");
+        return new(Level::Problem, words, "bring all nodes to one version of pushring; `pushring fleet` names them");
+    }
+    let others: Vec<String> = nodes
+        .iter()
+        .filter(|(_, version)| *version != env!("CARGO_PKG_VERSION"))
+        .map(|(node, version)| format!("{} ({})", plain(node), plain(version)))
+        .collect();
+    if !others.is_empty() {
+        let words = format!("nodes of another version than {}: {}", env!("CARGO_PKG_VERSION"), others.join(", "));
+        return new(Level::Note, words, "they understand each other; bring them to one version when you can");
     }
     let (message, most) = (config.message_bytes_max.0, *payload_bytes_max);
     if message > most {
         let words = format!("NATS takes messages of {} at most, channels of {}", Size(most), Size(message));
         return new(Level::Note, words, "max_payload in NATS' settings, if larger ones are to reach other nodes");
     }
-    Finding::ok("fleet", format!("nats-server {version}, there and back in {} µs", round_trip.as_micros()))
+    let (us, nodes) = (round_trip.as_micros(), nodes.len());
+    Finding::ok("fleet", format!("nats-server {version}, there and back in {us} µs; {nodes} other nodes were heard"))
 }
 
 #[cfg(test)]
@@ -294,6 +309,35 @@ mod tests {
         ] {
             expect(level, words, fix, |_, facts| facts.listener = state);
         }
+    }
+
+    #[test]
+    fn fleets() {
+        let probe = FleetProbe {
+            version: "2.10".to_owned(),
+            payload_bytes_max: 64 << 20,
+            round_trip: std::time::Duration::from_micros(90),
+            refused: 0,
+            nodes: [("b".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+            spoken_elsewhere: None,
+        };
+        let with = |change: fn(&mut FleetProbe)| {
+            let mut probe = probe.clone();
+            change(&mut probe);
+            probe
+        };
+        let other: fn(&mut FleetProbe) = |probe| drop(probe.nodes.insert("c".to_owned(), "0.0.1\u{1b}".to_owned()));
+        for (change, level, words, fix) in [
+            ((|_| {}) as fn(&mut FleetProbe), Level::Ok, "90 µs; 1 other nodes were heard", ""),
+            (|probe| probe.refused = 2, Level::Problem, "2 refused", "permissions"),
+            (|probe| probe.payload_bytes_max = 1, Level::Note, "NATS takes messages of", "max_payload"),
+            (|probe| probe.spoken_elsewhere = Some(9), Level::Problem, "of version 9", "one version"),
+            (other, Level::Note, "c (0.0.1\\u{1b})", "one version"),
+        ] {
+            let probe = with(change);
+            expect(level, words, fix, |_, facts| facts.fleet = Some(Ok(probe)));
+        }
+        expect(Level::Warning, "not reached: no", "fleet_nats", |_, facts| facts.fleet = Some(Err("no".to_owned())));
     }
 
     #[test]
