@@ -156,7 +156,8 @@ impl Hub {
     fn run(mut self) {
         let mut events = Vec::new();
         loop {
-            if self.process.recv_batch(&mut events, self.slow_orders()).is_err() {
+            // Behind many orders the others wait in the process' queue, and then in their sockets.
+            if self.turns.has_room() && self.process.recv_batch(&mut events, self.slow_orders()).is_err() {
                 return;
             }
             // The only error is that the broker has stopped.

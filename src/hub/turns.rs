@@ -13,8 +13,12 @@ use std::collections::{HashMap, VecDeque};
 /// Orders and messages of one client that may wait: far more than any that waits for answers has under way.
 pub(super) const ORDERS_MAX: usize = 4096;
 
-/// The most bytes that may wait, of all clients.
-const BYTES_MAX: usize = 16 << 20;
+/// The most bytes that may wait, of all clients: all that a process' queue may hold, with the places of its events, and
+/// [`ROOM_BYTES`]. So whoever sends little is not refused because many do.
+const BYTES_MAX: usize = 32 << 20;
+
+/// While more waits, nothing more is taken out of the process' queue: it fills, and clients are not read.
+const ROOM_BYTES: usize = BYTES_MAX / 8;
 
 /// See the module.
 pub(super) struct ClientTurns {
@@ -41,6 +45,11 @@ impl ClientTurns {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.round.is_empty()
+    }
+
+    /// Returns whether more events should be taken in now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.bytes < ROOM_BYTES
     }
 
     /// Something has happened. Returns the channel that is to be closed for it.
@@ -191,11 +200,13 @@ mod tests {
     fn where_all_have_said_too_much_who_has_most_is_refused() {
         let (mut turns, _) = turns();
         for number in 0..4_u32 {
-            assert_eq!(turns.enter(order(number, (2 + number as usize) << 20)), None);
+            assert_eq!(turns.enter(order(number, (4 + 2 * number as usize) << 20)), None);
         }
-        assert_eq!(turns.enter(order(9, 3 << 20)), Some(ChannelId::new(3)));
+        assert!(!turns.has_room());
+        assert_eq!(turns.enter(order(9, 6 << 20)), Some(ChannelId::new(3)));
         assert!(turns.bytes <= BYTES_MAX);
         let rest: Vec<_> = std::iter::from_fn(|| heard(&mut turns)).collect();
         assert_eq!(rest, [0, 1, 2, 9]);
+        assert!(turns.has_room());
     }
 }
