@@ -233,6 +233,19 @@ impl Ledger {
         over.into_iter().map(|(_, tenant)| tenant).collect()
     }
 
+    /// Returns whether there are any, by a look at the notable ones.
+    pub fn has_over_share(&self) -> bool {
+        let Some(share) = self.share_bytes() else { return false };
+        let is_over =
+            |counts: &Weak<TenantCounts>| counts.upgrade().is_some_and(|counts| Tenant(counts).total() > share);
+        lock(&self.0.notable).iter().any(is_over)
+    }
+
+    /// How many tenants are notable.
+    pub fn notable(&self) -> usize {
+        self.0.notable_len.load(Ordering::Relaxed)
+    }
+
     /// Names what makes all shards take a turn, once.
     pub fn set_call_shards(&self, call: impl Fn() + Send + Sync + 'static) {
         // A second one would be a second broker with the same ledger.

@@ -237,7 +237,7 @@ impl Memory {
         if let Some(found) = self.first_over_share() {
             return Some(found);
         }
-        if self.ledger.over_share().is_empty() {
+        if !self.ledger.has_over_share() {
             return self.fullest_of_all();
         }
         if !std::mem::replace(&mut self.has_called, true) {
@@ -319,9 +319,10 @@ impl Memory {
         }
     }
 
-    /// For how many owners something is held.
+    /// How many owners are looked at to find who makes room: those for whom something is held here, and the notable
+    /// ones of all shards.
     pub(super) fn owners(&self) -> usize {
-        self.accounts.len()
+        self.accounts.len() + self.ledger.notable()
     }
 
     /// How many connections hold something.

@@ -75,7 +75,7 @@ impl Shard {
             if self.shed_history() {
                 continue;
             }
-            // All owners are looked at who hold something here.
+            // All owners are looked at who hold something.
             self.work.spend(work::LOOK_NS + self.memory.owners() as u64 * work::PASS_NS);
             let Some((kind, slot)) = self.memory.first_to_give(owner.id) else { return false };
             self.give(kind, slot);
@@ -125,7 +125,7 @@ impl Shard {
             if self.shed_history() {
                 continue;
             }
-            // All owners are looked at who hold something here, once for each kind.
+            // All owners are looked at who hold something, once for each kind.
             self.work.spend(work::LOOK_NS + 2 * self.memory.owners() as u64 * work::PASS_NS);
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
             let [queued, incoming] =
