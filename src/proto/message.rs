@@ -47,7 +47,8 @@ impl Default for MessageLimits {
 /// The bytes of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
-    /// They lie in the input, or in the [`Scratch`], and must be used or copied before the next `receive`.
+    /// They lie in the input, or in the [`Scratch`](super::Scratch), and must be used or copied before the next
+    /// `receive`.
     Borrowed(&'a [u8]),
     /// They were gathered from several frames or reads, and are the receiver's to keep.
     Owned(Vec<u8>),
