@@ -1,9 +1,11 @@
 //! `docs/LIMITS.md` is the daemon's configuration in words: every limit and deadline stands there with the default that
-//! is in force, and nothing stands there that cannot be set.
+//! is in force, nothing stands there that cannot be set, and no setting is there that nothing reads.
 
 use crate::support;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use support::daemon::{output, pushring};
 
 const PAGE: &str = include_str!("../../docs/LIMITS.md");
@@ -71,5 +73,37 @@ fn what_can_wait_is_on_the_page_by_all_kinds_that_are_counted() {
     for kind in pushring::internals::admission::HeldAs::ALL {
         let named = format!("`{}` |", kind.name());
         assert!(rows.iter().any(|row| row.ends_with(&named)), "nothing is counted as {named}");
+    }
+}
+
+/// The daemon's sources, in one text.
+fn sources() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut open, mut text) = (vec![root.join("daemon")], fs::read_to_string(root.join("main.rs")).unwrap());
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => open.push(path),
+                false if path.extension().is_some_and(|extension| extension == "rs") => {
+                    text.push_str(&fs::read_to_string(path).unwrap());
+                }
+                false => {}
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn every_setting_does_something() {
+    let sources = sources();
+    for setting in settings().keys() {
+        let field = format!(".{setting}");
+        let is_read = sources.match_indices(&field).any(|(at, _)| {
+            let next = sources[at + field.len()..].chars().next();
+            !next.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        });
+        assert!(is_read, "{setting} is declared, and nothing reads it");
     }
 }

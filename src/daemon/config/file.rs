@@ -134,7 +134,7 @@ mod tests {
             ("shards = \"2\"", "p.toml:1: shards = \"2\": "),
             ("hosts = \"a.b\"", "(for example hosts = [])"),
             ("outbound_bytes_max = \"1Mb\"", "64KiB"),
-            ("policy = \"drop\"", "is none of close, drop-newest, drop-oldest (for example"),
+            ("policy = \"drop\"", "is none of close, drop-newest, "),
             ("memory_budget = true", "\"auto\""),
             ("shards = 1\nshards = 2", "p.toml:2: duplicate key"),
             ("tls = 1", "p.toml:1: tls = 1: "),
