@@ -262,3 +262,53 @@ impl OtherBrokers for Outbox {
         report
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Budget, Ledger};
+    use crate::proto::MessageKind;
+    use crate::queue::orders::{self, InboxLimits};
+    use crate::shard::command::{PushFrame, PushKind};
+
+    struct NoWake;
+
+    impl orders::Wake for NoWake {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn what_nats_does_not_take_is_told_at_once_and_one_process_does_not_fill_the_queue() {
+        let limits = InboxLimits { commands_max: 16, bytes_max: 1 << 20 };
+        let (queue, mut inbox) = orders::inbox(limits, NoWake);
+        let ((listens, _listens), (questions, _questions)) = (mpsc::channel(1), mpsc::channel(1));
+        let state = Arc::<State>::default();
+        let outbox = Outbox::new(Name::new("a").unwrap(), queue, (listens, questions), state.clone());
+        let pool = Ledger::new(Budget::default()).pool();
+        let push = |process: &str, len: usize| {
+            let payload = vec![b'x'; len].into();
+            outbox.try_push(RemotePush {
+                memory: pool.memory_of(process.parse().unwrap()),
+                to: RemoteAudience::All(Audience::Process),
+                frame: PushFrame { kind: PushKind::Message(MessageKind::Text), payload },
+                policy: None,
+                part: None,
+                nodes: None,
+            })
+        };
+        let told = |process: &str, len| {
+            let outcome = push(process, len).0;
+            (outcome.fleet_full, outcome.fleet_down, outcome.fleet_too_large)
+        };
+        assert_eq!(told("p:a:b", 1), (0, 1, 0), "NATS is not reached");
+        state.is_connected.store(true, Ordering::Release);
+        state.payload_bytes_max.store(1000, Ordering::Relaxed);
+        assert_eq!(told("p:a:b", 1000), (0, 0, 1), "with its header it is larger than NATS takes");
+        let taken = (0..16).filter(|_| told("p:a:b", 1) == (0, 0, 0)).count();
+        assert_eq!((taken, told("p:a:b", 1)), (4, (1, 0, 0)), "a quarter of the queue, and then it is full");
+        assert_eq!(told("q:a:b", 1), (0, 0, 0), "there is room for others");
+        let mut left = 0;
+        inbox.drain(100, u64::MAX, |_| left += 1);
+        assert_eq!((left, told("p:a:b", 1)), (5, (0, 0, 0)), "there is room again");
+    }
+}
