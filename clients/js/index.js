@@ -6,7 +6,7 @@ const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 const AGAIN = [4404, 4408];
 const MARK = '\u001e';
 const ACK_EVERY = 64;
-// As many answers as the hub says again: of more orders at a time it could not be known whether they were obeyed.
+// As many answers as the hub says again: of more orders at a time it could not be known whether they were executed.
 const ASKS_AT_ONCE = 16;
 
 const sizeOf = (data) => (typeof data === 'string' ? data.length * 3 : (data.byteLength ?? data.size));
@@ -230,7 +230,7 @@ export class Channel {
       this.#again--;
     }
     if (this.#again) return;
-    // What is not among them was not obeyed.
+    // What is not among them was not executed.
     for (const ask of this.#asks.values()) ask.isSaid = false;
     this.#say();
   }

@@ -13,7 +13,7 @@ const PATTERN: u8 = 1;
 pub fn holds(data: &[u8]) {
     match data.split_first() {
         Some((settings, bytes)) if settings & PATTERN != 0 => matches(bytes),
-        Some((_, bytes)) => is_obeyed(bytes),
+        Some((_, bytes)) => is_read_as_json(bytes),
         None => {}
     }
 }
@@ -22,7 +22,11 @@ fn is_own(name: &str) -> bool {
     (1..=255).contains(&name.len()) && !name.starts_with('\u{1e}')
 }
 
-fn is_obeyed(bytes: &[u8]) {
+fn is_read_as_json(bytes: &[u8]) {
+    // Control texts are Text, which is UTF-8 before the hub reads it (RFC 6455 8.1).
+    if std::str::from_utf8(bytes).is_err() {
+        return;
+    }
     let value = serde_json::from_slice::<Value>(bytes).unwrap_or_default();
     let said = match grammar::read(bytes) {
         Err(why) => return assert!(matches!(why, "malformed" | "topic"), "{why}"),

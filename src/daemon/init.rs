@@ -154,7 +154,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_is_written_is_obeyed_and_kept() {
+    fn what_is_written_has_effect_and_is_kept() {
         let root = Root::new("init", &[]);
         let directory = root.0.join("etc");
         let wish = InitAnswers { directory: directory.clone(), node: Some("alice.os".to_owned()), listen: None };

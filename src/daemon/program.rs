@@ -120,7 +120,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub(crate) fn obey_keys(&self, keys: AuthorityKeys) -> anyhow::Result<()> {
+    pub(crate) fn apply_keys(&self, keys: AuthorityKeys) -> anyhow::Result<()> {
         let mut current = self.current();
         let secrets = Secrets { keys: Some(keys), ..current.secrets.clone() };
         self.broker.reload(&broker_config(&current.config, secrets.clone(), &current.certificates)?)?;
@@ -184,7 +184,7 @@ impl Daemon {
         let mut current = self.current();
         let secrets = Secrets { keys: current.secrets.keys.clone(), ..secrets };
         let certificates = Certificates::read(&wanted, &current.certificates)?;
-        let (config, mut changes) = obeyed_now(&current.config, &wanted)?;
+        let (config, mut changes) = effective_now(&current.config, &wanted)?;
         let link_certificates = Certificates::read_link(&config, &current.link_certificates)?;
         for (key, before, after) in [
             ("jwt_secret_file", &current.secrets.first, &secrets.first),
@@ -217,9 +217,9 @@ fn unix_ms() -> u64 {
 }
 
 /// The settings that are in force without a restart once `wanted` is read over `current`, and what has changed.
-fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(DaemonConfig, Changes)> {
+fn effective_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(DaemonConfig, Changes)> {
     let (before, after) = (toml::Table::try_from(current)?, toml::Table::try_from(wanted)?);
-    let mut obeyed = after.clone();
+    let mut effective = after.clone();
     let mut changes = Changes::default();
     for (key, value) in &before {
         if after.get(key) == Some(value) {
@@ -230,12 +230,12 @@ fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(
             TakesEffect::Now => changes.now.push(key),
             TakesEffect::NewConnections => changes.new_connections.push(key),
             TakesEffect::Restart => {
-                obeyed.insert(key.clone(), value.clone());
+                effective.insert(key.clone(), value.clone());
                 changes.restart.push(key);
             }
         }
     }
-    Ok((DaemonConfig { sources: wanted.sources.clone(), ..obeyed.try_into()? }, changes))
+    Ok((DaemonConfig { sources: wanted.sources.clone(), ..effective.try_into()? }, changes))
 }
 
 impl Program for Daemon {
@@ -290,12 +290,12 @@ mod tests {
             ..DaemonConfig::default()
         };
         for _ in 0..2 {
-            let (obeyed, changes) = obeyed_now(&current, &wanted).unwrap();
-            assert_eq!(obeyed, DaemonConfig { shards: current.shards, ..wanted.clone() });
+            let (effective, changes) = effective_now(&current, &wanted).unwrap();
+            assert_eq!(effective, DaemonConfig { shards: current.shards, ..wanted.clone() });
             assert_eq!((changes.now, changes.restart), (vec!["policy".to_owned()], vec!["shards".to_owned()]));
             assert_eq!(changes.new_connections, ["deflate"]);
         }
-        let (same, changes) = obeyed_now(&current, &current).unwrap();
+        let (same, changes) = effective_now(&current, &current).unwrap();
         assert_eq!((same, changes), (current, Changes::default()));
     }
 }

@@ -303,7 +303,7 @@ impl Engine {
                 self.settle(settled);
             }
             if let Some(asked) = received.of_channel
-                && self.obey_of_channel(asked).is_err()
+                && self.execute_of_channel(asked).is_err()
             {
                 return self.stop.notify_one();
             }

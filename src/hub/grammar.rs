@@ -87,7 +87,7 @@ struct HubFields<'a> {
     id: Option<u64>,
 }
 
-/// Reads a control text. None: it orders nothing of the hub.
+/// Reads a control text, which is UTF-8. None: it orders nothing of the hub.
 ///
 /// # Errors
 /// Why it was refused, in one word.

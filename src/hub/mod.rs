@@ -317,7 +317,7 @@ impl Hub {
             return self.answer(channel, &grammar::error("later", id));
         }
         let mut heard = None;
-        let obeyed = match order {
+        let executed = match order {
             HubOrder::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope, &mut heard)?,
             HubOrder::Unsubscribe { topic } => {
                 self.unsubscribe(channel, &grant, &topic)?;
@@ -330,7 +330,7 @@ impl Hub {
             HubOrder::Publish { .. } => Err("forbidden"),
             HubOrder::Renew { token } => self.renew(channel, &grant, &token)?,
         };
-        let answer = match obeyed {
+        let answer = match executed {
             Ok((done, what)) => grammar::done(done, &what, id),
             Err(why) => grammar::error(why, id),
         };

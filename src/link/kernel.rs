@@ -161,7 +161,7 @@ fn execute(session: &Session, mut reader: MessageReader) {
             session.frames.took(taken, actor.inbox.is_empty());
         }
         if is_done {
-            actor.inbox.obeyed();
+            actor.inbox.executed();
         }
         if !has_more {
             thread::park();

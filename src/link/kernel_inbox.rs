@@ -122,7 +122,7 @@ impl KernelInbox {
     }
 
     /// All that was taken out is executed.
-    pub(super) fn obeyed(&self) {
+    pub(super) fn executed(&self) {
         let mut state = self.lock();
         if std::mem::take(&mut state.in_hand) {
             self.changed.notify_all();
@@ -140,7 +140,7 @@ impl KernelInbox {
     }
 
     /// Waits until everything is executed, for at most `patience`.
-    pub(super) fn wait_obeyed(&self, patience: Duration) {
+    pub(super) fn wait_executed(&self, patience: Duration) {
         let is_busy = |state: &mut KernelInboxState| !state.waiting.is_empty() || state.in_hand;
         drop(self.changed.wait_timeout_while(self.lock(), patience, is_busy));
     }
@@ -195,6 +195,6 @@ mod tests {
         });
         assert!(room.is_empty());
         assert_eq!(room.poll_take(&mut context, &mut taken, 1), Poll::Ready(false));
-        room.wait_obeyed(Duration::from_secs(60));
+        room.wait_executed(Duration::from_secs(60));
     }
 }

@@ -78,15 +78,15 @@ impl<'a> ProcessOrders<'a> {
                 }
             }
             FromPeer::Subscribe { .. } | FromPeer::Unsubscribe { .. } | FromPeer::ListTopics { .. } => {
-                self.obey_of_topics(order)?;
+                self.execute_of_topics(order)?;
             }
-            FromPeer::Grant { guest, channel, revoke, ask } => self.obey_grant(&guest, channel, !revoke, ask)?,
+            FromPeer::Grant { guest, channel, revoke, ask } => self.execute_grant(&guest, channel, !revoke, ask)?,
             FromPeer::Close { channel, code, reason, ask } => {
                 let delivery = self.delivery(None, ask, false)?;
                 let code = code.unwrap_or(WITHOUT_CODE);
                 self.owner.close(ChannelId::new(channel), code, &reason).delivered(delivery).send()?;
             }
-            FromPeer::Bind { .. } => self.obey_bind(order)?,
+            FromPeer::Bind { .. } => self.execute_bind(order)?,
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,
             FromPeer::BindHttp { path, authenticated, local_only, secure_subdomain, content, ask } => {
                 let content = content.map(|mime| Arc::new(Content::new(Some(&mime), blob)));
@@ -124,7 +124,7 @@ impl<'a> ProcessOrders<'a> {
         }
     }
 
-    fn obey_bind(&self, order: FromPeer) -> Result<(), Stop> {
+    fn execute_bind(&self, order: FromPeer) -> Result<(), Stop> {
         if let FromPeer::Bind {
             path,
             authenticated,
@@ -145,7 +145,7 @@ impl<'a> ProcessOrders<'a> {
         Ok(())
     }
 
-    fn obey_of_topics(&self, order: FromPeer) -> Result<(), Stop> {
+    fn execute_of_topics(&self, order: FromPeer) -> Result<(), Stop> {
         match order {
             FromPeer::Subscribe { topic: name, ask, .. } | FromPeer::Unsubscribe { topic: name, ask, .. }
                 if topic::check(&name).is_err() =>
@@ -173,7 +173,7 @@ impl<'a> ProcessOrders<'a> {
     }
 
     /// Lets a process of another node in, or no more: to one channel, which is answered with its outcome, or to all.
-    fn obey_grant(&self, guest: &str, channel: Option<u32>, is_granted: bool, ask: Option<u64>) -> Result<(), Stop> {
+    fn execute_grant(&self, guest: &str, channel: Option<u32>, is_granted: bool, ask: Option<u64>) -> Result<(), Stop> {
         let is_address = guest.len() <= ADDRESS_BYTES_MAX && guest.parse::<Address>().is_ok();
         let guest: Arc<str> = guest.into();
         let failed = match channel {

@@ -446,7 +446,7 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<DeadlineReader>, kern
     };
     if !matches!(over, ConnectionOver::Lost(_)) {
         // Everything read was sent before the end, so it is carried out.
-        kernel.inbox.wait_obeyed(STOP_WITHIN);
+        kernel.inbox.wait_executed(STOP_WITHIN);
     }
     over
 }

@@ -135,9 +135,9 @@ impl Session {
 
     /// Frames that the peer has of ours, and that we have of its.
     pub(super) fn counts(&self) -> (u64, u64) {
-        let (acknowledged, obeyed) = self.frames.counts();
+        let (acknowledged, executed) = self.frames.counts();
         match &self.actor {
-            Actor::Process(_) => (acknowledged, obeyed),
+            Actor::Process(_) => (acknowledged, executed),
             // Frames that wait to be carried out must not be sent again.
             Actor::Kernel(kernel) => (acknowledged, kernel.inbox.received()),
         }

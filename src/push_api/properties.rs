@@ -54,7 +54,7 @@ fn json_holds(text: &[u8]) {
             return assert!(is_unknown || FIELDS.contains(&&*wrong.field), "{wrong:?}");
         }
     };
-    let value: Value = serde_json::from_slice(text).expect("what is obeyed is JSON");
+    let value: Value = serde_json::from_slice(text).expect("what is carried out is JSON");
     let pushed = order.message.payload();
     if order.is_json {
         assert_eq!(serde_json::from_slice::<Value>(pushed).ok().as_ref(), value.get("json"));

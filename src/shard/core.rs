@@ -196,7 +196,7 @@ impl Shard {
         WorkLimits::default().orders_ns.saturating_sub(self.work.spent_ns())
     }
 
-    fn obey_put_off(&mut self) {
+    fn execute_put_off(&mut self) {
         while !self.is_out_of_room()
             && let Some(order) = self.put_off.pop_front()
         {
@@ -305,7 +305,7 @@ impl Shard {
     pub fn end_turn(&mut self) {
         self.end_turn_within(self.work.spent_ns() + WorkLimits::default().resumes_ns);
         self.work.begin_turn();
-        self.obey_put_off();
+        self.execute_put_off();
     }
 
     /// The same; clients that resume may do so until the turn's work reaches `until_ns`.

@@ -16,7 +16,7 @@ impl Shard {
         let Unfinished { mut long, mut then } = match order {
             OrderOrRest::New(Command::Batch(commands)) => Unfinished { long: None, then: commands.into_iter() },
             OrderOrRest::New(command) => {
-                let long = self.obey_one(command)?;
+                let long = self.execute_one(command)?;
                 return Some(Unfinished { long: Some(long), then: IntoIter::default() });
             }
             OrderOrRest::Rest(rest) => rest,
@@ -29,7 +29,7 @@ impl Shard {
             if long.is_some() || (is_over && then.len() > 0) {
                 return Some(Unfinished { long, then });
             }
-            long = self.obey_one(then.next()?);
+            long = self.execute_one(then.next()?);
         }
     }
 
@@ -58,7 +58,7 @@ impl Shard {
         }
     }
 
-    fn obey_one(&mut self, command: Command) -> Option<LongOrder> {
+    fn execute_one(&mut self, command: Command) -> Option<LongOrder> {
         if let Command::Probe { asked_us } = command {
             self.timings.probe(asked_us);
             return None;
@@ -70,7 +70,7 @@ impl Shard {
         self.work.spend(work::COMMAND_NS);
         match command {
             Command::Batch(_) => unreachable!("batches hold no batches"),
-            Command::Probe { .. } | Command::PushEach(_) => unreachable!("obeyed above"),
+            Command::Probe { .. } | Command::PushEach(_) => unreachable!("executed above"),
             Command::Push(push) => {
                 self.work.spend(copy_ns(push.frame.payload.len().min(self.config.copy_bytes_max)));
                 self.push(push);

@@ -193,7 +193,7 @@ impl Shard {
             self.work.spend(PASS_NS);
             return Ok(());
         }
-        self.obey_kept(state, until_ns);
+        self.execute_kept(state, until_ns);
         let Some(handler) = handler.as_mut().filter(|_| !state.waits && state.is_empty()) else { return Ok(()) };
         state.told_ns = self.work.spent_ns();
         let mut at = RunningHandler { shard: self, place, state, until_ns, events_left: events_max };
@@ -203,19 +203,19 @@ impl Shard {
     }
 
     /// Obeys what a handler ordered in turns before, in order.
-    fn obey_kept(&mut self, state: &mut HandlerState, until_ns: u64) {
+    fn execute_kept(&mut self, state: &mut HandlerState, until_ns: u64) {
         while state.credit_ns > 0
             && self.has_room(until_ns)
             && let Some(PendingOrder { order, bytes, charge }) = state.take()
         {
-            if let Some(rest) = self.obey_in(state, order, until_ns) {
+            if let Some(rest) = self.execute_in(state, order, until_ns) {
                 state.put_back(PendingOrder { order: OrderOrRest::Rest(rest), bytes, charge });
             }
         }
     }
 
     /// Obeys an order of a handler, as far as its credit and the turn have room for it.
-    fn obey_in(
+    fn execute_in(
         &mut self,
         state: &mut HandlerState,
         order: OrderOrRest<Command, Unfinished>,
@@ -290,7 +290,7 @@ impl HandlerContext<Command> for RunningHandler<'_> {
     fn give(&mut self, order: Command) -> Result<(), Command> {
         let bytes = order.payload_bytes();
         let order = if self.state.is_empty() && self.shard.has_room(self.until_ns) {
-            match self.shard.obey_in(self.state, OrderOrRest::New(order), self.until_ns) {
+            match self.shard.execute_in(self.state, OrderOrRest::New(order), self.until_ns) {
                 None => return Ok(()),
                 Some(rest) => OrderOrRest::Rest(rest),
             }

@@ -156,7 +156,7 @@ fn chain_in(file: &Path) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_certificate_is_asked_for_obeyed_and_kept() {
+fn a_certificate_is_asked_for_used_and_kept() {
     let (http_port, tls_port) = (free_port(), free_port());
     let directory = Directory(std::env::temp_dir().join(format!("pushring-acme-{}", std::process::id())));
     std::fs::create_dir_all(&directory.0).unwrap();
@@ -188,7 +188,7 @@ fn a_certificate_is_asked_for_obeyed_and_kept() {
     wait_for("a certificate is there", || certificate.exists());
     let issued = chain_in(&certificate);
     assert!(issued.len() > 1, "it comes with its issuer's");
-    wait_for("it is obeyed", || shown(tls_port) == issued);
+    wait_for("it is used", || shown(tls_port) == issued);
     for (file, mode) in [("", 0o700), ("certificate.pem", 0o600), ("account.json", 0o600), ("placeholder.pem", 0o600)] {
         let found = std::fs::metadata(state.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{file}");

@@ -198,15 +198,15 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
 
 /// In the file, as a flag and as a variable; and the answer says what to write instead.
 #[test]
-fn a_setting_is_obeyed_under_its_old_name() {
+fn a_setting_has_effect_under_its_old_name() {
     let file = TemporaryFile::new("old-name", "tls = true\n");
     let mut by_variable = pushring(&["config"]);
     by_variable.env("PUSHRING_TLS", "true");
     for (mut command, words) in [
-        (pushring(&["config", "--config", file.path()]), "tls is an old name, and is obeyed: write behind_tls"),
-        (pushring(&["config", "--tls"]), "--tls is an old name, and is obeyed: write --behind-tls"),
+        (pushring(&["config", "--config", file.path()]), "tls is an old name, which still works: write behind_tls"),
+        (pushring(&["config", "--tls"]), "--tls is an old name, which still works: write --behind-tls"),
         (pushring(&["config", "--tls=true"]), "write --behind-tls"),
-        (by_variable, "PUSHRING_TLS is an old name, and is obeyed: write PUSHRING_BEHIND_TLS"),
+        (by_variable, "PUSHRING_TLS is an old name, which still works: write PUSHRING_BEHIND_TLS"),
     ] {
         let told = output(&mut command);
         let said = String::from_utf8(told.stderr).unwrap();

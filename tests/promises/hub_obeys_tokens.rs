@@ -317,7 +317,7 @@ fn answers_that_a_lost_connection_took_along_are_said_again() {
     }
     send(&mut client, format!("\u{1e}{}", json!({"subscribe": "room.x"})));
     send(&mut client, format!("\u{1e}{}", json!({"subscribe": "news", "id": 4})));
-    // All of them were obeyed once this one is answered.
+    // All of them were executed once this one is answered.
     while answer(&mut client)["id"] != 4 {}
     drop(client);
     let channel = hello["channel_id"].to_string();

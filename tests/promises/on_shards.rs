@@ -78,7 +78,7 @@ fn clients_on_both(broker: &Broker, told: &Receiver<Told>) -> Vec<(Client, Chann
 }
 
 /// Does what a message says: `close`, `panic`, `to ID TEXT`, `wait`, …
-fn obey(here: &mut Here<'_>, event: &Event) {
+fn execute(here: &mut Here<'_>, event: &Event) {
     let Event::Message { channel, payload, kind: MessageKind::Text } = event else { return };
     let text = std::str::from_utf8(payload).unwrap();
     let mut words = text.splitn(3, ' ');
@@ -96,15 +96,15 @@ fn obey(here: &mut Here<'_>, event: &Event) {
     }
 }
 
-fn obeying(here: &mut Here<'_>, event: Event) {
-    obey(here, &event);
+fn executing(here: &mut Here<'_>, event: Event) {
+    execute(here, &event);
 }
 
 #[test]
 fn channels_are_opened_once_and_closed_once_and_messages_come_in_order() {
     on_each_driver(|driver| {
         let broker = broker(driver, |config| config.shard.close_timeout_ms = 200);
-        let (_process, told) = telling(&broker, AttachOptions::default(), obey);
+        let (_process, told) = telling(&broker, AttachOptions::default(), execute);
         let mut clients = clients_on_both(&broker, &told);
         for (client, id) in &mut clients {
             for number in 0..100 {
@@ -237,7 +237,7 @@ fn what_cannot_wait_is_refused() {
 fn outcomes_and_failures_are_told_to_the_handler_that_asked() {
     on_each_driver(|driver| {
         let broker = broker(driver, |_| {});
-        let (_process, told) = telling(&broker, AttachOptions::default(), obey);
+        let (_process, told) = telling(&broker, AttachOptions::default(), execute);
         let mut clients = clients_on_both(&broker, &told);
         let (here, there) = (clients[0].1, clients[1].1);
         let mut ask = |text: String| {
@@ -324,10 +324,10 @@ fn a_panic_ends_its_channels_with_1011_and_nothing_else() {
         let other = process(&broker, "other", AttachOptions::default());
         let mut inbound = Inbound::default();
         let (mut witness, _) = inbound.open(&broker, &other);
-        let neighbour = broker.on_shards("neighbour", |_| obeying).unwrap();
+        let neighbour = broker.on_shards("neighbour", |_| executing).unwrap();
         neighbour.handle().bind_at("/neighbour").unwrap();
         let mut neighbours: Vec<_> = (0..6).map(|_| connect(&broker, "/neighbour")).collect();
-        let (doomed, told) = telling(&broker, AttachOptions::default(), obey);
+        let (doomed, told) = telling(&broker, AttachOptions::default(), execute);
         doomed.handle().bind_http_at("/ask", HttpRule::default()).unwrap();
         let mut clients = clients_on_both(&broker, &told);
         let mut asked = TcpStream::connect(broker.address()).unwrap();
@@ -348,7 +348,7 @@ fn a_panic_ends_its_channels_with_1011_and_nothing_else() {
         send(&mut witness, "are you there?");
         assert!(matches!(inbound.next(&other), Event::Message { .. }));
         assert!(try_connect(&broker, "/on").is_err(), "nothing is bound there any more");
-        let (_again, told) = telling(&broker, AttachOptions::default(), obey);
+        let (_again, told) = telling(&broker, AttachOptions::default(), execute);
         let mut client = connect(&broker, "/on");
         opened(&told);
         drop(doomed);
@@ -360,9 +360,9 @@ fn a_panic_ends_its_channels_with_1011_and_nothing_else() {
 #[test]
 fn one_that_ends_closes_with_its_code_and_its_name_is_free() {
     let broker = broker(support::driver(), |_| {});
-    let (process, told) = telling(&broker, AttachOptions::default(), obey);
+    let (process, told) = telling(&broker, AttachOptions::default(), execute);
     let mut clients = clients_on_both(&broker, &told);
-    assert!(matches!(broker.on_shards("on", |_| obeying), Err(AttachError::Taken(_))));
+    assert!(matches!(broker.on_shards("on", |_| executing), Err(AttachError::Taken(_))));
     assert!(matches!(broker.process("on"), Err(AttachError::Taken(_))));
     send(&mut clients[0].0, "still here");
     assert_eq!(recv(&mut clients[0].0), Message::text("still here"), "who came too late has taken nothing");
@@ -370,7 +370,7 @@ fn one_that_ends_closes_with_its_code_and_its_name_is_free() {
     for (client, _) in &mut clients {
         assert_eq!(recv_close(client), (3001, "enough".into()));
     }
-    let (process, told) = telling(&broker, AttachOptions::default(), obey);
+    let (process, told) = telling(&broker, AttachOptions::default(), execute);
     let mut clients = clients_on_both(&broker, &told);
     drop(process);
     for (client, _) in &mut clients {
@@ -383,10 +383,10 @@ fn a_handler_that_cannot_be_made_leaves_nothing_behind() {
     let broker = broker(support::driver(), |_| {});
     let made = broker.on_shards("on", |shard| {
         assert!(shard == 0, "there is no handler for shard {shard}");
-        obeying
+        executing
     });
     assert!(matches!(made, Err(AttachError::Panicked(_))));
-    let (_process, told) = telling(&broker, AttachOptions::default(), obey);
+    let (_process, told) = telling(&broker, AttachOptions::default(), execute);
     let mut client = connect(&broker, "/on");
     opened(&told);
     send(&mut client, "hello");
@@ -411,7 +411,7 @@ fn others_are_served_between_two_events_of_a_slow_one_which_is_counted() {
         });
         let slow = slow.unwrap();
         slow.handle().bind_at("/slow").unwrap();
-        let (_process, told) = telling(&broker, AttachOptions::default(), obey);
+        let (_process, told) = telling(&broker, AttachOptions::default(), execute);
         let (mut busy, mut witness) = (connect(&broker, "/slow"), connect(&broker, "/on"));
         opened(&told);
         for _ in 0..EVENTS {

@@ -1,5 +1,5 @@
 //! `docs/OPERATIONS.md` says what is so: its commands and settings exist, its unit has no misspelt key, and its file of
-//! settings is obeyed.
+//! settings is executed.
 
 use crate::support;
 
@@ -82,7 +82,7 @@ fn its_commands_and_flags_exist() {
 }
 
 #[test]
-fn its_file_of_settings_is_obeyed() {
+fn its_file_of_settings_is_executed() {
     let file = TemporaryFile::new("operations", &blocks("toml").join("\n"));
     let examined = output(&mut pushring(&["config", "--config", file.path()]));
     assert!(examined.status.success(), "{}", String::from_utf8_lossy(&examined.stderr));

@@ -18,7 +18,7 @@ pub enum Plant {
     SendsAgain,
     /// Now and then a push does not reach its shard.
     LosesOrder,
-    /// Orders of a batch are obeyed from the last to the first.
+    /// Orders of a batch are executed from the last to the first.
     ReversesBatch,
     /// Now and then Closed is not told.
     ForgetsClosed,

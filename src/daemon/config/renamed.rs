@@ -73,7 +73,7 @@ pub(crate) struct OldName {
 
 impl fmt::Display for OldName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is an old name, and is obeyed: write {} instead", self.given, self.now)
+        write!(f, "{} is an old name, which still works: write {} instead", self.given, self.now)
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
         let mut table: toml::Table = "tls = true\nshards = 1".parse().unwrap();
         let found = rename(&mut table);
         assert_eq!(table, "behind_tls = true\nshards = 1".parse().unwrap());
-        assert_eq!(found[0].to_string(), "tls is an old name, and is obeyed: write behind_tls instead");
+        assert_eq!(found[0].to_string(), "tls is an old name, which still works: write behind_tls instead");
         assert!(rename(&mut table).is_empty());
     }
 }

@@ -93,7 +93,7 @@ fn settings(config: &DaemonConfig) -> Finding {
     let checked = config.broker(Secrets::default()).map(drop).and_then(|()| config.link(None).map(drop));
     let checked = checked.and_then(|()| fleet::check(config));
     match checked {
-        Ok(()) => Finding::ok("settings", "can be obeyed"),
+        Ok(()) => Finding::ok("settings", "are valid"),
         Err(error) => Finding::new(Level::Problem, "settings", format!("{error:#}"), "change that setting"),
     }
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_obeyed() {
+    fn settings_that_are_not_valid() {
         expect(Level::Problem, "deflate_level: from 1 to 9", "change", |config, _| config.deflate_level = 0);
         expect(Level::Problem, "link_tcp", "change", |config, _| config.link_tcp = "localhost".to_owned());
     }

@@ -219,7 +219,7 @@ impl KeyFetcher {
         let set = KeySet::parse(&text, Some(self.keys.wanted.clone()))?;
         let keys = set.usable_keys();
         if let Some(daemon) = self.daemon.upgrade() {
-            daemon.obey_keys(AuthorityKeys { set: Arc::new(set), ..self.keys.clone() })?;
+            daemon.apply_keys(AuthorityKeys { set: Arc::new(set), ..self.keys.clone() })?;
         }
         self.counts.keys.store(keys as u64, Relaxed);
         match keys {

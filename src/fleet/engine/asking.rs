@@ -99,7 +99,7 @@ impl Engine {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub(super) fn obey_of_channel(self: &Rc<Self>, asked: ChannelAsked) -> Result<(), PushError> {
+    pub(super) fn execute_of_channel(self: &Rc<Self>, asked: ChannelAsked) -> Result<(), PushError> {
         let ChannelAsked { source, ask, channel, what } = asked;
         if let ChannelQuestion::Close(code, reason) = what {
             return self.hands.borrow().close(channel, (code, &reason), self.part_of(source, ask));

@@ -386,7 +386,7 @@ impl Shard {
         let is_text = kind == MessageKind::Text;
         let payload = match payload.first_chunk() {
             Some([text::MARK, text::MARK]) if is_text => without_mark(payload),
-            _ if is_text && text::is_marked(&payload) => return self.obey_client(slot, &payload[1..]),
+            _ if is_text && text::is_marked(&payload) => return self.execute_client(slot, &payload[1..]),
             _ => payload,
         };
         let Some((id, owner)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else {
@@ -403,7 +403,7 @@ impl Shard {
     }
 
     /// A control text of a client.
-    fn obey_client(&mut self, slot: Slot, control: &[u8]) -> ReceiveStep {
+    fn execute_client(&mut self, slot: Slot, control: &[u8]) -> ReceiveStep {
         let said = text::control(control);
         let kept_channel = self.out.kept_channels.get_mut(&slot);
         if said == Ok(Control::Other) {

@@ -61,7 +61,7 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """An order was not obeyed; `code` says why."""
+    """An order was not executed; `code` says why."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -74,7 +74,7 @@ class Ended(Exception):
 
 
 class LinkLost(Exception):
-    """The session ended while an answer was awaited: whether the order was obeyed is not known."""
+    """The session ended while an answer was awaited: whether the order was executed is not known."""
 
 
 class ProtocolError(Exception):
