@@ -41,7 +41,9 @@ impl FreedMemory {
     /// Watches over the memory of this budget; `None` where it has no limit, for there is nothing to keep to.
     pub fn new(budget: &Budget) -> Option<Self> {
         let notable_bytes = (budget.bytes()? / NOTABLE_PART).clamp(NOTABLE_BYTES_MIN, NOTABLE_BYTES_MAX);
-        Some(Self { budget: budget.clone(), judge: Judge::new(notable_bytes), trimming: None })
+        // What is resident now is not the broker's; by the first look it may have held, and freed, much.
+        let least_bytes = beside_bytes(budget).unwrap_or(usize::MAX);
+        Some(Self { budget: budget.clone(), judge: Judge::new(notable_bytes, least_bytes), trimming: None })
     }
 
     /// Looks whether there is much to give back. To be called now and then.
@@ -50,9 +52,8 @@ impl FreedMemory {
             return;
         }
         // A system without /proc has nothing to go by, and the judge looks less and less often.
-        let beside_bytes = resident_bytes().map(|resident| resident.saturating_sub(self.budget.leased_bytes()));
         let trimmed = self.trimming.take().is_some();
-        if !self.judge.should_trim(beside_bytes, trimmed, now_ms) {
+        if !self.judge.should_trim(beside_bytes(&self.budget), trimmed, now_ms) {
             return;
         }
         match std::thread::Builder::new().name("trim".to_owned()).spawn(malloc::trim) {
@@ -60,6 +61,11 @@ impl FreedMemory {
             Err(error) => tracing::warn!(%error, "no thread to give freed memory back to the system"),
         }
     }
+}
+
+/// The resident memory beside what is held.
+fn beside_bytes(budget: &Budget) -> Option<usize> {
+    Some(resident_bytes()?.saturating_sub(budget.leased_bytes()))
 }
 
 /// The resident memory of this program (proc(5), statm).
@@ -80,8 +86,8 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(notable_bytes: usize) -> Self {
-        Self { notable_bytes, least_bytes: usize::MAX, before_bytes: 0, wait_ms: WAIT_MS, next_ms: 0 }
+    fn new(notable_bytes: usize, least_bytes: usize) -> Self {
+        Self { notable_bytes, least_bytes, before_bytes: 0, wait_ms: WAIT_MS, next_ms: 0 }
     }
 
     fn is_due(&self, now_ms: u64) -> bool {
@@ -118,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_is_resident_and_not_held_is_given_back_and_asked_for_less_often_where_that_gives_little() {
-        let mut judge = Judge::new(8 * MIB);
+        let mut judge = Judge::new(8 * MIB, 20 * MIB);
         assert!(!judge.should_trim(Some(20 * MIB), false, 0));
         assert!(!judge.is_due(249) && judge.is_due(250));
         assert!(!judge.should_trim(Some(27 * MIB), false, 1000));
