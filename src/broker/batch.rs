@@ -18,8 +18,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-/// Orders per place in an inbox: enough that handing over costs nothing beside executing them, few enough that a turn of
-/// the shard stays short.
+/// Orders per place in an inbox: enough that handing over costs nothing beside executing them, few enough that a turn
+/// of the shard stays short.
 const BATCH_COMMANDS_MAX: usize = 256;
 
 /// Payload bytes per place in an inbox: what a shard takes in at most in a turn.
