@@ -14,6 +14,7 @@ use socket2::{Domain, Socket, Type};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -92,6 +93,7 @@ fn own_address() -> SocketAddr {
 
 #[test]
 fn a_thousand_servers_are_aborted_and_the_next_has_the_port_at_once() {
+    let _turn = take_turn();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let address = own_address();
     let before = threads();
@@ -144,6 +146,13 @@ fn a_server_that_never_ran_is_shut_down_at_once_and_a_foreign_port_is_an_error()
     assert!(error.to_string().contains("is in use"), "{error}");
 }
 
+/// A node that ends has a second for its clients: the servers of another test do not take it from this one.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn take_turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// More than a node's own server told of its end.
 const CLIENTS_MAX: usize = 4000;
 
@@ -175,6 +184,7 @@ fn the_node_that_exits() {
 
 #[test]
 fn a_node_that_exits_has_told_every_client() {
+    let _turn = take_turn();
     // As many as this machine lets a program have, from as many addresses as it takes.
     let files = pushring::internals::driver::sys::raise_open_files().unwrap();
     let clients = usize::try_from(files / 2).unwrap_or(CLIENTS_MAX).saturating_sub(100).min(CLIENTS_MAX);
