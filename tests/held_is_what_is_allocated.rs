@@ -13,14 +13,15 @@ mod support;
 
 use node_support::{Node, NodeMessage, Options};
 use pushring::control::{ControlAnswer, ControlRequest};
+use pushring::link::{LinkConfig, LinkServer};
 use pushring::{AttachOptions, Broker, Config, HttpRule, Process, QueueLimits};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1024 * 1024;
@@ -31,6 +32,10 @@ static ALLOCATED: AtomicIsize = AtomicIsize::new(0);
 
 /// The tests share the count, so they take turns.
 static TURN: Mutex<()> = Mutex::new(());
+
+fn take_turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Counting;
 
@@ -165,7 +170,7 @@ fn come_and_go(broker: &Broker, most: usize) -> usize {
 
 #[test]
 fn channels_of_which_a_process_does_not_read() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = take_turn();
     let broker = broker();
     let process = attach(&broker, QueueLimits { bytes_max: 4 * MIB, ..QueueLimits::default() });
     process.bind("/*rest", Default::default()).unwrap();
@@ -185,7 +190,7 @@ fn channels_of_which_a_process_does_not_read() {
 
 #[test]
 fn requests_that_a_process_does_not_read() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = take_turn();
     let broker = broker();
     let process = attach(&broker, QueueLimits::default());
     process.bind_http("/", HttpRule::default()).unwrap();
@@ -198,7 +203,7 @@ fn requests_that_a_process_does_not_read() {
 
 #[test]
 fn static_content() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = take_turn();
     let broker = Broker::start(Config { shards: 1, memory_bytes_max: Some(32 * MIB), ..Config::default() }).unwrap();
     let process = attach(&broker, QueueLimits::default());
     let scene = Scene::new(broker);
@@ -216,7 +221,7 @@ fn static_content() {
 
 #[test]
 fn small_messages_that_a_process_does_not_read_beside_one_that_does() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = take_turn();
     let broker = broker();
     // So much that one client may add all of it.
     let queue = QueueLimits { messages_max: 1 << 20, bytes_max: 256 * MIB };
@@ -258,7 +263,7 @@ fn small_messages_that_a_process_does_not_read_beside_one_that_does() {
 
 #[test]
 fn topics_and_who_is_subscribed() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = take_turn();
     let broker = broker();
     let process = attach(&broker, QueueLimits::default());
     process.bind("/", Default::default()).unwrap();
@@ -303,19 +308,25 @@ fn skip(stream: &mut UnixStream) -> std::io::Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_a_link_keeps() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let path = std::env::temp_dir().join(format!("pushring-held-{}.sock", std::process::id()));
-    let broker = broker();
-    let config = pushring::link::LinkConfig { path: Some(path.clone()), ..Default::default() };
-    let _server = pushring::link::LinkServer::start(broker.handle(), config).unwrap();
-    let mut peer = UnixStream::connect(&path).unwrap();
+/// A process over a link, which has bound `path`, and the server that it is attached to.
+fn attach_peer(broker: &Broker, path: &str) -> (LinkServer, UnixStream) {
+    let socket = std::env::temp_dir().join(format!("pushring-held-{}.sock", std::process::id()));
+    let config = LinkConfig { path: Some(socket.clone()), ..Default::default() };
+    let server = LinkServer::start(broker.handle(), config).unwrap();
+    let mut peer = UnixStream::connect(&socket).unwrap();
     let attach = json!({"process": {"id": "p:test:sys", "policy": "close"}});
     peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
     skip(&mut peer).unwrap();
-    peer.write_all(&frame(&json!({"bind": {"path": "/*rest", "ask": 1}}))).unwrap();
+    peer.write_all(&frame(&json!({"bind": {"path": path, "ask": 1}}))).unwrap();
     skip(&mut peer).unwrap();
+    (server, peer)
+}
+
+#[test]
+fn what_a_link_keeps() {
+    let _turn = take_turn();
+    let broker = broker();
+    let (_server, _peer) = attach_peer(&broker, "/*rest");
     let scene = Scene::new(broker);
     // Nothing is read or acknowledged: the window, and then the queue, are full.
     let came = come_and_go(&scene.broker, 4000);
@@ -347,7 +358,7 @@ fn held_as_told(control: &std::path::Path) -> usize {
 
 #[test]
 fn what_a_node_does_not_take() {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = take_turn();
     let control = std::env::temp_dir().join(format!("pushring-held-node-{}.sock", std::process::id()));
     let mut options = Options { kernel_messages_max: 16_384, control: Some(control.clone()), ..Options::default() };
     options.config.shards = 1;
@@ -516,7 +527,7 @@ proptest::proptest! {
 
     #[test]
     fn any_mix_of_what_waits(mix in proptest::sample::subsequence(&WAITS[..], 1..6), amount in 1..4usize) {
-        let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = take_turn();
         let mut made = Mix::new();
         for &what in &mix {
             made.wait(what, amount);

@@ -157,7 +157,7 @@ impl Hub {
         let mut events = Vec::new();
         loop {
             // Behind many orders the others wait in the process' queue, and then in their sockets.
-            if self.turns.has_room() && self.process.recv_batch(&mut events, self.slow_orders()).is_err() {
+            if self.turns.has_room() && self.process.recv_batch(&mut events, self.wait_max()).is_err() {
                 return;
             }
             // The only error is that the broker has stopped.
@@ -190,7 +190,7 @@ impl Hub {
         Ok(())
     }
 
-    fn slow_orders(&self) -> Duration {
+    fn wait_max(&self) -> Duration {
         if !self.turns.is_empty() {
             return Duration::ZERO;
         }

@@ -63,20 +63,20 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_obeyed_as_often_as_a_second_allows() {
+    fn a_flood_is_executed_as_often_as_a_second_allows() {
         let begin = Instant::now();
-        let mut patience = SlowOrderLimit::new(begin);
-        let executed = (0..10_000).filter(|_| patience.is_left_for(&renewal(), begin)).count();
+        let mut limit = SlowOrderLimit::new(begin);
+        let executed = (0..10_000).filter(|_| limit.is_left_for(&renewal(), begin)).count();
         assert_eq!(executed as u32, FULL / OF_RENEWAL);
-        assert!(!patience.is_left_for(&subscription(), begin));
-        assert!(patience.is_left_for(&HubOrder::Unsubscribe { topic: "x".into() }, begin), "which takes nothing");
+        assert!(!limit.is_left_for(&subscription(), begin));
+        assert!(limit.is_left_for(&HubOrder::Unsubscribe { topic: "x".into() }, begin), "which takes nothing");
         // Ten seconds of a flood, an order each millisecond.
         let second = |ms| begin + Duration::from_millis(ms);
-        let executed = (1..=10_000).filter(|&ms| patience.is_left_for(&renewal(), second(ms))).count();
+        let executed = (1..=10_000).filter(|&ms| limit.is_left_for(&renewal(), second(ms))).count();
         assert_eq!(executed as u32, 10 * PER_S / OF_RENEWAL);
         // A silent client regains its whole allowance, and no more.
         let later = second(100_000);
-        let executed = (0..10_000).filter(|_| patience.is_left_for(&subscription(), later)).count();
+        let executed = (0..10_000).filter(|_| limit.is_left_for(&subscription(), later)).count();
         assert_eq!(executed as u32, FULL);
     }
 }

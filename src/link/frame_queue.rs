@@ -339,7 +339,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// Begins a connection: everything that is not acknowledged goes out over it, and at most `window` is kept from now
-    /// on. Answers what [`write`](Self::write) and [`disconnect`](Self::disconnect) are called with.
+    /// on. Returns what [`write`](Self::write) and [`disconnect`](Self::disconnect) are called with.
     pub(super) fn connect(&self, window: LinkWindow) -> u64 {
         let mut state = self.lock();
         state.connections += 1;

@@ -459,7 +459,7 @@ impl SessionClaim {
         &self.claiming.key
     }
 
-    /// Connects the session's frame queue. Answers its number for the connection; none: another has taken the session
+    /// Connects the session's frame queue. Returns its number for the connection; none: another has taken the session
     /// since.
     pub(super) fn connect(&self, window: LinkWindow) -> Option<u64> {
         let entries = lock(&self.claiming.registry.entries);

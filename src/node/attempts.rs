@@ -54,7 +54,7 @@ pub(crate) fn attempts<C: Hash + Eq + Copy, A>() -> (AttemptSender<C, A>, Attemp
 }
 
 impl<C: Hash + Eq + Copy, A> AttemptSender<C, A> {
-    /// Lets an attempt of `client` wait. Answers the one for which there is no place, if that is so: this or another.
+    /// Lets an attempt of `client` wait. Returns the one for which there is no place, if that is so: this or another.
     #[must_use]
     pub(super) fn enter(&self, client: C, attempt: A) -> Option<A> {
         let mut waiting = self.0.lock();

@@ -33,7 +33,7 @@ pub(crate) trait ToKernel {
     /// The note for the message that `event` becomes; without `process`, for one of the system's.
     fn note(&self, process: Option<&ProcessId>, event: &Event) -> Self::Note;
 
-    /// Waits until the kernel has room for what clients send. Answers false when it has gone.
+    /// Waits until the kernel has room for what clients send. Returns false when it has gone.
     fn wait_for_room(&self) -> bool;
 
     /// Returns whether a message of so many bytes, without its blob, can be sent at all.

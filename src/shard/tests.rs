@@ -107,7 +107,7 @@ impl Scene {
         self.read(head.into_bytes());
     }
 
-    /// Lets time pass, as the driver does: a tick and a turn each 100 ms. Answers what it should do, and when.
+    /// Lets time pass, as the driver does: a tick and a turn each 100 ms. Returns what it should do, and when.
     fn pass(&mut self, ms: u64) -> Vec<(u64, Effect)> {
         let until_ms = self.now_ms + ms;
         let mut done = Vec::new();

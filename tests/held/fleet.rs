@@ -1,7 +1,7 @@
 //! What a fleet keeps of the audiences that a node listens to, and of the numbers of what is said to them.
 
-use super::services::{open, take_turn};
-use super::{PATIENCE, Scene, UPGRADE, attach, broker};
+use super::services::open;
+use super::{PATIENCE, Scene, UPGRADE, attach, broker, take_turn};
 use crate::support::nats::Nats;
 use pushring::fleet::{Fleet, Name, Options};
 use pushring::{Audience, Message, Process, QueueLimits};

@@ -1,7 +1,9 @@
 //! Orders of a shard that is held up, what a link keeps for a peer that does not read, and greetings that do not end.
 
-use super::services::take_turn;
-use super::{ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_as, broker, connect, frame, message, skip};
+use super::{
+    ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_as, attach_peer, broker, connect, frame, message, skip,
+    take_turn,
+};
 use pushring::{
     Broker, ChannelId, Close, Config, Event, Here, HttpRule, Message, Process, PushError, QueueLimits, RequestId,
 };
@@ -115,16 +117,8 @@ fn orders_of_a_shard_that_is_held_up() {
 #[test]
 fn answers_that_a_peer_does_not_read() {
     let _turn = take_turn();
-    let path = std::env::temp_dir().join(format!("pushring-held-answers-{}.sock", std::process::id()));
     let broker = broker();
-    let config = pushring::link::LinkConfig { path: Some(path.clone()), ..Default::default() };
-    let _server = pushring::link::LinkServer::start(broker.handle(), config).unwrap();
-    let mut peer = UnixStream::connect(&path).unwrap();
-    let attach = json!({"process": {"id": "p:test:sys", "policy": "close"}});
-    peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
-    skip(&mut peer).unwrap();
-    peer.write_all(&frame(&json!({"bind": {"path": "/", "ask": 1}}))).unwrap();
-    skip(&mut peer).unwrap();
+    let (_server, mut peer) = attach_peer(&broker, "/");
     let scene = Scene::new(broker);
     peer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let asks: Vec<u8> =

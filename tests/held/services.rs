@@ -1,20 +1,16 @@
 //! Memory kept for clients that resume, by the hub, and by the API.
 
-use super::{MIB, PATIENCE, Scene, TURN, UPGRADE, attach, broker, connect, message};
+use super::{MIB, PATIENCE, Scene, UPGRADE, attach, broker, connect, message, take_turn};
 use pushring::internals::gateway::{Grant, HubAccess, TopicPattern};
 use pushring::internals::hub::{self, CallLimits, WebhookEvent, WebhookQueue};
 use pushring::internals::push_api::{self, ApiOptions, ApiToken};
 use pushring::{Audience, Broker, Config, Event, Message, Process, QueueLimits, WebSocketRule};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const RESUMABLE: &str = "Sec-WebSocket-Protocol: pushring.1\r\n";
-
-pub(super) fn take_turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// So many channels, and clients that read nothing.
 pub(super) fn open(

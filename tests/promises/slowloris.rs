@@ -22,7 +22,7 @@ const BODY: &str = "POST /slow:test:sys/form HTTP/1.1\r\nHost: localhost\r\nCont
 const REGISTRATION: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Sends `start`, then `rest` for ever, a byte at a time, until the server ends the connection. Answers what it said
+/// Sends `start`, then `rest` for ever, a byte at a time, until the server ends the connection. Returns what it said
 /// and how long that took.
 fn dawdle(mut stream: TcpStream, start: &[u8], rest: u8) -> (Vec<u8>, Duration) {
     let started = Instant::now();

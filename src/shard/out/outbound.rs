@@ -280,7 +280,7 @@ impl Outbound {
     }
 
     /// Drops data frames from the oldest on until `bytes` are gone or none is left; control frames and the frame in
-    /// progress stay. Only while blocked. Answers how many frames and bytes went.
+    /// progress stay. Only while blocked. Returns how many frames and bytes went.
     pub(crate) fn drop_oldest(&mut self, bytes: usize, window: &Window) -> (usize, usize) {
         let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return (0, 0) };
@@ -299,7 +299,7 @@ impl Outbound {
         (frames, dropped)
     }
 
-    /// As [`drop_oldest`](Self::drop_oldest), but from the newest on. Answers how many frames went.
+    /// As [`drop_oldest`](Self::drop_oldest), but from the newest on. Returns how many frames went.
     pub(crate) fn drop_newest(&mut self, bytes: usize, window: &Window) -> usize {
         let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return 0 };
@@ -612,7 +612,7 @@ impl Backlog {
         }
     }
 
-    /// Removes `count` bytes at the front. Answers how many bytes now stand before the next boundary.
+    /// Removes `count` bytes at the front. Returns how many bytes now stand before the next boundary.
     fn consume(&mut self, mut count: usize, mut boundary: usize, window: &Window) -> usize {
         while count > 0 && !self.pieces.is_empty() {
             let piece = &self.pieces[0];
@@ -628,7 +628,7 @@ impl Backlog {
         boundary
     }
 
-    /// Drops data frames of piece `at`, the last one first, until `bytes` are gone or none is left. Answers how many
+    /// Drops data frames of piece `at`, the last one first, until `bytes` are gone or none is left. Returns how many
     /// frames and bytes went.
     fn drop_from_end(&mut self, at: usize, bytes: usize, window: &Window) -> (usize, usize) {
         let piece = &self.pieces[at];
@@ -662,7 +662,7 @@ impl Backlog {
     }
 
     /// Drops data frames at the front of what may be dropped, until `bytes` are gone, their piece is or a control frame
-    /// is next. Answers how many frames and bytes went; `None`: a control frame was next.
+    /// is next. Returns how many frames and bytes went; `None`: a control frame was next.
     fn drop_frames(&mut self, from: usize, bytes: usize, window: &Window) -> Option<(usize, usize)> {
         let at = self.first_droppable(from);
         let piece = &self.pieces[at];

@@ -125,7 +125,7 @@ impl LocalOwner {
         OwnerPlace { list, at: slots.len() as u32 - 1 }
     }
 
-    /// Forgets a channel. Answers which other one stands at its place now, if any.
+    /// Forgets a channel. Returns which other one stands at its place now, if any.
     #[must_use]
     pub(crate) fn remove(&mut self, place: OwnerPlace) -> Option<Slot> {
         let list = &mut self.lists[place.list as usize];

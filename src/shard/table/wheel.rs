@@ -33,7 +33,7 @@ impl Wheel {
         Self { slots: vec![Vec::new(); SLOTS], tick: now_ms / TICK_MS }
     }
 
-    /// Looks at `entry` again at `deadline_ms` or a little later; at the latest after one turn of the ring. Answers the
+    /// Looks at `entry` again at `deadline_ms` or a little later; at the latest after one turn of the ring. Returns the
     /// tick at which it will come out.
     pub(crate) fn insert(&mut self, entry: WheelEntry, deadline_ms: u64) -> u64 {
         let due = deadline_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + SLOTS as u64 - 1);
