@@ -22,7 +22,7 @@ const MAIN: &str = include_str!("node_adapter/main_hyperdrive.rs");
 
 /// The differences for Kinode that the page states: in 0.8 and 0.9, and in all.
 const PRINT: (&str, &str) =
-    ("Printout::new(verbosity, theirs::HTTP_SERVER_PROCESS_ID.clone(), text)", "Printout::new(verbosity, text)");
+    ("Printout::new(verbosity, theirs::HTTP_SERVER_PROCESS_ID.clone(), text)", "Printout { verbosity, content: text }");
 const DIALECT: (&str, &str) = ("Dialect::Hyperdrive", "Dialect::Kinode");
 const EXPOSED: (&str, &str) = ("        expose_local,\n", "        expose_local: true,\n");
 

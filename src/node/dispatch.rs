@@ -8,7 +8,7 @@
 
 use super::action::{HttpServerAction, WsMessageType};
 use super::dialect::Dialect;
-use super::error::{HttpServerError, PushCounts};
+use super::error::{HttpServerError, OldHttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
 use super::identity::{Address, OUR, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
@@ -17,6 +17,7 @@ use crate::channel::ChannelId;
 use crate::proto::MessageKind;
 use crate::words::audience::Audience;
 use crate::words::topic;
+use serde::Serialize;
 
 /// The meaning of a message to the HTTP server.
 #[derive(Debug, PartialEq, Eq)]
@@ -162,7 +163,12 @@ impl Reply {
 
     /// The answer to a refused action: always sent, and to the source, even if success would be reported elsewhere.
     pub fn refused(self, error: HttpServerError) -> KernelMessage {
-        answer(self.id, self.server, self.source, &Err::<(), _>(error))
+        match self.server {
+            ServerName::Current => answer(self.id, self.server, self.source, &Err::<(), _>(error)),
+            ServerName::Old => {
+                answer(self.id, self.server, self.source, &Err::<(), _>(OldHttpServerError::from(error)))
+            }
+        }
     }
 
     /// The answer to an action that was done, if one is expected.
@@ -176,11 +182,11 @@ impl Reply {
     }
 }
 
-fn answer<T: serde::Serialize>(
+fn answer<T: Serialize, E: Serialize>(
     id: u64,
     server: ServerName,
     target: Address,
-    result: &Result<T, HttpServerError>,
+    result: &Result<T, E>,
 ) -> KernelMessage {
     let body = serde_json::to_vec(result).expect("keys are strings and the writer is memory");
     KernelMessage {

@@ -1,7 +1,8 @@
 //! The HTTP server's answers to an action: success, one of five refusals (another for a grant or a subscription), or
 //! counts. And why the server itself ended.
 //!
-//! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.
+//! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`. Nodes before Kinode 0.10
+//! have other names for the refusals.
 
 use crate::broker::{AttachError, Outcome, ShardDied, StartError};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,30 @@ pub enum HttpServerError {
     /// together have, or there is no memory.
     #[error("subscription limit reached (128 topics for a channel; subscriptions_max for all), or no memory")]
     TooManySubscriptions,
+}
+
+/// A refusal in the words of nodes before Kinode 0.10: their process libraries know no others.
+#[derive(Debug, Serialize)]
+pub(super) enum OldHttpServerError {
+    BadRequest { req: String },
+    NoBlob,
+    PathBindError { error: String },
+    WebSocketPushError { error: String },
+}
+
+impl From<HttpServerError> for OldHttpServerError {
+    fn from(error: HttpServerError) -> Self {
+        let words = error.to_string();
+        match error {
+            HttpServerError::MalformedRequest => Self::BadRequest { req: words },
+            HttpServerError::NoBlob => Self::NoBlob,
+            HttpServerError::InvalidSourceProcess => Self::PathBindError { error: words },
+            HttpServerError::WsPingPongTooLong
+            | HttpServerError::WsChannelNotFound
+            | HttpServerError::TooManyGrants
+            | HttpServerError::TooManySubscriptions => Self::WebSocketPushError { error: words },
+        }
+    }
 }
 
 /// The outcome of a push to many channels, in channels. The body of the answers to `WebSocketPushMany` and

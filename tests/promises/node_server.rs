@@ -177,13 +177,31 @@ fn an_old_node_hears_from_the_name_that_it_knows() {
     // Encryption that does not exist is not promised.
     for bind in [bind, r#"{"WebSocketSecureBind":{"path":"/","encrypted":false,"extension":false}}"#] {
         node.hand_in(to_old_name(2, app, &bind.replace(r#""encrypted":false"#, r#""encrypted":true"#), None, None));
-        assert_eq!(heard(&mut node), (ours.clone(), r#"{"Err":"MalformedRequest"}"#.into()));
+        let (source, refused) = heard(&mut node);
+        assert!(source == ours && refused.starts_with(r#"{"Err":{"BadRequest":{"req":""#), "{refused}");
     }
     let client = node.client(of_app);
     let (source, opened) = heard(&mut node);
     assert_eq!(source, "fake.os@http_server:distro:sys", "{opened}");
-    node.hand_in(to_old_name(3, "our@other:other:test.os", &push(1), Some(b"stray"), None));
-    assert_eq!(heard(&mut node), (ours.clone(), r#"{"Err":"WsChannelNotFound"}"#.into()));
+    // The refusals have the names that its process libraries know, at once or when a shard has found out.
+    let with_blob: (u64, &str, Option<&[u8]>, &str) = (
+        3,
+        &push(1),
+        Some(b"stray"),
+        r#"{"WebSocketPushError":{"error":"no channel of this id belongs to the process"}}"#,
+    );
+    let without = (4, &*push(1), None, r#""NoBlob""#);
+    let by_nobody = (
+        5,
+        r#"{"Bind":{"path":"/","authenticated":false,"local_only":false,"cache":false}}"#,
+        None,
+        r#"{"PathBindError":{"error":"this process may not bind paths"}}"#,
+    );
+    for (id, body, blob, refused) in [with_blob, without, by_nobody] {
+        let source = if id == 5 { "bob.os@other:other:test.os" } else { "our@other:other:test.os" };
+        node.hand_in(to_old_name(id, source, body, blob, None));
+        assert_eq!(heard(&mut node), (ours.clone(), format!(r#"{{"Err":{refused}}}"#)));
+    }
     drop(client);
     let (source, closed) = heard(&mut node);
     assert_eq!(source, ours, "{closed}");

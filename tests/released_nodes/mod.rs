@@ -131,11 +131,7 @@ pub mod kinode {
                 pub content: String,
             }
 
-            impl Printout {
-                pub fn new<T: Into<String>>(verbosity: u8, content: T) -> Self {
-                    Self { verbosity, content: content.into() }
-                }
-            }
+            // 0.8.0 and 0.8.1 have no constructor.
         }
     }
 }
