@@ -167,7 +167,19 @@ pub(crate) fn read(pair: &CertificateFiles) -> anyhow::Result<Certificate> {
         tracing::warn!(file = %pair.key.display(), "every user of this machine can read the TLS key: chmod 600 it");
     }
     let names = || format!("{}: {} and {}", pair.setting, pair.chain.display(), pair.key.display());
-    Certificate::from_pem(&chain, &key).with_context(names)
+    let certificate = Certificate::from_pem(&chain, &key).with_context(names)?;
+    warn_of_term(pair, &certificate, clock::unix_s());
+    Ok(certificate)
+}
+
+/// Clients refuse what is not valid today, and see no word of ours.
+fn warn_of_term(pair: &CertificateFiles, certificate: &Certificate, now_unix_s: u64) {
+    let file = pair.chain.display();
+    if certificate.not_after_unix_s() <= now_unix_s {
+        tracing::warn!(%file, "the certificate has expired: clients refuse it; renew it, and it is read by itself");
+    } else if certificate.not_before_unix_s() > now_unix_s {
+        tracing::warn!(%file, "the certificate is not valid yet: clients refuse it; set this machine's clock, or wait");
+    }
 }
 
 fn read_file(setting: &str, path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -44,6 +44,9 @@ pub(crate) fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyh
     if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub {
         tracing::warn!("no process can attach, so no client is served: set link (--link PATH) or link_tcp");
     }
+    if !config.tls_certs.0.is_empty() && config.tls_listen.0.is_none() {
+        tracing::warn!("tls_certs is not used, since nothing speaks TLS: set tls_listen (--tls-listen ADDRESS:PORT)");
+    }
     acme::prepare(&config)?;
     let certificates = Certificates::read(&config, &Certificates::default())?;
     let admin = config.admin_listen;

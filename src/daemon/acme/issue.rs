@@ -96,7 +96,9 @@ impl CertificateAuthority {
 
     fn client(&self) -> anyhow::Result<AccountBuilder> {
         Ok(match &self.ca {
-            Some(file) => Account::builder_with_root(file).context("tls_acme_ca")?,
+            Some(file) => {
+                Account::builder_with_root(file).with_context(|| format!("tls_acme_ca: {}", file.display()))?
+            }
             None => Account::builder()?,
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the key is the certificate's. Whether clients trust it is not checked. It must not know files.
 
+use memchr::memmem;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,12 +20,23 @@ pub enum CertificateError {
         "no certificate can be read from it ({0}): it is to be PEM, the server's certificate first, its issuers behind it"
     )]
     Chain(String),
-    /// There is no private key in it, or one that is not supported.
+    /// There is no private key in it.
     #[error("no private key can be read from it ({0}): it is to be PEM, unencrypted, of an ECDSA, Ed25519 or RSA key")]
     Key(String),
+    /// The key can be read with a passphrase alone.
+    #[error("the private key is encrypted, and nobody is asked for its passphrase: decrypt it (openssl pkey -in KEY)")]
+    Encrypted,
+    /// A key that nothing is signed with here.
+    #[error("keys of this kind or size are not supported: ECDSA on P-256, P-384 or P-521, Ed25519, RSA from 2048 bits")]
+    Unsupported,
     /// The key belongs to another certificate.
     #[error("the key is not the certificate's: give the key for which this certificate was issued")]
-    TokenMismatch,
+    Mismatch,
+    /// The key belongs to a certificate behind the first one, of this place.
+    #[error(
+        "the key is that of certificate {0} in the chain: the server's own is to be the first, its issuers behind it"
+    )]
+    NotFirst(usize),
     /// There is nothing to choose from.
     #[error("no certificate is given, and a server needs one")]
     None,
@@ -54,13 +66,19 @@ impl Certificate {
         let names = parsed.valid_dns_names().map(|name| name.to_ascii_lowercase().into()).collect();
         let (not_before_unix_s, not_after_unix_s) = validity(own).ok_or_else(|| chain_error(&"its dates"))?;
         let key_error = |error: &dyn fmt::Display| CertificateError::Key(error.to_string());
+        // The markers of PKCS #8 (RFC 7468 11), and of the older form (RFC 1421 4.6.1.1).
+        if memmem::find(key, b"ENCRYPTED PRIVATE KEY").or_else(|| memmem::find(key, b"4,ENCRYPTED")).is_some() {
+            return Err(CertificateError::Encrypted);
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| key_error(&error))?;
-        let key = any_supported_type(&key).map_err(|error| key_error(&error))?;
+        let key = any_supported_type(&key).map_err(|_| CertificateError::Unsupported)?;
         let key = CertifiedKey::new(chain, key);
-        match key.keys_match() {
-            // A key that does not tell its public half is not known to be wrong.
-            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err(CertificateError::TokenMismatch),
+        if !may_match(&key) {
+            let is_its = |issuer: &CertificateDer<'static>| {
+                CertifiedKey::new(vec![issuer.clone()], key.key.clone()).keys_match().is_ok()
+            };
+            let place = key.cert.iter().position(is_its);
+            return Err(place.map_or(CertificateError::Mismatch, |at| CertificateError::NotFirst(at + 1)));
         }
         let price_ns = price_ns(&key);
         Ok(Self { key: Arc::new(key), names, not_before_unix_s, not_after_unix_s, price_ns })
@@ -106,6 +124,11 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("names", &self.names).field("not_after", &self.not_after_unix_s).finish()
     }
+}
+
+/// A key that does not tell its public half is not known to be wrong.
+fn may_match(key: &CertifiedKey) -> bool {
+    matches!(key.keys_match(), Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)))
 }
 
 /// A star is the whole first label, and stands for one that is not empty.

@@ -38,14 +38,21 @@ fn a_bad_pair_says_what_is_wrong() {
     let (chain, key) = made(&["a"], KeyPair::generate().unwrap());
     let (_, other) = made(&["a"], KeyPair::generate().unwrap());
     let error = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err();
-    assert_eq!(error(&chain, &other), CertificateError::TokenMismatch);
+    assert_eq!(error(&chain, &other), CertificateError::Mismatch);
+    let (issuer, of_issuer) = made(&["b"], KeyPair::generate().unwrap());
+    assert_eq!(error(&format!("{issuer}{chain}"), &key), CertificateError::NotFirst(2));
+    assert_eq!(error(&format!("{chain}{issuer}"), &of_issuer), CertificateError::NotFirst(2));
+    for encrypted in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIHs\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIHs\n-----END EC PRIVATE KEY-----\n",
+    ] {
+        assert_eq!(error(&chain, encrypted), CertificateError::Encrypted);
+    }
     assert!(matches!(error(&key, &key), CertificateError::Chain(_)));
     assert!(matches!(error("", &key), CertificateError::Chain(_)));
     assert!(matches!(error(&chain, &chain), CertificateError::Key(_)));
-    assert!(matches!(
-        error(&chain, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
-        CertificateError::Key(_)
-    ));
+    let none_of_ours = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    assert_eq!(error(&chain, none_of_ours), CertificateError::Unsupported);
     let broken = chain.replace("MII", "MIA");
     assert!(matches!(error(&broken, &key), CertificateError::Chain(_)));
 }
