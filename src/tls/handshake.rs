@@ -424,12 +424,18 @@ fn plain_alert(sent: &[u8]) -> Option<Alert> {
 pub(super) struct CertificateResolver(pub Arc<[Certificate]>);
 
 impl ResolvesServerCert for CertificateResolver {
-    /// The first that is for that host and signs as the client understands; else the first that signs so; else the
-    /// first at all, with which the handshake fails as RFC 8446 4.2.3 asks (`handshake_failure`).
+    /// Of those that sign as the client understands: the first that has that very host's name; else the first with a
+    /// wildcard for it; else the first. Else the first at all, with which the handshake fails as RFC 8446 4.2.3 asks
+    /// (`handshake_failure`).
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let signs = |certificate: &&Certificate| certificate.can_sign(hello.signature_schemes());
         let name = hello.server_name().map(str::to_ascii_lowercase);
-        let named = name.and_then(|name| self.0.iter().filter(signs).find(|certificate| certificate.is_for(&name)));
+        let find =
+            |is_it: &dyn Fn(&Certificate) -> bool| self.0.iter().filter(signs).find(|certificate| is_it(certificate));
+        let named = name.and_then(|name| {
+            find(&|certificate| certificate.names().any(|own| own == name))
+                .or_else(|| find(&|certificate| certificate.is_for(&name)))
+        });
         let chosen = named.or_else(|| self.0.iter().find(signs)).or_else(|| self.0.first());
         chosen.map(|certificate| certificate.key.clone())
     }

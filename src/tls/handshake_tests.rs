@@ -221,13 +221,14 @@ fn what_comes_behind_the_handshake_is_left_to_the_records() {
 
 #[test]
 fn the_certificate_is_the_one_for_the_host_that_is_named() {
-    let server = server(&[&["first.example"], &["second.example", "*.wild.example"]]);
+    let server = server(&[&["first.example"], &["second.example", "*.wild.example"], &["own.wild.example"]]);
     let config = Arc::new(client_config(None));
     for (name, expected) in [
         ("first.example", 0),
         ("second.example", 1),
         ("SECOND.example", 1),
         ("a.wild.example", 1),
+        ("own.wild.example", 2),
         ("wild.example", 0),
         ("a.b.wild.example", 0),
         ("unknown.example", 0),
