@@ -123,6 +123,8 @@ fn an_end_without_close_notify_is_told_from_one_with_it() {
         inbound.opened(&process);
         if says_goodbye {
             client.get_mut().say_goodbye().unwrap();
+            // It is answered in kind: an end without it would be an error.
+            assert_eq!(client.get_mut().read_to_end(&mut Vec::new()).unwrap(), 0);
         }
         drop(client);
         let closed = inbound.closed(&process);
@@ -149,7 +151,9 @@ fn tls_counts(broker: &Broker) -> pushring::internals::shard::tls_counts::TlsCou
         let counts = report.tls.unwrap();
         sum.full += counts.full;
         sum.resumed += counts.resumed;
+        sum.connections += counts.connections;
         sum.refused += counts.refused;
+        sum.given_up += counts.given_up;
         sum.timed_out += counts.timed_out;
         sum.let_go += counts.let_go;
         sum.truncated += counts.truncated;
@@ -157,6 +161,14 @@ fn tls_counts(broker: &Broker) -> pushring::internals::shard::tls_counts::TlsCou
         sum.certificates_end_unix_s = counts.certificates_end_unix_s;
     }
     sum
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -200,6 +212,11 @@ fn what_is_no_tls_is_told_so_and_let_go() {
     assert_eq!(answer(&broker, &begun), [21, 3, 3, 0, 2, 2, 10]);
     let counts = tls_counts(&broker);
     assert_eq!((counts.refused, counts.alerts_sent), (4, [(10, 1), (50, 1), (70, 1)].into()));
+    // Each ends in one way: who was refused has not given up.
+    wait_until(|| tls_counts(&broker).connections == 0);
+    assert_eq!((tls_counts(&broker).refused, tls_counts(&broker).given_up), (4, 0));
+    stream(&broker).write_all(&hello[..20]).unwrap();
+    wait_until(|| tls_counts(&broker).given_up == 1);
     // And others are served.
     echoes(&mut connect(&broker, ECHO));
 }

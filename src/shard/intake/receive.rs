@@ -188,8 +188,15 @@ impl Shard {
                 self.tls_counts.truncated += 1;
                 self.connection_failed_for(slot, TRUNCATED);
             }
-            _ => {
-                self.tls_counts.given_up += u64::from(connection.is_shaking());
+            // It has said so in TLS before, and its answer leaves first.
+            ConnectionPhase::Ending(_)
+                if end == SocketEnd::Finished
+                    && connection.flags.has(Flag::HalfClosed)
+                    && !connection.outbound.is_empty() => {}
+            phase => {
+                // What we have refused is counted already, and its client's end is the answer to that.
+                let is_refused = matches!(phase, ConnectionPhase::Ending(_));
+                self.tls_counts.given_up += u64::from(connection.is_shaking() && !is_refused);
                 self.connection_failed(slot);
             }
         }

@@ -10,7 +10,7 @@
 use crate::admission::Prefix;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
-use crate::shard::table::connection::{ConnectionToken, Sealed, SocketEnd, Tls};
+use crate::shard::table::connection::{ConnectionToken, Flag, Sealed, SocketEnd, Tls};
 use crate::shard::table::slot::Slot;
 use crate::shard::work::{self, copy_ns};
 use crate::tls::{Alert, Established, HandshakeFailure, HandshakeStep, PRICE_NS_RESUMED, ReceiveEnd, Records};
@@ -89,11 +89,27 @@ impl Shard {
         self.handle_end(token, SocketEnd::Finished, self.now_ms);
     }
 
-    /// The client says by an alert that it goes.
+    /// A client that is done is told by `close_notify` that we are, too, before its connection is closed (RFC 8446
+    /// 6.1), and nothing else any more. Returns whether the connection stays open for that.
+    pub(in crate::shard) fn answer_goodbye(&mut self, slot: Slot) -> bool {
+        let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() else { return false };
+        if !open.has_heard_goodbye || std::mem::replace(&mut open.has_said_goodbye, true) {
+            return false;
+        }
+        let mut record = Vec::new();
+        open.records.seal_alert(Alert::CLOSE_NOTIFY, &mut record);
+        // Nothing more comes that could turn the close into a reset.
+        self.table[slot].flags.set(Flag::HalfClosed);
+        self.send_only_records(slot, &record);
+        self.end_connection(slot);
+        true
+    }
+
+    /// The client says by an alert that it goes. It is told nothing any more.
     fn gave_up(&mut self, slot: Slot, alert: Alert) {
         self.tls_counts.alert_received(alert);
         if let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() {
-            open.has_heard_goodbye = true;
+            (open.has_heard_goodbye, open.has_said_goodbye) = (true, true);
         }
         self.connection_failed_for(slot, &format!("the client ended TLS with the alert {alert}"));
     }

@@ -149,7 +149,9 @@ impl Shard {
         } else {
             self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
         }
-        self.remove(slot);
+        if !self.answer_goodbye(slot) {
+            self.remove(slot);
+        }
     }
 
     /// The same, and why is known.
