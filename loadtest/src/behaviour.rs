@@ -19,6 +19,8 @@ pub(crate) struct ClientBehaviour {
     pub sources: u8,
     /// The token of registered channels; none: channels are bound to a path.
     pub token: Option<String>,
+    /// The clients ask for channels that outlive their connections.
+    pub resumable: bool,
     /// How TLS is spoken, where it is.
     pub tls_options: TlsOptions,
 }

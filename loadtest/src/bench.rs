@@ -53,6 +53,10 @@ pub(crate) struct ServerArgs {
     /// Open registered channels at `/` instead of channels bound to the process' path.
     #[arg(long)]
     pub registered: bool,
+    /// Offer the subprotocol pushring.1: the channels outlive their connections, and what they receive is kept for a
+    /// while.
+    #[arg(long, conflicts_with = "registered")]
+    pub resumable: bool,
     /// The token of registered channels [default: made by `pushring token` when pushring is started here].
     #[arg(long, env = "LOADTEST_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -125,6 +129,7 @@ impl ServerArgs {
             patience: Duration::try_from_secs_f64(self.patience).context("--patience")?,
             sources: self.sources,
             token,
+            resumable: self.resumable,
             tls_options: TlsOptions { authority: self.ca.clone(), classic: self.classic, resumes: false },
         };
         Ok(Bench { server, behaviour, _files: files })

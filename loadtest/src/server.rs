@@ -238,6 +238,7 @@ impl Server {
         let path = if token.is_some() { "/".to_owned() } else { format!("/{process}/") };
         let mut target = Target::parse(&self.url, &path, &behaviour.tls_options)?;
         target.sources = behaviour.sources;
+        target.protocols = behaviour.resumable.then_some("pushring.1");
         target.registration = token.map(|token| Registration { token: token.to_owned(), process: process.to_owned() });
         Ok(target)
     }

@@ -71,7 +71,7 @@ impl Engine {
             events: EventBuffer::new(EVENTS_MAX),
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             slots: Vec::new(),
-            request: handshake::request(&target.host, &target.path),
+            request: target.request(""),
             tail: None,
             target,
             masks: MaskKeys::new(sys::now_ns()),
@@ -134,7 +134,7 @@ impl Engine {
             self.slots.resize_with(client + 1, || None);
         }
         if let Some(tail) = &self.tail {
-            self.request = handshake::request(&self.target.host, &format!("{}{}", self.target.path, tail(client)));
+            self.request = self.target.request(&tail(client));
         }
         self.slots[client] = Some(Slot::new(stream, &self.request, tls));
         self.connecting += 1;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, bail};
 
+use super::handshake;
 use super::tls::{Tls, TlsOptions};
 
 /// The first message of a registered channel.
@@ -33,6 +34,8 @@ pub(crate) struct Target {
     pub path: String,
     /// Set for `wss://`.
     pub tls: Option<Tls>,
+    /// The subprotocols that the clients offer.
+    pub protocols: Option<&'static str>,
     /// Set for registered channels.
     pub registration: Option<Registration>,
     /// Over how many addresses 127.0.0.1, 127.0.0.2, … the clients are spread (loopback servers only).
@@ -63,7 +66,16 @@ impl Target {
         };
         let name = with_port.rsplit_once(':').map_or(host, |(name, _)| name);
         let tls = is_tls.then(|| Tls::new(name, tls_options)).transpose()?;
-        Ok(Self { address, host: host.to_owned(), path, tls, registration: None, sources: 1 })
+        Ok(Self { address, host: host.to_owned(), path, tls, protocols: None, registration: None, sources: 1 })
+    }
+
+    /// The upgrade request for its path, followed by `tail`.
+    pub(super) fn request(&self, tail: &str) -> Vec<u8> {
+        let path = format!("{}{tail}", self.path);
+        match self.protocols {
+            None => handshake::request(&self.host, &path),
+            Some(protocols) => handshake::request_offering(&self.host, &path, protocols),
+        }
     }
 
     /// The address client number `client` connects from, if it matters.
@@ -93,6 +105,15 @@ mod tests {
         let target = parse("wss://[::1]/", "/").unwrap();
         assert!(target.tls.is_some() && target.address == "[::1]:443".parse().unwrap());
         assert!(parse("ftp://127.0.0.1/", "/").is_err() && parse("127.0.0.1", "/").is_err());
+    }
+
+    #[test]
+    fn what_is_offered_stands_in_the_request() {
+        let mut target = Target::parse("ws://127.0.0.1:1/a", "/", &TlsOptions::default()).unwrap();
+        let request = |target: &Target| String::from_utf8(target.request("/b")).unwrap();
+        assert!(request(&target).starts_with("GET /a/b ") && !request(&target).contains("Protocol"));
+        target.protocols = Some("pushring.1");
+        assert!(request(&target).contains("\r\nSec-WebSocket-Protocol: pushring.1\r\n"));
     }
 
     #[test]

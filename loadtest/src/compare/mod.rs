@@ -105,6 +105,8 @@ pub(crate) enum Reference {
     Tungstenite,
     /// pushring whose processes are attached over a link; the CPU of both OS processes is counted.
     Link,
+    /// pushring whose clients ask for channels that outlive their connections, so that what they receive is kept.
+    Resumable,
 }
 
 /// Everything a comparison found.
@@ -209,6 +211,8 @@ enum ContenderKind {
     OnThreads,
     /// Only fan-out and paced.
     BroadcastOnly,
+    /// The same, to channels that outlive their connections.
+    Resumable,
     /// The floor of pushes.
     RawPush,
     /// The floor of handshakes, which ends every connection itself.
@@ -227,7 +231,9 @@ impl Contender {
             (ContenderKind::OnThreads, Job::Fanout(_) | Job::Paced(_) | Job::Echo(_) | Job::Unicast(_)) => {
                 Some(job.clone())
             }
-            (ContenderKind::BroadcastOnly, Job::Fanout(_) | Job::Paced(_)) => Some(job.clone()),
+            (ContenderKind::BroadcastOnly | ContenderKind::Resumable, Job::Fanout(_) | Job::Paced(_)) => {
+                Some(job.clone())
+            }
             (ContenderKind::RawPush, Job::Fanout(_)) => Some(job.clone()),
             (ContenderKind::RawPush, Job::Unicast(settings)) => {
                 let mut settings = settings.clone();
@@ -255,17 +261,26 @@ fn raw_contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
     ])
 }
 
+fn pushring(args: &CompareArgs) -> anyhow::Result<ServerSpec> {
+    let program = ServerArgs::find_pushring(args.start.as_ref())?;
+    let shards = args.shards.unwrap_or(args.server_cpus.len().max(1));
+    Ok(ServerSpec::pushring(program, shards, &args.server_cpus))
+}
+
 fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
     let mut list = Vec::new();
     if !args.without_pushring {
-        let program = ServerArgs::find_pushring(args.start.as_ref())?;
-        let shards = args.shards.unwrap_or(args.server_cpus.len().max(1));
-        let spec = ServerSpec::pushring(program, shards, &args.server_cpus);
+        let spec = pushring(args)?;
         list.push(Contender { spec: spec.clone(), kind: ContenderKind::Full });
         list.push(Contender { spec: spec.on_threads(), kind: ContenderKind::OnThreads });
     }
     for reference in &args.references {
         let (name, kind) = match reference {
+            Reference::Resumable => {
+                let spec = ServerSpec { name: "resumable".into(), ..pushring(args)? };
+                list.push(Contender { spec, kind: ContenderKind::Resumable });
+                continue;
+            }
             Reference::Warp => ("warp", ContenderKind::Reference),
             Reference::Node => ("node", ContenderKind::Reference),
             Reference::Tungstenite => ("tungstenite", ContenderKind::Reference),
@@ -288,9 +303,7 @@ fn tls_contenders(args: &CompareArgs, pem: &Path) -> anyhow::Result<Vec<Contende
     let mut list = Vec::new();
     let full = |spec| Contender { spec, kind: ContenderKind::Full };
     if !args.without_pushring {
-        let program = ServerArgs::find_pushring(args.start.as_ref())?;
-        let shards = args.shards.unwrap_or(args.server_cpus.len().max(1));
-        let plain = ServerSpec::pushring(program, shards, &args.server_cpus);
+        let plain = pushring(args)?;
         match plain.clone().with_tls(pem)? {
             Some(own) => list.push(full(own)),
             None => println!("pushring with TLS: skipped; this program was built without it (no --tls-listen)"),
@@ -421,6 +434,7 @@ fn behaviour(args: &CompareArgs) -> anyhow::Result<ClientBehaviour> {
         patience: Duration::from_secs(10),
         sources: 16,
         token: None,
+        resumable: false,
         // The common set: OpenSSL has the hybrid exchange only since 3.5.
         tls_options: TlsOptions { classic: true, ..TlsOptions::default() },
     })
@@ -448,7 +462,8 @@ fn run_cell(
 /// Starts the server, runs the job, ends the server. A failure is a result like any other.
 fn one_run(contender: &Contender, job: &Job, behaviour: &ClientBehaviour, series: &mut Series) {
     let result = contender.spec.start().and_then(|server| {
-        let mut bench = Bench::new(server, behaviour.clone());
+        let resumable = contender.kind == ContenderKind::Resumable;
+        let mut bench = Bench::new(server, ClientBehaviour { resumable, ..behaviour.clone() });
         let result = within(RUN_MAX, || job.run(&mut bench));
         if result.is_err() {
             bench.server.check_alive()?;

@@ -158,6 +158,7 @@ pub(super) fn crowd<'a>(
         patience: WHOLE_WITHIN,
         sources: 16,
         token: None,
+        resumable: false,
         tls_options: TlsOptions { authority: None, classic: false, resumes: false },
     };
     let mut engine = Engine::new(at.server.target(PROCESS, &behaviour)?, Pace::Block)?;
