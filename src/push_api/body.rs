@@ -11,11 +11,13 @@ use crate::words::topic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
 use std::sync::Arc;
 
 /// Channels that one request may name, to be reached or left out.
@@ -107,14 +109,6 @@ fn with_integers(value: Value) -> Value {
     }
 }
 
-/// See [`OutcomeWanted`].
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Outcomes {
-    Plain(bool),
-    Of(String),
-}
-
 /// The field that is wrong, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
@@ -128,16 +122,48 @@ impl Wrong {
     }
 }
 
-type JsonFields = BTreeMap<String, Box<RawValue>>;
+/// The fields of a JSON object. Each stands there once: of two, readers would take different ones (RFC 8259 section 4).
+#[derive(Default)]
+struct JsonFields(BTreeMap<String, Box<RawValue>>);
+
+/// Begins the error of a field that is there twice; the name follows.
+const TWICE: &str = "it is there twice: ";
+
+impl<'de> Deserialize<'de> for JsonFields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = JsonFields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<JsonFields, A::Error> {
+        let mut fields = JsonFields::default();
+        while let Some((name, value)) = from.next_entry::<String, Box<RawValue>>()? {
+            match fields.0.entry(name) {
+                Entry::Occupied(there) => return Err(A::Error::custom(format_args!("{TWICE}{}", there.key()))),
+                Entry::Vacant(place) => drop(place.insert(value)),
+            }
+        }
+        Ok(fields)
+    }
+}
 
 /// Takes a field out and reads it. `null` counts as left out.
 fn take<T: DeserializeOwned>(fields: &mut JsonFields, within: &str, name: &str) -> Result<Option<T>, Wrong> {
-    let Some(value) = fields.remove(name) else { return Ok(None) };
+    let Some(value) = fields.0.remove(name) else { return Ok(None) };
     serde_json::from_str(value.get()).map_err(|error| Wrong::new(format!("{within}{name}"), error.to_string()))
 }
 
 fn nothing_left(fields: &JsonFields, within: &str) -> Result<(), Wrong> {
-    match fields.keys().next() {
+    match fields.0.keys().next() {
         None => Ok(()),
         Some(name) => Err(Wrong::new(format!("{within}{name}"), "there is no such field")),
     }
@@ -150,7 +176,7 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
     let (to, process) = audience(to.ok_or_else(|| Wrong::new("to", "say whom the push is for"))?)?;
     let text: Option<String> = take(&mut fields, "", "text")?;
     let data: Option<String> = take(&mut fields, "", "data")?;
-    let json = fields.remove("json");
+    let json = fields.0.remove("json");
     let is_json = json.is_some();
     let message = match (text, json, data) {
         (Some(text), None, None) => Message::text(text),
@@ -168,9 +194,12 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
     let except: Option<Vec<ChannelNumber>> = take(&mut fields, "", "except")?;
     let except = except.unwrap_or_default().into_iter().map(|number| number.0).collect();
     let outcome = match take(&mut fields, "", "outcome")? {
-        None | Some(Outcomes::Plain(false)) => OutcomeWanted::Nothing,
-        Some(Outcomes::Plain(true)) => OutcomeWanted::Here,
-        Some(Outcomes::Of(text)) => wanted(&text).ok_or_else(|| Wrong::new("outcome", "true, false or \"nodes\""))?,
+        None | Some(Value::Bool(false)) => OutcomeWanted::Nothing,
+        Some(Value::Bool(true)) => OutcomeWanted::Here,
+        Some(value) => {
+            let wanted = value.as_str().and_then(wanted);
+            wanted.ok_or_else(|| Wrong::new("outcome", "true, false or \"nodes\""))?
+        }
     };
     nothing_left(&fields, "")?;
     let except = channels("except", except)?;
@@ -214,6 +243,9 @@ fn process_id(text: &str) -> Result<ProcessId, Wrong> {
 
 fn topic_name(name: String) -> Result<Arc<str>, Wrong> {
     topic::check(&name).map_err(|error| Wrong::new("to.topic", error.to_string()))?;
+    if topic::is_reserved(&name) {
+        return Err(Wrong::new("to.topic", "names that begin with U+001E are the broker's own"));
+    }
     Ok(name.into())
 }
 
@@ -251,19 +283,24 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
     let wrong = |why: String| Wrong::new("push-to", why);
     let (mut audience, mut process, mut policy) = (None, None, None);
     let (mut except, mut outcome) = (Vec::new(), OutcomeWanted::Nothing);
+    let mut there = Vec::new();
     for part in to.split(';').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let name = name.trim();
         let value = decoded(value.trim()).ok_or_else(|| wrong(format!("{name}: no UTF-8, or a % alone")))?;
         let ids = |value: &str| -> Result<Vec<u32>, Wrong> {
-            let ids = value.split(',').map(|id| id.trim().parse());
-            ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("{name}: numbers of channels, as 7,8")))
+            let ids = value.split(',').map(|id| digits(id.trim()));
+            ids.collect::<Option<_>>().ok_or_else(|| wrong(format!("{name}: numbers of channels, as 7,8")))
         };
-        let found = match name.trim() {
+        if there.contains(&name) {
+            return Err(wrong(format!("{TWICE}{name}")));
+        }
+        let found = match name {
             "topic" => Some(PublishTo::All(Audience::Topic(topic_name(value).map_err(|error| wrong(error.why))?))),
             "path" => Some(PublishTo::All(Audience::Path(value.into()))),
             "channels" => {
                 let ids = value.split(',').map(str::trim);
-                let ids = ids.map(|id| id.parse().map_or_else(|_| Named::At(id.to_owned()), Named::Here));
+                let ids = ids.map(|id| digits(id).map_or_else(|| Named::At(id.to_owned()), Named::Here));
                 Some(named("push-to", ids.collect())?)
             }
             "user" => Some(PublishTo::User(value)),
@@ -287,6 +324,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
             }
             other => return Err(wrong(format!("there is no {other}"))),
         };
+        there.push(name);
         if found.is_some() && std::mem::replace(&mut audience, found).is_some() {
             return Err(wrong("name one of topic, path, channels and user, not several".to_owned()));
         }
@@ -303,6 +341,11 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
         false => Message::binary(body),
     };
     Ok(PublishOrder { to, process, message, is_json: false, policy, except, outcome })
+}
+
+/// A number of digits alone: `parse` would take a sign.
+pub(super) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Percent-decoded (RFC 3986 section 2.1). None: a `%` without two digits, or no UTF-8.
@@ -400,6 +443,14 @@ mod tests {
             (r#"{"to":{"topic":"a"},"text":"x","outcome":"yes"}"#, "outcome"),
             (r#"{"to":{"channels":["b/x"]},"text":"x"}"#, "to.channels"),
             (r#"{"to":{"topic":"a"},"text":"x","ttl":1}"#, "ttl"),
+            (r#"{"to":{"topic":"a"},"text":"x","outcome":1}"#, "outcome"),
+            // Of two fields another reader would take the other one.
+            (r#"{"to":{"topic":"a"},"to":{"topic":"b"},"text":"x"}"#, "body"),
+            (r#"{"to":{"topic":"a"},"text":"x","\u0074ext":"y"}"#, "body"),
+            (r#"{"to":{"topic":"a","topic":"b"},"text":"x"}"#, "to"),
+            // The broker's own: another user's, and the messages of another topic in their envelopes.
+            (r#"{"to":{"topic":"\u001euser/ann"},"text":"x"}"#, "to.topic"),
+            (r#"{"to":{"topic":"\u001eenvelope/a"},"text":"x"}"#, "to.topic"),
         ] {
             assert_eq!(wrong(body), field, "{body}");
         }
@@ -416,9 +467,24 @@ mod tests {
         assert_eq!(text.message, Message::text("é"));
         assert_eq!(of_raw("user=ann", "text/plain", Bytes::from_static(b"\xff")).unwrap_err().field, "body");
         assert_eq!(of_raw("process=chat", "", Bytes::new()).unwrap().to, PublishTo::All(Audience::Process));
-        for bad in
-            ["", ";", "topic", "topic=%", "topic=%zz", "topic=%ff", "topic=a;user=b", "channels=x", "policy=x", "a=b"]
-        {
+        for bad in [
+            "",
+            ";",
+            "topic",
+            "topic=%",
+            "topic=%zz",
+            "topic=%ff",
+            "topic=%1euser/ann",
+            "topic=a;user=b",
+            "topic=a;topic=a",
+            "topic=a;except=7;except=8",
+            "topic=a;policy=close;policy=drop_newest",
+            "topic=a;except=+7",
+            "channels=x",
+            "channels=+7",
+            "policy=x",
+            "a=b",
+        ] {
             assert_eq!(of_raw(bad, "", Bytes::new()).unwrap_err().field, "push-to", "{bad}");
         }
     }

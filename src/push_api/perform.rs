@@ -3,7 +3,7 @@
 //! Invariants: a push never waits; nothing is done in the name of a process that is gone.
 
 use super::answer::ApiAnswer;
-use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
+use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded, digits};
 use crate::broker::{
     Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
     Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
@@ -22,6 +22,10 @@ pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 
 /// With what a channel is closed where the request does not say (RFC 6455 7.4.1: policy).
 const CLOSE_CODE: u16 = 1008;
+
+/// Topics of a page, unless the request says how many.
+const TOPICS_AT_ONCE: usize = 100;
+const TOPICS_AT_ONCE_MAX: usize = 1000;
 
 /// Processes whose handles are kept.
 const HANDLES_MAX: usize = 256;
@@ -258,19 +262,19 @@ impl Performer {
 
     pub(super) fn topics(&self, query: &Query) -> ApiAnswer {
         let asked = || {
-            let limit = query.get("limit").map(|limit| limit.parse()).transpose();
-            let limit: usize = limit
-                .map_err(|_| ApiAnswer::error(400, Some("limit"), "a number up to 1000"))?
-                .unwrap_or(100)
-                .min(1000);
+            let limit = match query.get("limit").map(|limit| digits::<u64>(limit)) {
+                None => TOPICS_AT_ONCE,
+                Some(Some(limit @ 1..)) => usize::try_from(limit).unwrap_or(usize::MAX).min(TOPICS_AT_ONCE_MAX),
+                Some(_) => return Err(ApiAnswer::error(400, Some("limit"), "a number from 1 to 1000")),
+            };
             let (prefix, after) = (query.get("prefix").cloned().unwrap_or_default(), query.get("after").cloned());
             let process = self.process_of(query)?;
             // One more tells whether there is another page; topics reserved for users are never listed.
             let after = after.or_else(|| prefix.is_empty().then(|| topic::BEHIND_RESERVED.to_owned()));
             let topics = self.target.topics(&TopicQuery { process, prefix, after, limit: Some(limit + 1) });
             let topics: Vec<_> = topics.into_iter().filter(|report| !topic::is_reserved(&report.topic)).collect();
-            let next = (topics.len() > limit).then(|| topics[limit - 1].topic.clone());
             let page = &topics[..topics.len().min(limit)];
+            let next = page.last().filter(|_| topics.len() > limit).map(|last| last.topic.clone());
             Ok(ApiAnswer::json(200, &json!({"topics": page, "next": next})))
         };
         asked().unwrap_or_else(|refused: ApiAnswer| refused)
@@ -303,7 +307,7 @@ impl Performer {
     }
 
     pub(super) fn channel(&self, id: &str) -> ApiAnswer {
-        let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
+        let Some(channel) = digits(id).map(ChannelId::new) else { return no_number() };
         let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
         match self.target.channels(&filter, 0, 1).0.pop() {
             None => no_channel(&channel),
@@ -339,7 +343,7 @@ impl Performer {
     }
 
     pub(super) fn close(&self, id: &str, query: &Query) -> ApiAnswer {
-        let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
+        let Some(channel) = digits(id).map(ChannelId::new) else { return no_number() };
         let (code, reason) = match close_of(query) {
             Ok(close) => close,
             Err(refused) => return refused,

@@ -102,7 +102,7 @@ fn raw_holds(field: &str, is_text: bool, payload: Bytes) {
 
 fn is_bounded(order: &PublishOrder) {
     if let PublishTo::All(Audience::Topic(name)) = &order.to {
-        assert!(topic::check(name).is_ok());
+        assert!(topic::check(name).is_ok() && !topic::is_reserved(name));
     }
     assert!(order.except.len() <= body::CHANNELS_MAX);
 }

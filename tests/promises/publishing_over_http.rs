@@ -272,6 +272,12 @@ fn topics_and_channels_are_looked_at_and_closed() {
     assert_eq!((status, page), (200, json!({"topics": [{"topic": "a/1", "subscribers": 1}], "next": "a/1"})));
     let (_, page) = scene.ask("GET /api/topics?after=a/1", "", b"");
     assert_eq!((page["topics"].as_array().unwrap().len(), &page["next"]), (2, &Value::Null));
+    for limit in ["0", "-1", "+1", "1.5", "", "18446744073709551616"] {
+        let (status, told) = scene.ask(&format!("GET /api/topics?limit={limit}"), "", b"");
+        assert_eq!((status, &told["field"]), (400, &json!("limit")), "{limit}");
+    }
+    let (_, page) = scene.ask("GET /api/topics?limit=18446744073709551615", "", b"");
+    assert_eq!(page["topics"].as_array().unwrap().len(), 3, "whatever was asked, the API goes on");
     assert_eq!(scene.ask("GET /api/topics/a%2F2", "", b""), (200, json!({"topic": "a/2", "subscribers": 1})));
     let (status, told) = scene.ask(&format!("GET /api/channels/{channel}"), "", b"");
     assert_eq!((status, &told["topics"]), (200, &json!(["a/1", "a/2", "b"])));
