@@ -29,7 +29,10 @@ fn is_read_as_json(bytes: &[u8]) {
     }
     let value = serde_json::from_slice::<Value>(bytes).unwrap_or_default();
     let said = match grammar::read(bytes) {
-        Err(why) => return assert!(matches!(why, "malformed" | "topic"), "{why}"),
+        Err(refused) => {
+            assert!(matches!(refused.why, "malformed" | "topic"), "{refused:?}");
+            return assert!(refused.id.is_none() || refused.id == value["id"].as_u64(), "{refused:?}");
+        }
         Ok(None) => {
             let orders = ["subscribe", "unsubscribe", "publish", "renew"];
             return assert!(orders.iter().all(|order| value[order].is_null()), "{value}");

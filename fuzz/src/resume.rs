@@ -47,7 +47,10 @@ pub fn holds(data: &[u8]) {
 fn is_understood(bytes: &[u8]) {
     let ack = |value: &Value| value.get("ack").filter(|ack| !ack.is_null()).cloned();
     match (text::control(bytes), serde_json::from_slice::<Value>(bytes)) {
-        (Ok(Control::Ack(received)), Ok(value)) => assert_eq!(ack(&value), Some(received.into())),
+        (Ok(Control::Ack { received, says_more }), Ok(value)) => {
+            assert_eq!(ack(&value), Some(received.into()));
+            assert_eq!(says_more, value.as_object().is_some_and(|fields| fields.len() > 1));
+        }
         (Ok(Control::Other), Ok(value)) => assert_eq!(ack(&value), None),
         (Ok(said), Err(error)) => panic!("{said:?} of what is no JSON: {error}"),
         (Err(_), _) => {}

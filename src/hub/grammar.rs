@@ -87,13 +87,41 @@ struct HubFields<'a> {
     id: Option<u64>,
 }
 
+/// A control text that was refused: why, in one word, and the number that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusedOrder {
+    /// Why.
+    pub why: &'static str,
+    /// Its number.
+    pub id: Option<u64>,
+}
+
+/// All that is read of a text whose other fields are wrong.
+#[derive(Deserialize)]
+struct NumberField {
+    id: Option<u64>,
+}
+
 /// Reads a control text, which is UTF-8. None: it orders nothing of the hub.
 ///
 /// # Errors
-/// Why it was refused, in one word.
-pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, &'static str> {
-    let written: HubFields<'_> = serde_json::from_slice(text).map_err(|_| "malformed")?;
-    let HubFields { subscribe, envelope, unsubscribe, publish, text, json, renew, id } = written;
+/// Why it was refused.
+pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, RefusedOrder> {
+    // A derived reader would take an array for the fields in their order.
+    let is_object = text.trim_ascii_start().first() == Some(&b'{');
+    let written = is_object.then(|| serde_json::from_slice(text).ok()).flatten();
+    let Some(written) = written else {
+        let number = is_object.then(|| serde_json::from_slice::<NumberField>(text).ok()).flatten();
+        return Err(RefusedOrder { why: "malformed", id: number.and_then(|number| number.id) });
+    };
+    let written: HubFields<'_> = written;
+    let id = written.id;
+    let order = order_of(written).map_err(|why| RefusedOrder { why, id })?;
+    Ok(order.map(|order| NumberedOrder { order, id }))
+}
+
+fn order_of(written: HubFields<'_>) -> Result<Option<HubOrder>, &'static str> {
+    let HubFields { subscribe, envelope, unsubscribe, publish, text, json, renew, id: _ } = written;
     let name = |name: String| {
         let is_lawful = topic::check(&name).is_ok() && !topic::is_reserved(&name);
         if is_lawful { Ok(name) } else { Err("topic") }
@@ -113,7 +141,7 @@ pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, &'static str> {
         (None, None, None, Some(token)) => HubOrder::Renew { token },
         _ => return Err("malformed"),
     };
-    Ok(Some(NumberedOrder { order, id }))
+    Ok(Some(order))
 }
 
 /// The answer to an order that was executed.
@@ -197,7 +225,19 @@ mod tests {
             (r#"{"subscribe":"\u001eenvelope/a"}"#, "topic"),
             (r#"{"publish":"\u001euser/bob","text":"x"}"#, "topic"),
         ] {
-            assert_eq!(order(text), Err(why), "{text}");
+            assert_eq!(order(text), Err(RefusedOrder { why, id: None }), "{text}");
+        }
+        // Whatever is wrong, who waits for the answer to its order hears it.
+        for (text, why, id) in [
+            (r#"{"subscribe":"","id":7}"#, "topic", Some(7)),
+            (r#"{"publish":"a","id":8}"#, "malformed", Some(8)),
+            (r#"{"subscribe":7,"id":9}"#, "malformed", Some(9)),
+            (r#"{"subscribe":"a","envelope":"yes","id":10}"#, "malformed", Some(10)),
+            (r#"{"subscribe":"a","id":-1}"#, "malformed", None),
+            (r#"{"subscribe":"a","id":1,"id":2}"#, "malformed", None),
+            (r#"["a",false,null,null,null,null,null,1]"#, "malformed", None),
+        ] {
+            assert_eq!(order(text), Err(RefusedOrder { why, id }), "{text}");
         }
         let renew = read(br#"{"renew":"a secret"}"#).unwrap().unwrap();
         assert!(!format!("{renew:?}").contains("secret"), "{renew:?}");

@@ -21,7 +21,7 @@ mod turns;
 pub use calls::{CallLimits, TakenEvents, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
-use self::grammar::{HubOrder, NumberedOrder, PublishedPayload};
+use self::grammar::{HubOrder, NumberedOrder, PublishedPayload, RefusedOrder};
 use self::slow_orders::SlowOrderLimit;
 use self::turns::ClientTurns;
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
@@ -310,11 +310,13 @@ impl Hub {
             Ok(Some(said)) => said,
             // An acknowledgement, which the shard has executed.
             Ok(None) => return Ok(()),
-            Err(why) => return self.answer(channel, &grammar::error(why, None)),
+            Err(RefusedOrder { why, id }) => {
+                return self.answer_and_keep(channel, grammar::error(why, id), id.is_some());
+            }
         };
         let session = self.sessions.get_mut(&channel);
         if session.is_some_and(|session| !session.slow_orders.is_left_for(&order, Instant::now())) {
-            return self.answer(channel, &grammar::error("later", id));
+            return self.answer_and_keep(channel, grammar::error("later", id), id.is_some());
         }
         let mut heard = None;
         let executed = match order {

@@ -6,7 +6,8 @@
 
 use super::token::ResumeToken;
 use crate::channel::ChannelId;
-use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -101,7 +102,12 @@ pub fn dropped(count: u64) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// The client has received so many messages; what came before them may be forgotten.
-    Ack(u64),
+    Ack {
+        /// How many.
+        received: u64,
+        /// Whether the text has more fields, which are not for us.
+        says_more: bool,
+    },
     /// A control text that says nothing to us.
     Other,
 }
@@ -110,10 +116,51 @@ pub enum Control {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoControl;
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct ControlFields {
-    #[serde(default)]
     ack: Option<u64>,
+    says_more: bool,
+}
+
+impl<'de> Deserialize<'de> for ControlFields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(ControlVisitor)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum ControlField {
+    Ack,
+    #[serde(other)]
+    Unknown,
+}
+
+struct ControlVisitor;
+
+impl<'de> Visitor<'de> for ControlVisitor {
+    type Value = ControlFields;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a control text")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<ControlFields, A::Error> {
+        let (mut said, mut has_ack) = (ControlFields::default(), false);
+        while let Some(field) = fields.next_key()? {
+            match field {
+                ControlField::Ack if std::mem::replace(&mut has_ack, true) => {
+                    return Err(A::Error::duplicate_field("ack"));
+                }
+                ControlField::Ack => said.ack = fields.next_value()?,
+                ControlField::Unknown => {
+                    fields.next_value::<IgnoredAny>()?;
+                    said.says_more = true;
+                }
+            }
+        }
+        Ok(said)
+    }
 }
 
 /// Reads what follows [`MARK`].
@@ -121,10 +168,8 @@ struct ControlFields {
 /// # Errors
 /// It is no control text.
 pub fn control(text: &[u8]) -> Result<Control, NoControl> {
-    // A derived reader would take an array for the fields in their order.
-    let is_object = text.trim_ascii_start().first() == Some(&b'{');
-    let said: ControlFields = is_object.then(|| serde_json::from_slice(text).ok()).flatten().ok_or(NoControl)?;
-    Ok(said.ack.map_or(Control::Other, Control::Ack))
+    let ControlFields { ack, says_more } = serde_json::from_slice(text).map_err(|_| NoControl)?;
+    Ok(ack.map_or(Control::Other, |received| Control::Ack { received, says_more }))
 }
 
 /// Returns whether a Text message must be escaped, or is a control text.
@@ -164,9 +209,21 @@ mod tests {
     #[test]
     fn control_texts_are_objects_and_unknown_fields_say_nothing() {
         assert_eq!(dropped(3), "\u{1e}{\"dropped\":3}");
-        assert_eq!(control(br#"{"ack":12}"#), Ok(Control::Ack(12)));
+        let ack = |received, says_more| Ok(Control::Ack { received, says_more });
+        assert_eq!(control(br#" {"ack":12} "#), ack(12, false));
+        assert_eq!(control(br#"{"subscribe":"a","\u0061ck":12}"#), ack(12, true));
+        assert_eq!(control(br#"{"ack":null}"#), Ok(Control::Other));
         assert_eq!(control(br#"{"later":true}"#), Ok(Control::Other));
-        for wrong in [&b""[..], b"12", br#"{"ack":-1}"#, br#"{"ack":"1"}"#, br#"{"ack":1}x"#, b"\xff"] {
+        for wrong in [
+            &b""[..],
+            b"12",
+            b"[12]",
+            br#"{"ack":1,"ack":1}"#,
+            br#"{"ack":-1}"#,
+            br#"{"ack":"1"}"#,
+            br#"{"ack":1}x"#,
+            b"\xff",
+        ] {
             assert_eq!(control(wrong), Err(NoControl));
         }
         assert!(is_marked("\u{1e}x".as_bytes()) && !is_marked(b"x") && !is_marked(b""));

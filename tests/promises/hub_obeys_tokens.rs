@@ -155,6 +155,26 @@ fn a_client_does_what_its_token_says() {
 }
 
 #[test]
+fn every_order_is_answered_by_its_number_whatever_is_wrong_with_it() {
+    let broker = start(false);
+    let mut ann = enter_with(&broker, &token(json!({"sub": "ann", "may_subscribe": ["room.*"]})));
+    for (order, answer) in [
+        (json!({"subscribe": "room.7", "ack": 0, "id": 1}), json!({"subscribed": "room.7", "id": 1})),
+        (json!({"subscribe": "", "id": 2}), json!({"error": "topic", "id": 2})),
+        (json!({"subscribe": "\u{1e}user/bob", "id": 3}), json!({"error": "topic", "id": 3})),
+        (json!({"subscribe": "x".repeat(256), "id": 4}), json!({"error": "topic", "id": 4})),
+        (json!({"subscribe": 7, "id": 5}), json!({"error": "malformed", "id": 5})),
+        (json!({"subscribe": "room.8", "envelope": "yes", "id": 6}), json!({"error": "malformed", "id": 6})),
+        (json!({"publish": "room.7", "id": 7}), json!({"error": "malformed", "id": 7})),
+        (json!({"subscribe": "room.8", "unsubscribe": "room.8", "id": 8}), json!({"error": "malformed", "id": 8})),
+        (json!({"subscribe": "room.8", "id": "9"}), json!({"error": "malformed"})),
+        (json!({"unsubscribe": "room.7", "id": u64::MAX}), json!({"unsubscribed": "room.7", "id": u64::MAX})),
+    ] {
+        assert_eq!(ask(&mut ann, order.clone()), answer, "{order}");
+    }
+}
+
+#[test]
 fn rights_are_not_guessed_crossed_or_widened() {
     let broker = start(false);
     let mut client =

@@ -413,20 +413,23 @@ impl Shard {
     fn execute_client(&mut self, slot: Slot, control: &[u8]) -> ReceiveStep {
         let said = text::control(control);
         let kept_channel = self.out.kept_channels.get_mut(&slot);
-        if said == Ok(Control::Other) {
+        let (is_lawful, is_for_owner) = match (said, kept_channel) {
+            (Ok(Control::Ack { received, says_more }), Some(kept_channel)) => {
+                kept_channel.tokens.settle();
+                (kept_channel.log.acknowledged(received), says_more)
+            }
+            (Ok(Control::Ack { says_more, .. }), None) => (true, says_more),
+            (Ok(Control::Other), _) => (true, true),
+            (Err(_), _) => (false, false),
+        };
+        if !is_lawful {
+            return self.violated(slot, Violation::NoControlText);
+        }
+        if is_for_owner {
             let named = self.table[slot].channel().map(|channel| (channel.id, channel.owner));
             self.emit_control(named, ControlKind::Text, control);
-            return ReceiveStep::Next;
         }
-        let is_lawful = match (said, kept_channel) {
-            (Ok(Control::Ack(received)), Some(kept_channel)) => {
-                kept_channel.tokens.settle();
-                kept_channel.log.acknowledged(received)
-            }
-            (Ok(_), _) => true,
-            (Err(_), _) => false,
-        };
-        if is_lawful { ReceiveStep::Next } else { self.violated(slot, Violation::NoControlText) }
+        ReceiveStep::Next
     }
 
     /// Our pings carry their time. What a client makes of it, it makes of its own record.
