@@ -84,6 +84,12 @@ pub enum TokenError {
     /// Not three parts of base64url JSON with the claims of a node.
     #[error("the token is malformed")]
     Malformed,
+    /// Longer than any that is looked at.
+    #[error("the token has more than {TOKEN_BYTES_MAX} bytes")]
+    TooLong,
+    /// A claim of a hub's token that is none, or is over its limit: which, and what it may be.
+    #[error("the token's claim {0}")]
+    Claim(&'static str),
     /// An algorithm other than HS256.
     #[error("the token is not signed with HS256")]
     Algorithm,
@@ -146,8 +152,13 @@ pub fn mint(secret: &Secret, claims: &Claims) -> String {
 struct JwsHeader {
     alg: String,
     kid: Option<String>,
-    /// Extensions that must be understood (RFC 7515 section 4.1.11); we understand none.
-    crit: Option<serde::de::IgnoredAny>,
+    /// Extensions that must be understood (RFC 7515 section 4.1.11); we understand none. Whatever it is, `null` too.
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
+}
+
+fn is_there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    serde::de::IgnoredAny::deserialize(from).map(|_| true)
 }
 
 /// A token taken apart (RFC 7515 section 7.1): nothing of it is believed yet.
@@ -167,7 +178,7 @@ impl<'t> Jws<'t> {
     pub fn parse(token: &'t str) -> Result<Self, TokenError> {
         let Parts { signed, header, payload, signature } = Parts::of(token)?;
         let header: JwsHeader = parse(header)?;
-        if header.crit.is_some() {
+        if header.crit {
             return Err(TokenError::Malformed);
         }
         let signature = BASE64URL.decode(signature).map_err(|_| TokenError::Signature)?;
@@ -211,7 +222,7 @@ struct Parts<'t> {
 impl<'t> Parts<'t> {
     fn of(token: &'t str) -> Result<Self, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Malformed);
+            return Err(TokenError::TooLong);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
@@ -244,7 +255,7 @@ impl Secret {
             if header.alg != "HS256" {
                 return Err(TokenError::Algorithm);
             }
-            if header.crit.is_some() {
+            if header.crit {
                 return Err(TokenError::Malformed);
             }
         }
@@ -282,9 +293,13 @@ impl Secret {
     }
 }
 
-/// Decodes a part of a token.
+/// Decodes a part of a token, which is a JSON object (RFC 7519 section 7.2).
 pub(super) fn parse<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?;
+    // A derived reader would take an array for the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(TokenError::Malformed);
+    }
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
 }
 
@@ -351,6 +366,9 @@ mod tests {
             (forge(b"key", r#"{"alg":"RS256"}"#, good), TokenError::Algorithm),
             (forge(b"key", r#"{"alg":"none","alg":"HS256"}"#, good), TokenError::Malformed),
             (forge(b"key", r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, good), TokenError::Malformed),
+            (forge(b"key", r#"{"alg":"HS256","crit":null}"#, good), TokenError::Malformed),
+            (forge(b"key", r#"["HS256",null,null]"#, good), TokenError::Malformed),
+            (forge(b"key", hs256, r#"["fake.os",null,2000]"#), TokenError::Malformed),
             (forge(b"key", r#"{}"#, good), TokenError::Malformed),
             (forge(b"kez", hs256, good), TokenError::Signature),
             (forge(b"", hs256, good), TokenError::Signature),
@@ -372,7 +390,7 @@ mod tests {
             ("".into(), TokenError::Malformed),
             ("..".into(), TokenError::Malformed),
             ("a.b".into(), TokenError::Malformed),
-            ("x".repeat(5000), TokenError::Malformed),
+            ("x".repeat(5000), TokenError::TooLong),
         ];
         assert_eq!(check(&valid), Ok(()));
         for (token, error) in cases {

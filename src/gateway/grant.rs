@@ -27,6 +27,14 @@ const TOPICS_MAX: usize = 128;
 /// Patterns of each kind in a token.
 const PATTERNS_MAX: usize = 64;
 
+const WRONG_SUBSCRIBE: TokenError =
+    TokenError::Claim("may_subscribe has 64 patterns at most: names of topics, or their beginnings and *");
+const WRONG_PUBLISH: TokenError =
+    TokenError::Claim("may_publish has 64 patterns at most: names of topics, or their beginnings and *");
+const WRONG_TOPICS: TokenError =
+    TokenError::Claim("topics has 128 names at most, of 1 to 255 bytes, none of them reserved");
+const WRONG_USER: TokenError = TokenError::Claim("sub has 1 to 200 bytes");
+
 /// The hub's rules of entry.
 #[derive(Debug, Clone, Default)]
 pub struct HubAccess {
@@ -194,19 +202,21 @@ impl HubAccess {
         if claims.nbf.is_some_and(|nbf_s| nbf_s > now_s) {
             return Err(TokenError::NotYet);
         }
-        let is_user = |user: &String| topic::of_user(user).is_some();
-        if claims.sub.as_ref().is_some_and(|user| !is_user(user)) || claims.topics.len() > TOPICS_MAX {
-            return Err(TokenError::Malformed);
+        if claims.sub.as_ref().is_some_and(|user| topic::of_user(user).is_none()) {
+            return Err(WRONG_USER);
+        }
+        if claims.topics.len() > TOPICS_MAX {
+            return Err(WRONG_TOPICS);
         }
         let name = |name: String| -> Result<Arc<str>, TokenError> {
             let is_lawful = topic::check(&name).is_ok() && !topic::is_reserved(&name);
-            if is_lawful { Ok(name.into()) } else { Err(TokenError::Malformed) }
+            if is_lawful { Ok(name.into()) } else { Err(WRONG_TOPICS) }
         };
         Ok(Grant {
             user: claims.sub.map(Into::into),
             topics: claims.topics.into_iter().map(name).collect::<Result<_, _>>()?,
-            may_subscribe: patterns(&claims.may_subscribe).ok_or(TokenError::Malformed)?,
-            may_publish: patterns(&claims.may_publish).ok_or(TokenError::Malformed)?,
+            may_subscribe: patterns(&claims.may_subscribe).ok_or(WRONG_SUBSCRIBE)?,
+            may_publish: patterns(&claims.may_publish).ok_or(WRONG_PUBLISH)?,
             expires_unix_s: self.end_unix_s(claims.exp, now_unix_s),
             is_fixed: false,
         })

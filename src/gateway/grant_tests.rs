@@ -68,24 +68,24 @@ fn each_attempt_is_refused_for_its_reason() {
         ("an empty list of audiences", forge(KEY, HS256, r#"{"aud":[]}"#), TokenError::Audience),
         ("expired", forge(KEY, HS256, &good.replace("2000", "1000")), TokenError::Expired),
         ("not valid yet", forge(KEY, HS256, r#"{"aud":"pushring-hub","nbf":1001}"#), TokenError::NotYet),
-        ("a user without a name", forge(KEY, HS256, &good.replace("ann", "")), TokenError::Malformed),
-        ("a user of a long name", forge(KEY, HS256, &good.replace("ann", &"x".repeat(201))), TokenError::Malformed),
+        ("a user without a name", forge(KEY, HS256, &good.replace("ann", "")), WRONG_USER),
+        ("a user of a long name", forge(KEY, HS256, &good.replace("ann", &"x".repeat(201))), WRONG_USER),
         ("a user that is no text", forge(KEY, HS256, &good.replace("\"ann\"", "7")), TokenError::Malformed),
         (
             "another user's topic",
             forge(KEY, HS256, r#"{"aud":"pushring-hub","topics":["\u001euser/bob"]}"#),
-            TokenError::Malformed,
+            WRONG_TOPICS,
         ),
         (
             "a pattern of other users' topics",
             forge(KEY, HS256, r#"{"aud":"pushring-hub","may_subscribe":["\u001euser/*"]}"#),
-            TokenError::Malformed,
+            WRONG_SUBSCRIBE,
         ),
-        ("an empty pattern", forge(KEY, HS256, r#"{"aud":"pushring-hub","may_publish":[""]}"#), TokenError::Malformed),
+        ("an empty pattern", forge(KEY, HS256, r#"{"aud":"pushring-hub","may_publish":[""]}"#), WRONG_PUBLISH),
         (
             "too many patterns",
             forge(KEY, HS256, &format!(r#"{{"aud":"pushring-hub","may_publish":[{}]}}"#, many.join(","))),
-            TokenError::Malformed,
+            WRONG_PUBLISH,
         ),
         (
             "rights that are no list",
@@ -93,9 +93,16 @@ fn each_attempt_is_refused_for_its_reason() {
             TokenError::Malformed,
         ),
         ("claims that are no map", forge(KEY, HS256, "[]"), TokenError::Malformed),
+        (
+            "claims in a list",
+            forge(KEY, HS256, r#"[null,"pushring-hub","ann",null,null,["x"],["*"],["*"]]"#),
+            TokenError::Malformed,
+        ),
+        ("a header in a list", forge(KEY, r#"["HS256",null,null]"#, good), TokenError::Malformed),
+        ("an extension that is nothing", forge(KEY, r#"{"alg":"HS256","crit":null}"#, good), TokenError::Malformed),
         ("a claim twice", forge(KEY, HS256, r#"{"aud":"pushring-hub","aud":"pushring-hub"}"#), TokenError::Malformed),
         ("no token", String::new(), TokenError::Malformed),
-        ("a long one", "x".repeat(5000), TokenError::Malformed),
+        ("a long one", "x".repeat(5000), TokenError::TooLong),
     ] {
         let refused = access().open(&token, NOW).unwrap_err();
         assert_eq!(refused, error, "{attempt}");

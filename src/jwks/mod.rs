@@ -100,7 +100,7 @@ struct Key {
 impl Key {
     /// None: it is of a kind, or for a use, that is not ours (RFC 7517 section 5: such keys are ignored).
     fn read(written: Value) -> Option<Self> {
-        let written: WrittenKey = serde_json::from_value(written).ok()?;
+        let written: WrittenKey = written.is_object().then(|| serde_json::from_value(written).ok())??;
         let is_for_signatures = written.used_for.is_none_or(|used_for| used_for == "sig")
             && written.key_ops.is_none_or(|ops| ops.iter().any(|op| op == "verify"));
         let bytes = |text: Option<String>| BASE64URL.decode(text?).ok();

@@ -171,12 +171,18 @@ fn each_attempt_is_refused_for_its_reason() {
         ("no end", with(&|claims| drop(claims.as_object_mut().unwrap().remove("exp"))), TokenError::Endless),
         ("expired", with(&|claims| claims["exp"] = NOW.into()), TokenError::Expired),
         ("not valid yet", with(&|claims| claims["nbf"] = (NOW + 1).into()), TokenError::NotYet),
-        ("another user's topic", with(&|claims| claims["topics"] = json!(["\u{1e}user/bob"])), TokenError::Malformed),
-        ("too long", with(&|claims| claims["x"] = "x".repeat(4096).into()), TokenError::Malformed),
+        (
+            "claims in a list",
+            p256.token(&json!({"alg": "ES256", "kid": "p"}), &json!(["i", "hub"])),
+            TokenError::Malformed,
+        ),
+        ("too long", with(&|claims| claims["x"] = "x".repeat(4096).into()), TokenError::TooLong),
         ("nothing", String::new(), TokenError::Malformed),
     ] {
         assert_eq!(access.open(&token, NOW), Err(error), "{attempt}");
     }
+    let another_users = access.open(&with(&|claims| claims["topics"] = json!(["\u{1e}user/bob"])), NOW);
+    assert!(matches!(another_users, Err(TokenError::Claim(which)) if which.starts_with("topics")), "{another_users:?}");
     assert!(access.open(&ed25519.good(), NOW).is_ok());
 }
 
@@ -237,6 +243,7 @@ fn keys_that_are_not_ours_are_left_out() {
         json!({"kty": "OKP", "crv": "Ed448", "x": "AA"}),
         json!({"kty": "OKP", "crv": "Ed25519", "x": "AA"}),
         json!({"kty": 7}),
+        json!(["EC", "p", null, null, null, "P-256", null, null, good["x"], good["y"]]),
         json!(7),
         with("use", "enc".into()),
         with("key_ops", json!(["sign"])),
