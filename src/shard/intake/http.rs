@@ -281,7 +281,7 @@ impl Shard {
                     "sse-channel is ID.TOKEN, as the stream's first event says",
                 )),
                 Some((channel, token)) => {
-                    let holder = ResumeHolder { user: wish_of(&entry).user, path: entry.path.into() };
+                    let holder = ResumeHolder::of(&entry.path, wish_of(&entry).user.as_deref());
                     let (kind, payload) = (kind_of(&request.head), request.body);
                     let message =
                         UpwardMessage { owner: entry.owner, channel, token, holder, kind, payload, origin: None };

@@ -1,6 +1,7 @@
 //! The replay for returning clients, and history that a crowd of strangers cannot take away.
 
 use super::*;
+use crate::shard::out::kept_channels::ResumeHolder;
 use std::net::{IpAddr, Ipv4Addr};
 
 const OWNER: OwnerId = OwnerId(1);
@@ -185,7 +186,7 @@ fn an_audience_that_is_sent_much_does_not_cost_a_quiet_one_its_history() {
 
 #[test]
 fn what_was_for_one_alone_is_told_as_a_gap_when_it_is_forgotten() {
-    let one = |user: Option<&str>| ListenerAudience::One { path: "/a".into(), user: user.map(Arc::from) };
+    let one = |user: Option<&str>| ListenerAudience::One(ResumeHolder::of("/a", user));
     let mut scene = Scene::new(0, [path("/a")]);
     let last = scene.last();
     let event = scene.event(one(Some("ann")), 10);

@@ -9,15 +9,32 @@ use crate::resume::ResumeToken;
 use crate::shard::memory::SharedCharge;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
+use sha2::{Digest, Sha256};
 
-/// The path and user that may take a channel up again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The path and user that may take a channel up again: a digest, so that a path of any length takes no memory while its
+/// channel lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::shard) struct ResumeHolder {
-    /// The path that its client asked for: it must ask for the same.
-    pub path: Arc<str>,
-    /// The user that was logged in, where the path requires a login.
-    pub user: Option<Arc<str>>,
+    digest: [u8; 32],
+    is_anonymous: bool,
+}
+
+impl ResumeHolder {
+    /// Of the path that the client asked for, and must ask for again, and the user that was logged in, where the path
+    /// requires a login.
+    pub(in crate::shard) fn of(path: &str, user: Option<&str>) -> Self {
+        let mut hash = Sha256::new();
+        hash.update((path.len() as u64).to_be_bytes());
+        hash.update(path);
+        hash.update(user.unwrap_or_default());
+        hash.update([u8::from(user.is_some())]);
+        Self { digest: hash.finalize().into(), is_anonymous: user.is_none() }
+    }
+
+    /// Returns whether anybody may stand behind it.
+    pub(super) fn is_anonymous(self) -> bool {
+        self.is_anonymous
+    }
 }
 
 /// The tokens with which a channel may be resumed: the last one issued, and the last one used, until its client has
@@ -97,6 +114,24 @@ impl KeptChannel {
         if !self.is_counted() {
             let bytes = self.bytes();
             (self.charge, self.charged_bytes) = (charge(bytes), bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_its_path_and_its_user_and_no_mixture_of_them() {
+        let all =
+            [("/a", None), ("/a", Some("")), ("/a", Some("b")), ("/ab", None), ("/ab", Some("")), ("/", Some("ab"))];
+        for (at, (path, user)) in all.iter().enumerate() {
+            let holder = ResumeHolder::of(path, *user);
+            for (other, (path, user)) in all.iter().enumerate() {
+                assert_eq!(holder == ResumeHolder::of(path, *user), at == other, "{path} {user:?}");
+            }
+            assert_eq!(holder.is_anonymous(), user.is_none());
         }
     }
 }

@@ -12,7 +12,6 @@ use crate::shard::memory::SharedCharge;
 use crate::shard::out::broadcast::{Encoding, Forms, UnfinishedBroadcast};
 use crate::shard::out::journal::Journal;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
-use crate::shard::out::kept_channels::ResumeHolder;
 use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::out::range::Range;
 use crate::shard::owners::topics::{Topic, TopicClaim};
@@ -134,10 +133,8 @@ impl Shard {
 
     /// The audience of one listener alone.
     pub(super) fn audience_of(&self, slot: Slot) -> ListenerAudience {
-        match self.out.listeners.get(&slot).map(|listener| listener.holder.clone()) {
-            Some(ResumeHolder { path, user }) => ListenerAudience::One { path, user },
-            None => ListenerAudience::Listed,
-        }
+        let listener = self.out.listeners.get(&slot);
+        listener.map_or(ListenerAudience::Listed, |listener| ListenerAudience::One(listener.holder))
     }
 
     /// How long departed listeners are waited for.

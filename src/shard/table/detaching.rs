@@ -97,8 +97,7 @@ impl Shard {
         if let Some(kept_channel) = self.out.kept_channels.get(&slot)
             && let Some(channel) = self.table[slot].channel()
         {
-            let (tokens, holder, position) =
-                (kept_channel.tokens, kept_channel.holder.clone(), kept_channel.log.position());
+            let (tokens, holder, position) = (kept_channel.tokens, kept_channel.holder, kept_channel.log.position());
             self.table.detached.remember(channel.id, EndedChannel { tokens, holder, position });
         }
         self.end_wait(slot);

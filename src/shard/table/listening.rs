@@ -55,7 +55,7 @@ impl Shard {
         };
         *self.responses.entry(200).or_default() += 1;
         self.send_opaque(slot, &response, Bytes::new());
-        let holder = ResumeHolder { path: path.clone(), user: wish.user };
+        let holder = ResumeHolder::of(&path, wish.user.as_deref());
         let grant = wish.grant;
         let opening = Opening {
             ws: proto::WebSocketConnection::new(None),
@@ -74,7 +74,7 @@ impl Shard {
         let token = self.new_token(id);
         let now_ms = self.now_ms;
         self.out.journals.entry(owner.id).or_insert_with(|| Journal::new(now_ms));
-        let replay = self.missed(owner.id, &bound_path, &holder, grant.as_deref(), stream);
+        let replay = self.missed(owner.id, &bound_path, holder, grant.as_deref(), stream);
         if let Some(journal) = self.out.journals.get_mut(&owner.id) {
             journal.enter([ListenerAudience::Process, ListenerAudience::Path(bound_path)]);
         }
@@ -116,7 +116,7 @@ impl Shard {
         &mut self,
         owner: OwnerId,
         bound_path: &Arc<str>,
-        holder: &ResumeHolder,
+        holder: ResumeHolder,
         grant: Option<&Grant>,
         stream: StreamRequest,
     ) -> Replay {
@@ -126,9 +126,9 @@ impl Shard {
         let Some(last) = stream.last.and_then(Result::ok).filter(|_| is_ours) else { return nothing };
         let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user).map(Arc::from);
         let topics = grant.into_iter().flat_map(|grant| grant.topics.iter().cloned()).chain(of_user);
-        let one = ListenerAudience::One { path: holder.path.clone(), user: holder.user.clone() };
         // Events to a single anonymous client cannot be attributed, and are a gap for each of them.
-        let own = [ListenerAudience::Process, ListenerAudience::Path(bound_path.clone()), one];
+        let own =
+            [ListenerAudience::Process, ListenerAudience::Path(bound_path.clone()), ListenerAudience::One(holder)];
         let to = own.into_iter().chain(topics.map(ListenerAudience::Topic)).collect();
         let belongs = ReturningAudiences { to, has_all_topics: grant.is_some() };
         let bytes_max = self.config.resume.bytes_max.min(self.config.outbound_bytes_max);

@@ -27,6 +27,6 @@ pub struct RelayedMessage {
 impl RelayedMessage {
     /// The bytes it keeps alive while it waits.
     pub fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + self.holder.path.len() + self.payload.len()
+        size_of::<Self>() + self.payload.len()
     }
 }

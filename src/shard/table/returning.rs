@@ -95,11 +95,11 @@ impl Shard {
         if let Some(stream) = upgraded.wish.stream {
             return self.open_stream(slot, upgraded, stream);
         }
-        let holder = ResumeHolder { path: upgraded.path.clone(), user: upgraded.wish.user.clone() };
+        let holder = ResumeHolder::of(&upgraded.path, upgraded.wish.user.as_deref());
         let answer = match upgraded.wish.ask {
             None => ResumeAnswer::New,
             Some(Err(MalformedElement)) => ResumeAnswer::Anew { why: ResumeRefusal::Unknown, lost: None, at: None },
-            Some(Ok(ask)) => match self.check_return(&ask, upgraded.owner, &holder) {
+            Some(Ok(ask)) => match self.check_return(&ask, upgraded.owner, holder) {
                 Ok(old) if self.end_wait(old) => return self.take_up(old, slot, &ask, upgraded),
                 refused => {
                     // Another has its place: it is as if its client had come behind its end.
@@ -127,7 +127,7 @@ impl Shard {
         &self,
         ask: &ResumeAsk,
         owner: OwnerId,
-        holder: &ResumeHolder,
+        holder: ResumeHolder,
     ) -> Result<Slot, (ResumeRefusal, Option<u64>)> {
         self.keys.verify(ask.channel, &ask.token).map_err(|mismatch| match mismatch {
             TokenMismatch::Elsewhere => (ResumeRefusal::Elsewhere, None),
@@ -137,7 +137,7 @@ impl Shard {
         let Some(slot) = self.table.slot_of(ask.channel) else {
             let ended = self.table.detached.ended(ask.channel).filter(|ended| ended.tokens.are_good(&ask.token));
             return Err(match ended {
-                Some(ended) if ended.holder != *holder => (ResumeRefusal::Foreign, None),
+                Some(ended) if ended.holder != holder => (ResumeRefusal::Foreign, None),
                 Some(ended) => (ResumeRefusal::Expired, ended.position.checked_sub(ask.received)),
                 None => unknown,
             });
@@ -146,7 +146,7 @@ impl Shard {
         if !kept_channel.tokens.are_good(&ask.token) || self.table[slot].flags.has(Flag::CloseSent) {
             return Err(unknown);
         }
-        if kept_channel.holder != *holder || self.owner_of(slot) != Some(owner) {
+        if kept_channel.holder != holder || self.owner_of(slot) != Some(owner) {
             return Err((ResumeRefusal::Foreign, None));
         }
         if ask.received > kept_channel.log.told() { Err(unknown) } else { Ok(slot) }
