@@ -26,7 +26,10 @@ export interface Options {
   onDown?(code: number, reason: string): void;
   /** The next attempt is so far away. */
   onRetry?(waitMs: number): void;
-  /** The login has ended (4401): true if there is a new one, and it is worth another attempt. */
+  /**
+   * The login has ended (4401): true if there is a new one, and it is worth another attempt. One that fails is called again after
+   * the next attempt, which comes after a pause like any other.
+   */
   onUnauthorized?(): boolean | Promise<boolean>;
   /** The channel has ended for good. */
   onClose?(code: number, reason: string): void;

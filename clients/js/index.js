@@ -322,14 +322,21 @@ export class Channel {
   }
 
   async #closed(code, reason) {
-    const wasOpen = this.#isOpen;
+    const [socket, wasOpen] = [this.#socket, this.#isOpen];
     this.#isOpen = false;
     if (code !== 1006) {
       // A close frame ends the channel; the next one is new.
       this.#token = null;
       this.#forsake();
       if (code === 4401) {
-        if (!(await this.#options.onUnauthorized?.())) return this.#end(code, reason);
+        let isNew = true;
+        try {
+          isNew = await this.#options.onUnauthorized?.();
+        } catch {
+          // The login could not be asked for: the next attempt asks again.
+        }
+        if (socket !== this.#socket) return;
+        if (!isNew) return this.#end(code, reason);
       } else if (FINAL.includes(code) || (code >= 3000 && !AGAIN.includes(code))) {
         return this.#end(code, reason);
       }

@@ -13,6 +13,8 @@ export class EventStream {
   #channel = null;
   // Messages go up one after another.
   #ups = Promise.resolve();
+  // Numbers of orders without an answer.
+  #asked = new Set();
 
   constructor(url, _protocols, topics = []) {
     this.#url = new URL(url, globalThis.location?.href);
@@ -39,12 +41,17 @@ export class EventStream {
       const isFirst = !this.#channel;
       this.#channel = `${channel_id}.${token}`;
       if (isFirst) hear(JSON.stringify({ pushring: 1, channel_id }));
+      // Answers to what the one before was asked for went with it.
+      else for (const id of this.#asked) this.#lost(id);
     });
     on('message', (data) => hear(escaped(data)));
     on('text', (data) => hear(escaped(new TextDecoder().decode(bytes(data)))));
     on('binary', (data) => hear(bytes(data)));
     on('gap', (data) => hear(`${MARK}{"gap":${JSON.stringify(JSON.parse(data).reason)}}`));
-    on('control', (data) => hear(MARK + data));
+    on('control', (data) => {
+      this.#asked.delete(JSON.parse(data).id);
+      hear(MARK + data);
+    });
     on('close', (data) => {
       this.#source = null;
       source.close();
@@ -58,25 +65,33 @@ export class EventStream {
 
   send(data) {
     if (typeof data === 'string' && data[0] === MARK && data[1] !== MARK) {
-      const { ack, subscribe, id } = JSON.parse(data.slice(1));
+      const { ack, subscribe, unsubscribe, id } = JSON.parse(data.slice(1));
       if (ack !== undefined) return;
-      if (subscribe) return this.#subscribe(subscribe, id);
+      if (subscribe) return this.#change(this.#topics.has(subscribe) || !this.#topics.add(subscribe), { subscribed: subscribe, id });
+      if (unsubscribe) return this.#change(!this.#topics.delete(unsubscribe), { unsubscribed: unsubscribe, id });
+      this.#asked.add(id);
+      this.#ups = this.#ups.then(() => this.#say(data, id));
+      return;
     }
     this.#ups = this.#ups.then(() => this.#say(data));
   }
 
-  /** Topics stand in the URL, so another one is another stream. */
-  #subscribe(topic, id) {
-    if (!this.#topics.has(topic)) {
-      this.#topics.add(topic);
+  /** Topics stand in the URL, so with others it is another stream. */
+  #change(isSame, answer) {
+    if (!isSame) {
       this.#source.close();
       this.#open();
       this.onmessage({ data: `${MARK}{"gap":"closed"}` });
     }
-    this.onmessage({ data: `${MARK}${JSON.stringify({ subscribed: topic, id })}` });
+    this.onmessage({ data: MARK + JSON.stringify(answer) });
   }
 
-  async #say(body) {
+  /** Nobody knows whether it was executed. */
+  #lost(id) {
+    if (this.#asked.delete(id)) this.onmessage({ data: `${MARK}{"error":"lost","id":${id}}` });
+  }
+
+  async #say(body, id) {
     const type = typeof body === 'string' ? 'text/plain' : 'application/octet-stream';
     const headers = { 'sse-channel': this.#channel, 'content-type': type };
     try {
@@ -85,7 +100,8 @@ export class EventStream {
     } catch {
       // As good as refused.
     }
-    this.onmessage({ data: `${MARK}{"unsent":1}` });
+    if (id === undefined) this.onmessage({ data: `${MARK}{"unsent":1}` });
+    else this.#lost(id);
   }
 
   close() {

@@ -194,6 +194,21 @@ test('where no upgrade comes through it goes on as an event stream', async () =>
   channel.send('nobody hears this');
   await until(() => told.length);
   assert.deepEqual(told, [['error', 'unheard']]);
+  // What could not be said is told to who waits for its answer.
+  const { fetch } = globalThis;
+  globalThis.fetch = async (url, options) => (options?.method === 'POST' ? { ok: false } : fetch(url, options));
+  await assert.rejects(channel.publish('public.sse', 'refused'), /lost/);
+  globalThis.fetch = fetch;
+  // A topic that was left is not in the next stream either.
+  await channel.unsubscribe('public.sse');
+  assert.deepEqual(told.slice(1), [['gap', null, 'closed']]);
+  await channel.subscribe('public.sse2', (data) => heard.push(data));
+  while (heard.at(-1) !== 'second') {
+    await other.publish('public.sse', 'not heard');
+    await other.publish('public.sse2', 'second');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.ok(!heard.some((what) => what[1] === 'not heard'));
   channel.close();
   other.close();
 });
@@ -269,12 +284,16 @@ test('what is missing is told, and what may not have come', async () => {
 
 test('a login that has ended is asked for, and acknowledgements go out', async () => {
   const { sockets, WebSocket } = played();
-  const answers = [true, false];
+  const answers = [true, new Error('offline'), false];
   const closes = [];
   const channel = connect('ws://x/', {
     WebSocket,
     random: () => 0,
-    onUnauthorized: () => answers.shift(),
+    onUnauthorized: async () => {
+      const answer = answers.shift();
+      if (answer instanceof Error) throw answer;
+      return answer;
+    },
     onClose: (code) => closes.push(code),
   });
   sockets[0].hello({});
@@ -283,6 +302,8 @@ test('a login that has ended is asked for, and acknowledgements go out', async (
   sockets[0].onclose({ code: 4401, reason: '' });
   await until(() => sockets.length === 2);
   sockets[1].onclose({ code: 4401, reason: '' });
+  await until(() => sockets.length === 3);
+  sockets[2].onclose({ code: 4401, reason: '' });
   await until(() => closes.length === 1);
   assert.ok(!channel.send('x'), 'it has ended');
 });
