@@ -94,7 +94,7 @@ fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode();
     if mode & 0o004 != 0 {
-        tracing::warn!(file = %path.display(), "every user of this machine can read the token secret: chmod 600 it");
+        tracing::warn!(file = %path.display(), "every user of this machine can read this secret: chmod 600 it");
     }
     let mut bytes = Vec::new();
     file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
