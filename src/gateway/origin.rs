@@ -45,12 +45,16 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     // Browser extensions and apps have origins of schemes of their own; they are foreign unless listed.
     let port = default_port(scheme).ok_or(OriginError::Foreign)?;
     let origin = Authority::parse(authority).ok_or(OriginError::Malformed)?;
+    // Behind a proxy we cannot see the scheme, unless we are told that it is always TLS; over ours we do. A page that
+    // came without TLS may be anybody's who sits on its way, whatever port it names.
+    if (settings.behind_tls || head.over_tls) && scheme != "https" {
+        return Err(OriginError::Foreign);
+    }
     // A host without a port was reached on the default port of the page's scheme: that is what lets browsers leave the
-    // port out. Behind a proxy we cannot see the scheme, unless we are told that it is always TLS; over ours we do.
-    let own_port = if settings.behind_tls || head.over_tls { 443 } else { port };
-    let same = head.authority.is_some_and(|host| {
-        is_same_host(&host, &origin) && host.port.unwrap_or(own_port) == origin.port.unwrap_or(port)
-    });
+    // port out.
+    let same = head
+        .authority
+        .is_some_and(|host| is_same_host(&host, &origin) && host.port.unwrap_or(port) == origin.port.unwrap_or(port));
     if same { Ok(()) } else { Err(OriginError::Foreign) }
 }
 
@@ -230,7 +234,12 @@ mod tests {
         };
         assert_eq!(check("h", "https://h"), Ok(()));
         assert_eq!(check("h:8443", "https://h:8443"), Ok(()));
-        assert_eq!(check("h", "http://h"), Err(OriginError::Foreign));
+        for (host, origin) in
+            [("h", "http://h"), ("h:8443", "http://h:8443"), ("h:80", "http://h"), ("h", "http://h:443")]
+        {
+            assert_eq!(check(host, origin), Err(OriginError::Foreign), "{host} {origin}");
+        }
+        assert_eq!(check("h", "https://h:443"), Ok(()));
     }
 
     #[test]
