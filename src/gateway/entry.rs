@@ -221,7 +221,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
     fn upgrade(&self, binding: &'s WebSocketBinding) -> EntryResult<Entry<'s>> {
         let rule = binding.rule;
         let is_public = self.snapshot.settings.public_mode;
-        if rule.secure_subdomain && !is_public && self.subdomain() != Some(&secure_subdomain(&binding.process)) {
+        if rule.secure_subdomain && !is_public && !self.is_on_subdomain(&secure_subdomain(&binding.process)) {
             return Err(PreparedResponse::text(403, "this path is open on its package's secure subdomain only"));
         }
         if rule.authenticated && !is_public {
@@ -328,7 +328,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
         let is_logged_in = match asked.map(|process| process.parse::<ProcessId>()) {
             None => self.check_token(None).is_ok(),
             Some(Ok(process)) => {
-                self.subdomain() == Some(&secure_subdomain(&process)) && self.check_token(Some(&process)).is_ok()
+                self.is_on_subdomain(&secure_subdomain(&process)) && self.check_token(Some(&process)).is_ok()
             }
             Some(Err(_)) => false,
         };
@@ -376,13 +376,13 @@ impl<'s> RequestCheck<'s, '_, '_> {
     fn check_http_token(&self, binding: &HttpBinding) -> EntryResult<()> {
         let label = secure_subdomain(&binding.process);
         let scope = if binding.rule.secure_subdomain {
-            if self.subdomain() != Some(&label) {
+            if !self.is_on_subdomain(&label) {
                 return Err(self.redirect_to(&label));
             }
             Some(&binding.process)
         } else {
-            let other = self.subdomain().filter(|&have| have != label);
-            if other.is_some_and(|other| self.snapshot.subdomains.contains_key(other)) {
+            let others = |other: &str| self.snapshot.subdomains.contains_key(&*other.to_ascii_lowercase());
+            if !self.is_on_subdomain(&label) && self.subdomain().is_some_and(others) {
                 return Err(PreparedResponse::text(403, "secure subdomain can only serve its associated package"));
             }
             None
@@ -478,6 +478,11 @@ impl<'s> RequestCheck<'s, '_, '_> {
     /// The first label of the host, which may be a secure subdomain. Addresses have none.
     fn subdomain(&self) -> Option<&str> {
         self.head.authority.filter(|host| !host.is_ip()).map(|host| host.first_label())
+    }
+
+    /// Hosts have no case (RFC 9110 4.2.3).
+    fn is_on_subdomain(&self, label: &str) -> bool {
+        self.subdomain().is_some_and(|have| have.eq_ignore_ascii_case(label))
     }
 
     fn timeout_s(&self) -> u32 {

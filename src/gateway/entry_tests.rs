@@ -317,6 +317,10 @@ fn a_secure_subdomain_serves_its_own_package() {
     assert_eq!(through("/chess:chess:template.os/auth"), refused);
     assert_eq!(through("/wsecho:wsecho:sys/authdyn"), "ask /wsecho:wsecho:sys/authdyn 15s");
     assert_eq!(through("/chess:chess:template.os"), "ask /chess:chess:template.os 15s", "it is open anyway");
+    // Hosts have no case.
+    let headers = |cookie: String| format!("Host: WSECHO-sys.LocalHost\r\n{cookie}");
+    assert_eq!(judge("GET /chess:chess:template.os/auth", &headers(node_cookie())), refused);
+    assert_eq!(judge("GET /wsecho:wsecho:sys/secure", &headers(app_cookie())), "ask /wsecho:wsecho:sys/secure 15s");
 }
 
 #[test]

@@ -185,6 +185,11 @@ fn rejection(error: httparse::Error, bytes: &[u8]) -> Rejection {
         }
         httparse::Error::HeaderValue => Rejection::new(400, "a header value holds a control character"),
         httparse::Error::NewLine => Rejection::new(400, "a line of the head does not end in CRLF"),
+        // A ClientHello: a record of type 22 (RFC 8446 5.1). TLS clients show none of this, but traces do.
+        _ if bytes.starts_with(&[22, 3]) => Rejection::new(
+            400,
+            "this port speaks plain HTTP, and the client TLS: use http:// or ws://, or the TLS port",
+        ),
         httparse::Error::Token | httparse::Error::Status => Rejection::new(400, "the request line is malformed"),
     }
 }

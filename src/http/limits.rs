@@ -47,7 +47,8 @@ pub struct Rejection {
 }
 
 /// A body over its limit.
-pub const BODY_TOO_LARGE: Rejection = Rejection::new(413, "the body is too large");
+pub const BODY_TOO_LARGE: Rejection =
+    Rejection::new(413, "the body is larger than body_bytes_max, or than body_bytes_max_logged_in of who is logged in");
 
 impl Rejection {
     pub(crate) const fn new(status: u16, reason: &'static str) -> Self {

@@ -3,7 +3,7 @@
 //! it is read as a request.
 
 use pushring::internals::http::{
-    AfterResponse, Date, HttpConnection, HttpLimits, HttpStep, PreparedResponse, Rejection,
+    AfterResponse, Date, Head, HttpConnection, HttpLimits, HttpStep, PreparedResponse, Rejection,
 };
 
 /// The result of a stream of bytes.
@@ -372,6 +372,8 @@ fn pieces_of_a_lawful_head_wait() {
 #[test]
 fn other_protocols_are_told_so_at_once() {
     check("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}", Refused(0, 400));
+    let refused = Head::parse(b"\x16\x03\x01\x02\0\x01", &HttpLimits::default()).unwrap_err();
+    assert!(refused.reason.contains("speaks plain HTTP"), "{}", refused.reason);
     check("SSH-2.0-OpenSSH_9.6\r\n\r\n", Refused(0, 400));
     check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused(0, 505));
 }
