@@ -5,6 +5,7 @@
 //! have other names for the refusals.
 
 use crate::broker::{AttachError, Outcome, ShardDied, StartError};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// Why the server ended, other than by the node's will.
@@ -31,8 +32,10 @@ pub enum ServerError {
     Panicked,
 }
 
-/// Why an action was refused. The fault is always the asking process'; nothing was done.
+/// Why an action was refused. The fault is always the asking process'; nothing was done. It is read by either name that
+/// it has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(from = "ReadHttpServerError")]
 pub enum HttpServerError {
     /// The body is no action, or one that the server only sends, or a Text push that is not UTF-8.
     #[error("the request is not an action that the http server performs")]
@@ -56,6 +59,41 @@ pub enum HttpServerError {
     /// together have, or there is no memory.
     #[error("subscription limit reached (128 topics for a channel; subscriptions_max for all), or no memory")]
     TooManySubscriptions,
+}
+
+/// A refusal as it may be written.
+#[derive(Deserialize)]
+enum ReadHttpServerError {
+    MalformedRequest,
+    NoBlob,
+    InvalidSourceProcess,
+    WsPingPongTooLong,
+    WsChannelNotFound,
+    TooManyGrants,
+    TooManySubscriptions,
+    BadRequest(IgnoredAny),
+    PathBindError(IgnoredAny),
+    WebSocketPushError { error: String },
+}
+
+impl From<ReadHttpServerError> for HttpServerError {
+    fn from(read: ReadHttpServerError) -> Self {
+        use ReadHttpServerError as Read;
+        match read {
+            Read::MalformedRequest | Read::BadRequest(_) => Self::MalformedRequest,
+            Read::NoBlob => Self::NoBlob,
+            Read::InvalidSourceProcess | Read::PathBindError(_) => Self::InvalidSourceProcess,
+            Read::WsPingPongTooLong => Self::WsPingPongTooLong,
+            Read::WsChannelNotFound => Self::WsChannelNotFound,
+            Read::TooManyGrants => Self::TooManyGrants,
+            Read::TooManySubscriptions => Self::TooManySubscriptions,
+            Read::WebSocketPushError { error } => {
+                let others = [Self::WsPingPongTooLong, Self::TooManyGrants, Self::TooManySubscriptions];
+                let named = others.into_iter().find(|other| other.to_string() == error);
+                named.unwrap_or(Self::WsChannelNotFound)
+            }
+        }
+    }
 }
 
 /// A refusal in the words of nodes before Kinode 0.10: their process libraries know no others.
@@ -132,6 +170,30 @@ impl From<PushCounts> for Outcome {
             not_found: counts.not_found as usize,
             not_owner: counts.not_owner as usize,
             ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_read_by_either_name() {
+        for error in [
+            HttpServerError::MalformedRequest,
+            HttpServerError::NoBlob,
+            HttpServerError::InvalidSourceProcess,
+            HttpServerError::WsPingPongTooLong,
+            HttpServerError::WsChannelNotFound,
+            HttpServerError::TooManyGrants,
+            HttpServerError::TooManySubscriptions,
+        ] {
+            let (now, once) = (serde_json::to_vec(&error), serde_json::to_vec(&OldHttpServerError::from(error)));
+            for json in [now.unwrap(), once.unwrap()] {
+                let read: HttpServerError = serde_json::from_slice(&json).unwrap();
+                assert_eq!(read, error, "{}", json.escape_ascii());
+            }
         }
     }
 }

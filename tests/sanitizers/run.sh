@@ -3,10 +3,14 @@
 #
 # usage: tests/sanitizers/run.sh address [quick]   AddressSanitizer and LeakSanitizer over all tests; `quick`: over the
 #                                                  library's own tests and those of the files that hold `unsafe`
+#        tests/sanitizers/run.sh address tls       AddressSanitizer and LeakSanitizer over the promises, through TLS
 #        tests/sanitizers/run.sh thread            ThreadSanitizer over the inbox and everything that crosses threads
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=tests/sanitizers
+
+# Those in a small control group: it would hold the sanitizer's own memory, too.
+in_groups=(--skip memory_groups_are_survived --skip nodes_survive_memory_groups)
 
 # The standard library is not rebuilt, so the target must be named: without it, build scripts would be sanitized, too.
 target=x86_64-unknown-linux-gnu
@@ -29,11 +33,14 @@ address)
             --skip the_queue_sends_what
         run --test promises -- flush_takes_what_send_takes ready_set_wakes_its_waiter fuzz_corpus_replay \
             slow_reader_delays_nobody order_per_channel
+    elif [ "${2:-}" = tls ]; then
+        # The clients of the tests come through TLS then, as do those of the link's daemons.
+        PUSHRING_TEST_TLS=1 run --test promises -- "${in_groups[@]}"
     else
         # Without the model checker: it walks through interleavings for minutes, of code that is safe.
         mapfile -t tests < <(basename --multiple --suffix .rs tests/*.rs | grep -v loom_inbox | sed 's/^/--test=/')
         run --workspace --lib --bins
-        run --test=promises "${tests[@]}"
+        run --test=promises "${tests[@]}" -- "${in_groups[@]}"
         run --package loadtest --tests
     fi
     ;;
@@ -46,7 +53,7 @@ thread)
         push_to_strangers_reaches_nobody
     ;;
 *)
-    sed -n '4,6p' "$0" >&2
+    sed -n '4,7p' "$0" >&2
     exit 2
     ;;
 esac
