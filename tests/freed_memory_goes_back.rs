@@ -5,7 +5,9 @@
 use pushring::{Broker, Config, Message, Policy};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1024 * 1024;
@@ -118,4 +120,85 @@ fn frames_that_filled_the_budget_leave_nothing_resident() {
     wait_until(|| resident_bytes() < before + 16 * MIB);
     println!("{} MiB resident before, {} full, {} after", before / MIB, full / MIB, resident_bytes() / MIB);
     assert!(full > before + 30 * MIB, "{} MiB before, {} full", before / MIB, full / MIB);
+}
+
+/// Samples the resident memory until it is dropped.
+struct PeakWatch {
+    peak: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PeakWatch {
+    fn start() -> Self {
+        let (peak, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (top, over) = (peak.clone(), is_over.clone());
+        let thread = std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                top.fetch_max(resident_bytes(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { peak, is_over, thread: Some(thread) }
+    }
+}
+
+impl Drop for PeakWatch {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// Pushes of these lengths, one after another, until they filled the budget and have churned in it for a while; returns
+/// the most that was resident beyond what was before.
+fn churn(policy: impl Fn(u64) -> Policy, len: impl Fn(usize) -> usize) -> usize {
+    const BUDGET: usize = 32 * MIB;
+    let config = Config { shards: 2, memory_bytes_max: Some(BUDGET), ..Config::default() };
+    let broker = Broker::start(config).unwrap();
+    let process = broker.process("half:test:sys").unwrap();
+    process.bind("/", Default::default()).unwrap();
+    let clients: Vec<_> = (0..400).map(|_| open_narrow(&broker)).collect();
+    // The kernel takes what it takes.
+    for _ in 0..5 {
+        process.broadcast(Message::binary(vec![7; 60_000])).policy(Policy::DropNewest).send().unwrap();
+    }
+    let before = resident_bytes();
+    let watch = PeakWatch::start();
+    let reports = || broker.handle().reports();
+    let leased = || reports().iter().map(|report| report.memory.leased_bytes).sum::<usize>();
+    let (mut number, mut pushed_full, deadline) = (0, 0, Instant::now() + PATIENCE);
+    // Until it was full, and half as many pushes again; or all clients were closed.
+    while pushed_full <= number / 3 || number == 0 {
+        for _ in 0..50 {
+            number += 1;
+            let message = Message::binary(vec![7; len(number)]);
+            process.broadcast(message).policy(policy(number as u64)).send().unwrap();
+        }
+        if pushed_full > 0 || leased() >= BUDGET / 4 * 3 {
+            pushed_full += 50;
+        }
+        let is_served = reports().iter().map(|report| report.channels).sum::<usize>() > 0;
+        if !is_served {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} MiB leased after {number} pushes", leased() / MIB);
+    }
+    let peak = watch.peak.load(Ordering::Relaxed) - before;
+    drop((watch, clients));
+    println!("{number} pushes: {} MiB beyond {} for a budget of {}", peak / MIB, before / MIB, BUDGET / MIB);
+    assert!(pushed_full > 0, "the budget was never full");
+    // A quarter, and what a broker takes for itself as soon as it has work.
+    assert!(peak <= BUDGET / 4 * 5 + 8 * MIB, "{} MiB for a budget of {}", peak / MIB, BUDGET / MIB);
+    peak
+}
+
+#[test]
+fn what_churns_under_any_policy_and_in_any_size_stays_within_the_budget() {
+    let _turn = take_turn();
+    // What one channel holds grows by little steps, and what the others have freed fits none of them.
+    churn(|key| Policy::Conflate { key }, |_| 100);
+    churn(|_| Policy::Close, |_| 1500);
+    churn(|_| Policy::DropNewest, |number| 300 + number * 37 % 3500);
+    churn(|_| Policy::DropOldest, |number| 300 + number * 7919 % 9000);
 }

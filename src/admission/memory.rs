@@ -7,10 +7,12 @@
 //! Invariants: leases never exceed the budget; a dropped lease comes back. A holder keeps a few steps more than it
 //! needs, so that a lease does not come and go with every message: fewer while the budget is tight. The last eighth,
 //! the reserve, is for tenants that hold less than their share ([`Ledger`](super::Ledger)): it is available to them at
-//! once, while the others are still giving back.
+//! once, while the others are still giving back. Whoever wants to know is told when much of the budget has moved
+//! ([`Budget::set_on_moved`]).
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The step of a shard's lease.
 pub const STEP_BYTES: usize = 1024 * 1024;
@@ -31,10 +33,25 @@ const RESERVE_PART: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub struct Budget(Option<Arc<BudgetCounters>>);
 
-#[derive(Debug)]
 struct BudgetCounters {
     total: usize,
     free: AtomicUsize,
+    /// All that was ever leased or given back, wrapping.
+    moved: AtomicUsize,
+    on_moved: OnceLock<OnMoved>,
+}
+
+/// What is called each time that so many bytes have moved.
+struct OnMoved {
+    bytes: usize,
+    call: Box<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for BudgetCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let free = self.free.load(Ordering::Relaxed);
+        f.debug_struct("BudgetCounters").field("total", &self.total).field("free", &free).finish_non_exhaustive()
+    }
 }
 
 /// How far a holder may go when it leases more.
@@ -52,7 +69,21 @@ impl Budget {
     /// A budget of so many bytes, in whole MiB; at least one.
     pub fn of(bytes: usize) -> Self {
         let total = (bytes / STEP_BYTES).max(1) * STEP_BYTES;
-        Self(Some(Arc::new(BudgetCounters { total, free: AtomicUsize::new(total) })))
+        let (free, moved) = (AtomicUsize::new(total), AtomicUsize::new(0));
+        Self(Some(Arc::new(BudgetCounters { total, free, moved, on_moved: OnceLock::new() })))
+    }
+
+    /// Names what is called, on the thread that leases or gives back, each time that leases have grown and shrunk by so
+    /// many bytes together. Once; without a limit it is never called.
+    pub fn set_on_moved(&self, bytes: usize, call: impl Fn() + Send + Sync + 'static) {
+        let Some(words) = &self.0 else { return };
+        let is_first = words.on_moved.set(OnMoved { bytes, call: Box::new(call) }).is_ok();
+        assert!(bytes > 0 && is_first, "a budget tells one watcher");
+    }
+
+    /// Returns whether both are the same one, and it has a limit.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.as_ref().zip(other.0.as_ref()).is_some_and(|(one, other)| Arc::ptr_eq(one, other))
     }
 
     /// Its size in bytes; `None` is without limit.
@@ -101,7 +132,23 @@ impl BudgetCounters {
         };
         let takes = |free: usize| free.saturating_sub(floor).min(bytes);
         let before = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(free - takes(free)));
-        before.map_or(0, takes)
+        let taken = before.map_or(0, takes);
+        self.moved(taken);
+        taken
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.free.fetch_add(bytes, Ordering::Relaxed);
+        self.moved(bytes);
+    }
+
+    fn moved(&self, bytes: usize) {
+        let before = self.moved.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(OnMoved { bytes: each, call }) = self.on_moved.get()
+            && before / each != before.wrapping_add(bytes) / each
+        {
+            call();
+        }
     }
 }
 
@@ -154,7 +201,7 @@ impl Lease {
             (leased > needed + 2 * spare).then_some(needed + spare)
         });
         if let Ok(leased) = trimmed {
-            words.free.fetch_add(leased - (needed + spare), Ordering::Relaxed);
+            words.give_back(leased - (needed + spare));
         }
     }
 
@@ -169,7 +216,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(words) = &self.budget.0 {
-            words.free.fetch_add(*self.leased.get_mut(), Ordering::Relaxed);
+            words.give_back(*self.leased.get_mut());
         }
     }
 }
@@ -233,6 +280,25 @@ mod tests {
         assert!(!hog.cover(MIB));
         lease.trim(0);
         assert!(lease.bytes() == 0 && hog.cover(MIB));
+    }
+
+    #[test]
+    fn who_watches_is_told_of_what_moves() {
+        let (budget, told) = (Budget::of(64 * MIB), Arc::new(AtomicUsize::new(0)));
+        let count = told.clone();
+        budget.set_on_moved(4 * MIB, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let lease = budget.lease(1);
+        (1..=20).for_each(|steps| assert!(lease.cover(steps * MIB)));
+        assert_eq!(told.load(Ordering::Relaxed), 5);
+        // What is given back moves too, and so does what is leased again.
+        lease.trim(0);
+        assert_eq!((lease.bytes(), told.load(Ordering::Relaxed)), (5 * MIB, 6), "15 MiB, at once");
+        drop(lease);
+        assert_eq!(told.load(Ordering::Relaxed), 7);
+        assert!(budget.is_same(&budget.clone()) && !budget.is_same(&Budget::of(64 * MIB)));
+        assert!(!Budget::default().is_same(&Budget::default()));
     }
 
     #[test]

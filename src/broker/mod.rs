@@ -93,6 +93,7 @@ use self::threads::{LastShard, ShardThread, SharedWake, ThreadEnd};
 use crate::admission::{self, Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
+use crate::driver::freed_memory::FreedMemory;
 use crate::driver::malloc;
 use crate::driver::probe::Probe;
 use crate::driver::runtime::DriverKind;
@@ -125,6 +126,8 @@ pub struct Broker {
     driver: DriverKind,
     threads: Vec<JoinHandle<()>>,
     ended: Receiver<ThreadEnd>,
+    /// Outlives the shards.
+    _freed_memory: Option<FreedMemory>,
 }
 
 /// State shared by handles and processes.
@@ -239,6 +242,7 @@ impl Broker {
         let inbox_limits = config.inbox.within_budget(memory.as_ref().and_then(Budget::bytes), shards);
         let admission = fit_to_open_files(config.admission, shards, 0);
         let common = common_start(config.shard, admission, memory, adopted)?;
+        let freed_memory = FreedMemory::watch(common.memory.budget())?;
         let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
         let mut broker = Self {
@@ -246,6 +250,7 @@ impl Broker {
             driver: config.driver,
             threads: Vec::new(),
             ended,
+            _freed_memory: freed_memory,
         };
         let (ready_sender, ready) = bounded(shards);
         let (mut inboxes, mut probes) = (Vec::new(), Vec::new());

@@ -4,7 +4,6 @@ use super::{DirectoryCell, StartError};
 use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
-use crate::driver::freed_memory::FreedMemory;
 use crate::driver::kernel_sockets::Listeners;
 use crate::driver::probe::Probe;
 use crate::driver::pump::Pump;
@@ -108,10 +107,12 @@ impl ShardThread {
         // Where channel ids start, and what makes request ids hard to guess.
         let seed = RandomState::new().hash_one(self.index);
         let (index, shards) = (self.index as u32, self.shards as u32);
-        let freed_memory = if index == 0 { FreedMemory::new(self.common.memory.budget()) } else { None };
+        if let Some(tls) = &self.common.config.tls {
+            tls.prepare_thread();
+        }
         let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
         let pump = Pump::new(shard, self.inbox, self.listeners, &self.wake, self.clock, self.probe)?.among(self.peers);
-        Ok((runtime, pump.watching(freed_memory)))
+        Ok((runtime, pump))
     }
 }
 

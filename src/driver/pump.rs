@@ -6,7 +6,6 @@
 //! then be asked for again. [`crate::shard::turn`] is the turn; the clock is read here and nowhere below.
 
 use super::clock::{Clock, thread_cpu_ns, unix_ms};
-use super::freed_memory::FreedMemory;
 use super::kernel_sockets::{KernelSockets, Listeners};
 use super::probe::Probe;
 use super::wake::WakeFd;
@@ -23,7 +22,6 @@ pub struct Pump {
     turns: Turns<KernelSockets>,
     clock: Clock,
     probe: Arc<Probe>,
-    freed_memory: Option<FreedMemory>,
 }
 
 impl Pump {
@@ -41,13 +39,7 @@ impl Pump {
     ) -> io::Result<Self> {
         let sockets = KernelSockets::new(listeners, wake, clock)?;
         let turns = Turns::new(shard, inbox, sockets, TurnLimits::default(), clock.now_ms(), unix_ms());
-        Ok(Self { turns, clock, probe, freed_memory: None })
-    }
-
-    /// The same, watching over the memory that the program has freed: one shard does that for all.
-    #[must_use]
-    pub fn watching(self, freed_memory: Option<FreedMemory>) -> Self {
-        Self { freed_memory, ..self }
+        Ok(Self { turns, clock, probe })
     }
 
     /// The same among other shards: see [`Turns::among`].
@@ -83,9 +75,6 @@ impl Pump {
             if now_ms >= ticked_ms + TICK_MS {
                 ticked_ms = now_ms;
                 self.probe.want();
-                if let Some(freed_memory) = &mut self.freed_memory {
-                    freed_memory.look(now_ms);
-                }
             }
         }
     }

@@ -112,6 +112,15 @@ impl TlsServer {
         Ok(Self { configs: Configs { by_cost, as_offered }, certificates, ticketer })
     }
 
+    /// Makes the calling thread ready for handshakes: where a thread asks aws-lc for random bytes for the first time,
+    /// entropy is gathered from the jitter of the processor, which takes up to 30 ms. In a turn, all clients would wait
+    /// for that.
+    pub fn prepare_thread(&self) {
+        let mut bytes = [0; 32];
+        // Where there are none, handshakes fail, and say so.
+        let _ = ::aws_lc_rs::rand::fill(&mut bytes);
+    }
+
     /// The time of day, for tickets.
     pub fn set_unix_s(&self, unix_s: u64) {
         self.ticketer.time.0.store(unix_s, Ordering::Relaxed);

@@ -31,6 +31,11 @@ impl TlsServer {
     }
 
     /// Not called.
+    pub fn prepare_thread(&self) {
+        match self.0 {}
+    }
+
+    /// Not called.
     pub fn certificates(&self) -> &[Certificate] {
         match self.0 {}
     }
