@@ -12,11 +12,13 @@
 //!   each tenant have half of its share.
 //!
 //! **Fair pressure.** A tenant's share is the budget divided by the number of tenants that hold a notable part of it
-//! (1/1024). When less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), tenants above their
-//! share give back, on whichever shard, and no others:
+//! (1/1024). The reserve (an eighth of the budget) is for tenants that hold less than three quarters of their share, so
+//! that there is room for whoever holds nothing yet. When less than the reserve is free ([`Budget::is_pressed`]),
+//! tenants above their share give back, on whichever shard, and no others:
 //!
 //! 1. a shard asks for memory with [`Tenant::claim`] of the tenant for whom it is:
-//!    `lease.cover_as(used + more, tenant.claim())`. A tenant above its share has no access to the reserve;
+//!    `lease.cover_as(used + more, tenant.claim())`. One that holds three quarters of its share has no access to
+//!    the reserve;
 //! 2. when that fails, and at the end of each turn in which the budget is pressed, the shard goes through
 //!    [`Ledger::over_share`] (the fullest first), and the first tenant that has something here gives: its fullest
 //!    connection meets its policy. Then the shard trims its lease and looks again;
@@ -355,9 +357,10 @@ impl Tenant {
         if kept.saturating_add(more) <= share / 2 { LeaseReach::WithinShare } else { LeaseReach::ToKeep }
     }
 
-    /// How far a shard's lease may go for it.
+    /// How far a shard's lease may go for it. What is leased is more than what is held, and what is held is published
+    /// once a turn: so the reserve is for a tenant that holds less than three quarters of its share.
     pub fn claim(&self) -> LeaseReach {
-        let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= share);
+        let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= share / 4 * 3);
         if is_within { LeaseReach::WithinShare } else { LeaseReach::BeyondShare }
     }
 

@@ -93,6 +93,24 @@ fn who_holds_more_than_its_share_leaves_the_reserve_to_the_others_and_is_the_fir
 }
 
 #[test]
+fn who_is_alone_leaves_the_reserve_to_who_comes() {
+    let ledger = ledger(64);
+    let [hog, late] = ["hog", "late"].map(|name| tenant(&ledger, name));
+    let clients = ledger.budget().lease(1);
+    let mut held = Tally::new(hog.clone());
+    let mut bytes = 0;
+    while clients.cover_as(bytes + MIB, hog.claim()) {
+        held.change(HeldAs::Queued, bytes, bytes + MIB);
+        held.publish();
+        bytes += MIB;
+    }
+    assert!(ledger.budget().bytes().unwrap() - bytes >= 7 * MIB, "{bytes}");
+    let pool = ledger.pool();
+    let first = pool.charge(&late, HeldAs::Link, 6 * MIB);
+    assert!(first.is_ok() && ledger.budget().is_pressed() && ledger.over_share() == [hog]);
+}
+
+#[test]
 fn small_tenants_do_not_lower_the_share_of_others_and_cannot_grow_the_list() {
     let ledger = ledger(16);
     let small: Vec<_> = (0..5000).map(|number| tenant(&ledger, &format!("small-{number}"))).collect();

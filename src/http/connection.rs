@@ -28,6 +28,8 @@ pub struct HttpConnection {
     asked: RequestFacts,
     /// The most bytes that a refused client may still be sending.
     unread_bytes: u64,
+    /// Bytes of chunk framing that were gone through, one by one, since this was last asked for.
+    framing_bytes: usize,
     /// All of it comes over TLS of our own.
     over_tls: bool,
 }
@@ -107,6 +109,7 @@ impl HttpConnection {
             parse_again_bytes: 0,
             asked: UNKNOWN,
             unread_bytes: 0,
+            framing_bytes: 0,
             over_tls: false,
         }
     }
@@ -154,6 +157,11 @@ impl HttpConnection {
     /// close would become a reset, which destroys the response (RFC 9112 9.6).
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes
+    }
+
+    /// How many bytes of chunk framing were gone through since the last call: each costs more than one of a body.
+    pub fn take_framing_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.framing_bytes)
     }
 
     /// Bytes that have come of the body in progress.
@@ -273,11 +281,13 @@ impl HttpConnection {
                 HttpStep::Rejected(rejection)
             }
             Ok(BodyState::Whole(body, body_bytes)) => {
+                self.framing_bytes += body_bytes - body.len();
                 self.state = HttpState::Answering;
                 self.buffer.extend_from_slice(&rest[body_bytes..]);
                 HttpStep::Request(ParsedRequest { head, body })
             }
             Ok(BodyState::Partial(decoder)) => {
+                self.framing_bytes += rest.len() - decoder.body_bytes();
                 self.state = HttpState::Body { head: input[..head_bytes].into(), decoder };
                 let send_continue = head.expects_continue && rest.is_empty();
                 HttpStep::BodyPending { head, send_continue }
@@ -301,6 +311,7 @@ impl HttpConnection {
             parse_again_bytes,
             asked: asked_now,
             unread_bytes: unread,
+            framing_bytes,
             over_tls,
         } = self;
         let from = *consumed;
@@ -323,11 +334,13 @@ impl HttpConnection {
                         rejection
                     }
                     Ok(BodyState::Whole(body, body_bytes)) => {
+                        *framing_bytes += body_bytes - body.len();
                         *consumed = from + head_bytes + body_bytes;
                         *state = HttpState::Answering;
                         return HttpStep::Request(ParsedRequest { head, body });
                     }
                     Ok(BodyState::Partial(decoder)) => {
+                        *framing_bytes += rest.len() - decoder.body_bytes();
                         *consumed = buffer.len();
                         *state = HttpState::Body { head: buffer[from..from + head_bytes].into(), decoder };
                         let send_continue = head.expects_continue && rest.is_empty();
@@ -343,10 +356,12 @@ impl HttpConnection {
 
     fn read_body(&mut self, input: &[u8]) -> HttpStep<'_> {
         let HttpState::Body { decoder, .. } = &mut self.state else { unreachable!("only called while a body is read") };
+        let before = decoder.body_bytes();
         let taken = match decoder.feed(input) {
             Ok(taken) => taken,
             Err(rejection) => return self.rejected(rejection),
         };
+        self.framing_bytes += taken - (decoder.body_bytes() - before);
         if !decoder.is_done() {
             return HttpStep::Wait;
         }

@@ -274,3 +274,22 @@ fn errors_show_before_the_head_is_complete() {
         assert_eq!(run(HttpLimits::default(), [bad]), [Seen::Rejected(400), Seen::Closed], "{bad:?}");
     }
 }
+
+#[test]
+fn framing_is_counted_however_it_comes() {
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = "1;e=f\r\nx\r\n".repeat(50) + "0\r\nt: u\r\n\r\n";
+    let all = format!("{head}{body}");
+    for size in [1, 3, 64, 10_000] {
+        let mut connection = HttpConnection::new(HttpLimits::default());
+        let mut framing = 0;
+        for part in all.as_bytes().chunks(size) {
+            assert!(!matches!(connection.feed(part), HttpStep::Rejected(_)));
+            framing += connection.take_framing_bytes();
+        }
+        assert_eq!(framing, body.len() - 50, "in pieces of {size}");
+    }
+    let mut connection = HttpConnection::new(HttpLimits::default());
+    connection.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(connection.take_framing_bytes(), 0);
+}

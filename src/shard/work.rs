@@ -16,6 +16,8 @@ pub(super) const FRAME_NS: u64 = 130;
 pub(super) const FRAGMENT_NS: u64 = 25;
 /// One HTTP request, checked and answered or passed on.
 pub(super) const REQUEST_NS: u64 = 10_000;
+/// One byte of the framing of a chunked body: of chunks of one byte, most of them are.
+pub(super) const CHUNK_FRAMING_NS: u64 = 5;
 /// Checking a signature by a public key: the dearest of those that are accepted, RSA of 4,096 bits or Ed25519.
 pub(super) const SIGNATURE_NS: u64 = 100_000;
 /// Going on with one client that was paused.
@@ -30,6 +32,8 @@ pub(super) const OFFER_NS: u64 = 15;
 pub(super) const OFFER_BEHIND_NS: u64 = 150;
 /// One value that a newer one might have replaced, and that joins the queue.
 pub(super) const LET_GO_NS: u64 = 60;
+/// Letting go of one value that others may share: its count lies in memory that nobody has looked at for long.
+pub(super) const RELEASE_NS: u64 = 80;
 /// Waking one process that sleeps, to take its events.
 pub(super) const WAKE_NS: u64 = 2_000;
 /// One channel ended, or looked for in vain.
@@ -60,6 +64,15 @@ pub(super) const fn copy_ns(bytes: usize) -> u64 {
 pub(super) const fn free_ns(bytes: usize) -> u64 {
     bytes as u64 / 64
 }
+
+/// Dropping so many frames of so many bytes together: of small ones a whole chunk at a time, and its rest one by one.
+pub(super) const fn drop_ns(frames: usize, bytes: usize) -> u64 {
+    let one_by_one = if frames < DROPPED_ONE_BY_ONE_MAX { frames } else { DROPPED_ONE_BY_ONE_MAX };
+    one_by_one as u64 * PASS_NS + free_ns(bytes)
+}
+
+/// As many empty frames as there are in two chunks of 4 KiB.
+const DROPPED_ONE_BY_ONE_MAX: usize = 4096;
 
 /// One send of so many bytes.
 pub(super) const fn send_ns(bytes: usize) -> u64 {

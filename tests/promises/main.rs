@@ -31,6 +31,8 @@ mod shard_support;
 mod support;
 
 mod a_drain_is_paced;
+mod a_full_budget_leaves_room_for_newcomers;
+mod a_stop_with_many_paths;
 mod a_stuck_client_delays_nobody_in_a_node;
 mod acme;
 mod admin_listener;

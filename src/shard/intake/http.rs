@@ -84,6 +84,7 @@ impl Shard {
         let decision = match exchange.http.feed(bytes) {
             HttpStep::Wait => None,
             HttpStep::BodyPending { head, send_continue } => {
+                self.work.spend(work::REQUEST_NS);
                 // A client that may not enter, or not with so large a body, is told before the body is read.
                 match self.enter(&directory, &head, client) {
                     Entry::Answer(response) => Some(Decision::Answer(response)),
@@ -112,6 +113,7 @@ impl Shard {
             },
             None => decision,
         };
+        self.work.spend(exchange.http.take_framing_bytes() as u64 * work::CHUNK_FRAMING_NS);
         match decision {
             None => {
                 self.table[slot].phase = ConnectionPhase::Http(exchange);

@@ -15,7 +15,7 @@ pub(super) use self::accounts::{Held, HolderList};
 
 use self::accounts::{ListPlace, OwnerAccount};
 
-use crate::admission::{Lease, Ledger, Tenant};
+use crate::admission::{Lease, LeaseReach, Ledger, Tenant};
 use crate::gateway::OwnerId;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::slot::Slot;
@@ -276,6 +276,12 @@ impl Memory {
     pub(super) fn cover_for(&self, more: usize, owner: &Owner) -> bool {
         let needed = self.used() + more;
         needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.memory.tenant().claim())
+    }
+
+    /// The same for whoever it is for, as long as the reserve is left.
+    pub(super) fn cover_beside_reserve(&self, more: usize) -> bool {
+        let needed = self.used() + more;
+        needed <= self.lease.bytes() || self.lease.cover_as(needed, LeaseReach::BeyondShare)
     }
 
     /// Returns whether what is held, and `more`, is covered by the lease.

@@ -19,7 +19,7 @@ use crate::proto::close;
 use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
-use crate::shard::memory::{HolderList, MemoryReport, Shortage};
+use crate::shard::memory::{HolderList, Memory, MemoryReport, Shortage};
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
@@ -85,7 +85,14 @@ impl Shard {
     /// Returns whether a client in the middle of a message or request must wait for memory.
     pub(in crate::shard) fn must_wait_for_memory(&mut self, slot: Slot) -> bool {
         let connection = &mut self.table[slot];
-        if connection.incoming_bytes() == 0 || self.memory.cover(READ_BYTES) {
+        if connection.incoming_bytes() == 0 {
+            return false;
+        }
+        let has_room = match connection.channel() {
+            Some(channel) => self.memory.cover_for(READ_BYTES, &self.owners[channel.owner].owner),
+            None => self.memory.cover_beside_reserve(READ_BYTES),
+        };
+        if has_room {
             return false;
         }
         if !connection.flags.has(Flag::WaitsForMemory) {
@@ -115,9 +122,11 @@ impl Shard {
             }
             self.memory.trim();
         }
-        let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
+        // Those for whom the reserve is do not wait.
+        let is_covered =
+            |memory: &Memory| memory.cover(0) && (memory.waiting.is_empty() || memory.cover_beside_reserve(READ_BYTES));
         let until_ns = self.work.spent_ns() + GIVE_NS;
-        while !self.memory.cover(needed) {
+        while !is_covered(&self.memory) {
             if self.work.spent_ns() >= until_ns {
                 self.memory.gives_on = true;
                 return;
@@ -174,7 +183,8 @@ impl Shard {
     /// A connection gives something up, or is passed over.
     fn give(&mut self, kind: HolderList, slot: Slot) {
         let held = self.memory.of(slot);
-        self.work.spend(work::END_NS + free_ns(held.own + held.incoming));
+        let values = self.table[slot].outbound.held_values() as u64 * work::RELEASE_NS;
+        self.work.spend(work::END_NS + free_ns(held.own + held.incoming) + values);
         match kind {
             HolderList::Queued => self.relieve(slot),
             HolderList::Incoming => self.refuse_incoming(slot),
@@ -207,7 +217,7 @@ impl Shard {
             WhenFull::DropOldest => self.out.drop_oldest(connection, half),
             WhenFull::DropNewest => self.out.drop_newest(connection, half),
         };
-        self.work.spend(dropped as u64 * work::PASS_NS);
+        self.work.spend(work::drop_ns(dropped, half));
         self.stats.dropped += dropped as u64;
         self.stats.dropped_for_memory += dropped as u64;
         self.weigh(slot);

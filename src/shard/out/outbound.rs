@@ -30,6 +30,9 @@ const RANGES_MAX: usize = 64;
 /// socket has room, or a frame without a key follows them.
 const KEYS_MAX: usize = 8192;
 
+/// Control frames that are stepped over at a time, to drop what is behind them: under half a millisecond of work.
+const STEPS_MAX: usize = 8192;
+
 /// A control frame of our own, whole: a header of 2 bytes and at most 125 (RFC 6455 5.5).
 pub(crate) type ControlFrame = SmallVec<[u8; 32]>;
 
@@ -203,7 +206,7 @@ impl Outbound {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += bytes.len() as u32;
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
-        backlog.pieces.push_back(OutboundPiece::Chunk { bytes, sent: 0 });
+        backlog.pieces.push_back(OutboundPiece::Chunk { bytes, sent: 0, data: None });
     }
 
     /// The heap bytes that the queue would add for this frame, appended or held for `key`.
@@ -229,7 +232,7 @@ impl Outbound {
     pub(crate) fn push_copied_behind(&mut self, frames: &[u8]) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         let joins = backlog.joins();
-        backlog.pieces.append(&[frames], joins);
+        backlog.pieces.append_frames(frames, joins);
         backlog.recount();
     }
 
@@ -273,22 +276,27 @@ impl Outbound {
 
     /// Returns whether there are data frames of `bytes` bytes together that [`drop_oldest`](Self::drop_oldest) could
     /// drop.
-    pub(crate) fn can_drop(&mut self, bytes: usize, window: &Window) -> bool {
+    pub(crate) fn can_drop(&mut self, bytes: usize) -> bool {
         let from = self.undroppable_pieces();
         let Some(backlog) = &mut self.backlog else { return bytes == 0 };
-        backlog.droppable_bytes(from, window) + backlog.held.bytes() >= bytes
+        backlog.droppable_bytes(from) + backlog.held.bytes() >= bytes
     }
 
-    /// Drops data frames from the oldest on until `bytes` are gone or none is left; control frames and the frame in
-    /// progress stay. Only while blocked. Returns how many frames and bytes went.
+    /// Drops data frames from the oldest on until `bytes` are gone, none is left, or very many control frames were
+    /// before them; control frames and the frame in progress stay. Only while blocked. Returns how many frames and
+    /// bytes went.
     pub(crate) fn drop_oldest(&mut self, bytes: usize, window: &Window) -> (usize, usize) {
         let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return (0, 0) };
-        let (mut frames, mut dropped) = (0, 0);
-        while dropped < bytes && backlog.droppable_bytes(from, window) > 0 {
+        let (mut frames, mut dropped, mut steps) = (0, 0, 0);
+        while dropped < bytes && backlog.droppable_bytes(from) > 0 {
             match backlog.drop_frames(from, bytes - dropped, window) {
                 Some((more, len)) => (frames, dropped) = (frames + more, dropped + len),
-                None => backlog.step_over(from, window),
+                None if steps == STEPS_MAX => return (frames, dropped),
+                None => {
+                    steps += 1;
+                    backlog.step_over(from, window);
+                }
             }
         }
         while dropped < bytes
@@ -310,7 +318,7 @@ impl Outbound {
             (frames, dropped) = (frames + 1, dropped + frame.len());
         }
         for at in (from..backlog.pieces.len()).rev() {
-            if dropped >= bytes || backlog.droppable_bytes(from, window) == 0 {
+            if dropped >= bytes || backlog.droppable_bytes(from) == 0 {
                 break;
             }
             let (more, len) = backlog.drop_from_end(at, bytes - dropped, window);
@@ -423,7 +431,7 @@ impl Outbound {
             }
             match piece {
                 OutboundPiece::Range(range) => gathered.range(window, *range),
-                OutboundPiece::Chunk { bytes, sent } => gathered.slice(&bytes[*sent..]),
+                OutboundPiece::Chunk { bytes, sent, .. } => gathered.slice(&bytes[*sent..]),
                 OutboundPiece::Blob { header, payload, .. } => {
                     gathered.slice(header);
                     gathered.slice(payload);
@@ -560,19 +568,11 @@ impl Backlog {
 
     /// The bytes of data frames in pieces from `from` on. Counted once; then each addition and removal updates the
     /// count.
-    fn droppable_bytes(&mut self, from: usize, window: &Window) -> usize {
+    fn droppable_bytes(&mut self, from: usize) -> usize {
         if let Some(droppable) = self.droppable {
             return droppable;
         }
-        let mut droppable = 0;
-        for piece in self.pieces.iter().skip(from) {
-            let mut at = 0;
-            while at < piece.len() {
-                let len = piece.frame_len(at, window);
-                droppable += if piece.is_control(at) { 0 } else { len };
-                at += len;
-            }
-        }
+        let droppable = (from..self.pieces.len()).map(|at| self.pieces.data_of(at).bytes).sum();
         self.droppable = Some(droppable);
         droppable
     }
@@ -587,7 +587,7 @@ impl Backlog {
         let at = self.first_droppable(from);
         let len = self.pieces[at].frame_len(0, window);
         let frame: ControlFrame = match &self.pieces[at] {
-            OutboundPiece::Chunk { bytes, sent } => bytes[*sent..*sent + len].into(),
+            OutboundPiece::Chunk { bytes, sent, .. } => bytes[*sent..*sent + len].into(),
             OutboundPiece::Blob { header, payload, .. } => header.iter().chain(payload).copied().collect(),
             OutboundPiece::Range(_) => unreachable!("a blocked queue holds no ranges"),
         };
@@ -628,9 +628,24 @@ impl Backlog {
         boundary
     }
 
+    /// Drops piece `at` in one step, if it has data frames only and no more than `bytes`. Returns how many frames and
+    /// bytes went.
+    fn drop_whole(&mut self, at: usize, bytes: usize) -> Option<(usize, usize)> {
+        let data = self.pieces.data_of(at);
+        if data.bytes == 0 || data.bytes > bytes || data.bytes < self.pieces[at].len() {
+            return None;
+        }
+        self.droppable = self.droppable.map(|droppable| droppable - data.bytes);
+        self.pieces.remove(at);
+        Some((data.frames, data.bytes))
+    }
+
     /// Drops data frames of piece `at`, the last one first, until `bytes` are gone or none is left. Returns how many
     /// frames and bytes went.
     fn drop_from_end(&mut self, at: usize, bytes: usize, window: &Window) -> (usize, usize) {
+        if let Some(all) = self.drop_whole(at, bytes) {
+            return all;
+        }
         let piece = &self.pieces[at];
         let mut starts: SmallVec<[usize; 64]> = SmallVec::new();
         let mut end = 0;
@@ -665,6 +680,9 @@ impl Backlog {
     /// is next. Returns how many frames and bytes went; `None`: a control frame was next.
     fn drop_frames(&mut self, from: usize, bytes: usize, window: &Window) -> Option<(usize, usize)> {
         let at = self.first_droppable(from);
+        if let Some(all) = self.drop_whole(at, bytes) {
+            return Some(all);
+        }
         let piece = &self.pieces[at];
         let (mut frames, mut end) = (0, 0);
         while end < bytes && end < piece.len() && !piece.is_control(end) {

@@ -2,7 +2,8 @@
 //! payloads by reference.
 //!
 //! Invariants: the totals are the sums over the pieces, and what is held is counted as it was allocated; a chunk never
-//! grows beyond its allocation, so appending moves nothing; a frame is within one piece.
+//! grows beyond its allocation, so appending moves nothing; a frame is within one piece; a chunk knows how many data
+//! frames it has, or counts them once, so that chunks of small frames are dropped in one step each.
 
 use crate::proto::server_frame_len;
 use crate::shard::memory::SharedCharge;
@@ -27,6 +28,8 @@ pub(super) enum OutboundPiece {
     Chunk {
         bytes: Vec<u8>,
         sent: usize,
+        /// Where they were counted. Only of chunks that begin with a frame.
+        data: Option<DataFrames>,
     },
     Blob {
         header: SmallVec<[u8; 10]>,
@@ -36,16 +39,48 @@ pub(super) enum OutboundPiece {
     },
 }
 
+/// The data frames of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct DataFrames {
+    pub frames: usize,
+    pub bytes: usize,
+}
+
+impl DataFrames {
+    /// Those of whole frames.
+    fn of(mut frames: &[u8]) -> Self {
+        let mut data = Self::default();
+        while !frames.is_empty() {
+            let (frame, rest) = frames.split_at(first_len(frames));
+            data.add(frame[0], frame.len());
+            frames = rest;
+        }
+        data
+    }
+
+    fn add(&mut self, first_byte: u8, len: usize) {
+        if !is_control(first_byte) {
+            self.frames += 1;
+            self.bytes += len;
+        }
+    }
+}
+
 impl OutboundPiece {
     /// Exactly these bytes.
     pub(super) fn of(bytes: &[u8]) -> Self {
-        Self::Chunk { bytes: bytes.to_vec(), sent: 0 }
+        Self::Chunk { bytes: bytes.to_vec(), sent: 0, data: None }
+    }
+
+    /// For frames of `len` bytes, or the only one.
+    fn empty_chunk(len: usize) -> Self {
+        Self::Chunk { bytes: Vec::with_capacity(chunk_bytes(len)), sent: 0, data: Some(DataFrames::default()) }
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Range(range) => range.len(),
-            Self::Chunk { bytes, sent } => bytes.len() - sent,
+            Self::Chunk { bytes, sent, .. } => bytes.len() - sent,
             Self::Blob { header, payload, .. } => header.len() + payload.len(),
         }
     }
@@ -58,7 +93,7 @@ impl OutboundPiece {
     /// Returns whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
     pub(super) fn is_control(&self, at: usize) -> bool {
         is_control(match self {
-            Self::Chunk { bytes, sent } => bytes[sent + at],
+            Self::Chunk { bytes, sent, .. } => bytes[sent + at],
             Self::Blob { header, .. } => header[at],
             Self::Range(_) => unreachable!("a blocked queue holds no ranges"),
         })
@@ -68,13 +103,32 @@ impl OutboundPiece {
     pub(super) fn frame_len(&self, at: usize, window: &Window) -> usize {
         let joined = match self {
             Self::Blob { .. } => return self.len() - at,
-            Self::Chunk { bytes, sent } => &bytes[sent + at..],
+            Self::Chunk { bytes, sent, .. } => &bytes[sent + at..],
             Self::Range(range) => match window.get(range.split_at(at).1) {
                 RangeBytes::Joined(bytes) => bytes,
                 RangeBytes::Blob { header, len, .. } => return header.len() + len,
             },
         };
         server_frame_len(joined).expect("whole frames of our own making stand behind a boundary")
+    }
+
+    /// Returns whether its data frames are known without going through them.
+    #[cfg(test)]
+    pub(super) fn is_counted(&self) -> bool {
+        matches!(self, Self::Blob { .. } | Self::Chunk { data: Some(_), .. })
+    }
+
+    /// The data frames of a piece that begins with a frame. Not for ranges.
+    fn data(&mut self) -> DataFrames {
+        match self {
+            Self::Chunk { bytes, sent, data } => *data.get_or_insert_with(|| DataFrames::of(&bytes[*sent..])),
+            Self::Blob { header, payload, .. } => {
+                let mut data = DataFrames::default();
+                data.add(header[0], header.len() + payload.len());
+                data
+            }
+            Self::Range(_) => unreachable!("a blocked queue holds no ranges"),
+        }
     }
 
     fn has_room(&self, len: usize) -> bool {
@@ -86,8 +140,8 @@ impl OutboundPiece {
     fn advance(&mut self, count: usize) {
         match self {
             Self::Range(range) => *range = range.split_at(count).1,
-            Self::Chunk { bytes, sent } => {
-                *sent += count;
+            Self::Chunk { bytes, sent, data } => {
+                (*sent, *data) = (*sent + count, None);
                 if *sent >= CHUNK_BYTES && *sent >= bytes.len() / 2 {
                     bytes.drain(..std::mem::take(sent));
                     bytes.shrink_to_fit();
@@ -218,22 +272,45 @@ impl Pieces {
         self.push_back(OutboundPiece::Range(range));
     }
 
-    /// Appends a copy of `parts`, joined: to the last chunk if it has room and `joins` allows it, else to a new one.
+    /// Appends a copy of `parts`, which are one frame together: to the last chunk if it has room and `joins` allows it,
+    /// else to a new one.
     pub(super) fn append(&mut self, parts: &[&[u8]], joins: bool) {
         let len = parts.iter().map(|part| part.len()).sum();
         let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
         if !joins {
-            self.push_back(OutboundPiece::Chunk { bytes: Vec::with_capacity(chunk_bytes(len)), sent: 0 });
+            self.push_back(OutboundPiece::empty_chunk(len));
         }
         self.append_at(self.pieces.len() - 1, parts);
     }
 
-    /// Appends to the chunk at `at`, which has room; returns whether it had.
+    /// Appends whole frames, as many of them in a chunk as it holds.
+    pub(super) fn append_frames(&mut self, frames: &[u8], joins: bool) {
+        if frames.len() > SHARES_CHUNK_BYTES_MAX {
+            return self.push_frames(frames);
+        }
+        let (mut rest, mut joins) = (frames, joins);
+        while !rest.is_empty() {
+            let frame;
+            (frame, rest) = rest.split_at(first_len(rest));
+            self.append(&[frame], joins);
+            joins = true;
+        }
+    }
+
+    /// The data frames of the piece at `at`, which begins with a frame.
+    pub(super) fn data_of(&mut self, at: usize) -> DataFrames {
+        self.pieces[at].data()
+    }
+
+    /// Appends one frame to the chunk at `at`, which has room; returns whether it had.
     pub(super) fn append_at(&mut self, at: usize, parts: &[&[u8]]) -> bool {
         let len = parts.iter().map(|part| part.len()).sum();
         let has_room = self.pieces[at].has_room(len);
-        if has_room && let OutboundPiece::Chunk { bytes, .. } = &mut self.pieces[at] {
+        if has_room && let OutboundPiece::Chunk { bytes, data, .. } = &mut self.pieces[at] {
             parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            if let (Some(data), Some(first)) = (data, parts.iter().find_map(|part| part.first())) {
+                data.add(*first, len);
+            }
             self.bytes += len;
         }
         has_room
@@ -241,7 +318,7 @@ impl Pieces {
 
     /// A new chunk at `at` that begins with `part`, with room for others like it.
     pub(super) fn insert_chunk(&mut self, at: usize, part: &[u8]) {
-        self.insert(at, OutboundPiece::Chunk { bytes: Vec::with_capacity(chunk_bytes(part.len())), sent: 0 });
+        self.insert(at, OutboundPiece::empty_chunk(part.len()));
         self.append_at(at, &[part]);
     }
 
@@ -261,7 +338,8 @@ impl Pieces {
     pub(super) fn keep(&mut self, at: usize, kept: usize, others: impl Iterator<Item = std::ops::Range<usize>>) {
         let piece = &mut self.pieces[at];
         let (len, chunk) = (piece.len(), piece.chunk_len());
-        if let OutboundPiece::Chunk { bytes, sent } = piece {
+        if let OutboundPiece::Chunk { bytes, sent, data } = piece {
+            *data = None;
             let mut end = *sent + kept;
             for other in others {
                 bytes.copy_within(*sent + other.start..*sent + other.end, end);
@@ -285,9 +363,9 @@ impl Pieces {
             boundary -= apart;
             match piece {
                 OutboundPiece::Range(range) => self.own_range(window, range, apart),
-                OutboundPiece::Chunk { bytes, sent } if apart > 0 && bytes.len() - sent > apart => {
+                OutboundPiece::Chunk { bytes, sent, .. } if apart > 0 && bytes.len() - sent > apart => {
                     self.push_apart(&bytes[sent..sent + apart]);
-                    let mut rest = OutboundPiece::Chunk { bytes, sent };
+                    let mut rest = OutboundPiece::Chunk { bytes, sent, data: None };
                     rest.advance(apart);
                     self.push_back(rest);
                 }
@@ -320,22 +398,24 @@ impl Pieces {
 
     /// Appends a copy of whole frames, as many of them in a chunk as it holds.
     fn push_frames(&mut self, mut frames: &[u8]) {
-        let first_len = |frames: &[u8]| server_frame_len(frames).unwrap_or(frames.len());
         while !frames.is_empty() {
             let mut len = first_len(frames);
+            let mut data = DataFrames::default();
+            data.add(frames[0], len);
             while len < frames.len() {
-                let longer = len + first_len(&frames[len..]);
-                if longer > CHUNK_BYTES {
+                let next = first_len(&frames[len..]);
+                if len + next > CHUNK_BYTES {
                     break;
                 }
-                len = longer;
+                data.add(frames[len], next);
+                len += next;
             }
             let (chunk, rest) = frames.split_at(len);
             // A nearly full one has the size of all others.
             let is_nearly_full = (CHUNK_BYTES - SHARES_CHUNK_BYTES_MAX..=CHUNK_BYTES).contains(&len);
             let mut bytes = Vec::with_capacity(if is_nearly_full { CHUNK_BYTES } else { len });
             bytes.extend_from_slice(chunk);
-            self.push_back(OutboundPiece::Chunk { bytes, sent: 0 });
+            self.push_back(OutboundPiece::Chunk { bytes, sent: 0, data: Some(data) });
             frames = rest;
         }
     }
@@ -346,7 +426,17 @@ impl Pieces {
         let sum = |of: fn(&OutboundPiece) -> usize| self.pieces.iter().map(of).sum::<usize>();
         assert_eq!(self.bytes, sum(OutboundPiece::len));
         assert_eq!(self.chunk_bytes, sum(OutboundPiece::chunk_len));
+        for piece in &self.pieces {
+            if let OutboundPiece::Chunk { bytes, sent, data: Some(data) } = piece {
+                assert_eq!(*data, DataFrames::of(&bytes[*sent..]));
+            }
+        }
     }
+}
+
+/// The length of the first of these frames.
+fn first_len(frames: &[u8]) -> usize {
+    server_frame_len(frames).unwrap_or(frames.len())
 }
 
 /// The allocation for a frame of `len` bytes that fits no chunk.

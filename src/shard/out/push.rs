@@ -539,13 +539,16 @@ impl Shard {
                 WhenFull::DropOldest => {
                     // Nothing is dropped for a frame that would not fit even so.
                     let excess = queued - replaced + len - budget;
-                    if len > budget || !outbound.can_drop(excess, &self.out.window) {
+                    if len > budget || !outbound.can_drop(excess) {
                         return FrameResult::Dropped;
                     }
-                    let (dropped, _) = outbound.drop_oldest(excess, &self.out.window);
-                    self.work.spend(dropped as u64 * work::PASS_NS);
+                    let (dropped, bytes) = outbound.drop_oldest(excess, &self.out.window);
+                    self.work.spend(work::drop_ns(dropped, bytes));
                     self.stats.dropped += dropped as u64;
                     self.weigh(slot);
+                    if bytes < excess {
+                        return FrameResult::Dropped;
+                    }
                 }
                 WhenFull::Close => return self.over_budget(slot),
             }
