@@ -88,6 +88,16 @@ impl<T: Clone> Ticket<T> {
         waited.unwrap_or_else(PoisonError::into_inner).0.outcome.clone().ok_or(NotYetKnown)
     }
 
+    /// The heap bytes of a ticket whose outcome is not known yet.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code))]
+    pub(crate) const HEAP_BYTES: usize = size_of::<TicketShared<T>>() + 2 * size_of::<usize>();
+
+    /// Returns whether the outcome is known.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code))]
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.state().outcome.is_some()
+    }
+
     /// The outcome, if it is known already. Never waits.
     pub fn get(&self) -> Option<T> {
         self.0.state().outcome.clone()

@@ -27,7 +27,7 @@ const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(100), mo
 const SUBSCRIPTION_MESSAGES_MAX: usize = 72 * 1024;
 
 /// Messages between the engine and the connection on its thread, beside the queue.
-const ON_THE_WAY_MAX: usize = 16;
+pub(super) const ON_THE_WAY_MAX: usize = 16;
 
 /// Refusals of NATS that come to one line of the log.
 const REFUSALS_PER_LINE: u64 = 256;

@@ -13,7 +13,7 @@ mod held;
 use self::asking::NodesAsked;
 use self::held::FleetMemory;
 use super::Options;
-use super::connection::{connect_options, note_connected, pause_before_leaving, server};
+use super::connection::{ON_THE_WAY_MAX, connect_options, note_connected, pause_before_leaving, server};
 use super::log_limiter::LogLimiter;
 use super::member::Member;
 use super::names::Name;
@@ -32,7 +32,7 @@ use async_nats::connection::State as ConnectionState;
 use async_nats::{Client, ConnectOptions, ServerAddr, Subscriber};
 use futures_util::StreamExt;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -53,6 +53,9 @@ const ANSWERS_MAX: usize = 4 * 1024;
 
 /// Channels that other nodes are told of at a time.
 const LOOKING_MAX: usize = 4;
+
+/// Messages from this size on are charged until they have left the connection.
+const LARGE_BYTES: usize = 64 * 1024;
 
 /// How long what is queued may still take to leave when the fleet is left.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
@@ -364,6 +367,8 @@ impl Engine {
     }
 
     async fn publish_all(self: Rc<Self>, mut inbox: Inbox<QueuedPush>, wake: Arc<Notify>) {
+        // What the connection holds of large messages stays charged until they have left it.
+        let mut on_the_way = VecDeque::new();
         loop {
             while !self.is_connected() {
                 time::sleep(LOOK_INTERVAL / 5).await;
@@ -375,7 +380,18 @@ impl Engine {
                 if let Ok(numbered) = numbered {
                     self.publish_push(numbered, nodes).await;
                 }
-                drop(charge);
+                if charge.bytes() >= LARGE_BYTES {
+                    on_the_way.push_back(charge);
+                    if on_the_way.len() > ON_THE_WAY_MAX + 1 {
+                        on_the_way.pop_front();
+                    }
+                }
+                continue;
+            }
+            if !on_the_way.is_empty() {
+                // It fails where the connection has ended, and with it all that was in it.
+                let _ = self.client.flush().await;
+                on_the_way.clear();
                 continue;
             }
             if inbox.prepare_sleep() {

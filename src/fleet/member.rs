@@ -750,7 +750,7 @@ impl Member {
     /// The heap bytes of its tables.
     pub(super) fn heap_bytes(&self) -> usize {
         let numbers = self.outgoing.heap_bytes() + self.incoming.heap_bytes();
-        numbers + self.interest.heap_bytes() + self.standing.heap_bytes()
+        numbers + self.interest.heap_bytes() + self.standing.heap_bytes() + self.pending_questions.heap_bytes()
     }
 
     /// The number of audiences it listens to, of its own counts, and of others'.

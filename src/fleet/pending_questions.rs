@@ -1,9 +1,10 @@
 //! Pushes whose outcome other nodes are asked for, and their answers.
 //!
-//! Invariants: at most [`ASKS_MAX`] at a time; only a node that was asked is counted, once; the caller is answered
+//! Invariants: at most [`ASKS_MAX`] at a time, and of [`ASKED_NODES_MAX`] nodes together; only a node that was asked is counted, once; the caller is answered
 //! once, either when all nodes have answered or when it [gives up](PendingQuestions::give_up).
 
 use super::header::{HeaderError, Reader};
+use crate::admission::{table_bytes, tree_bytes_in_order};
 use crate::broker::{OnNodes, Outcome};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,11 +12,17 @@ use std::sync::Arc;
 /// Pushes of which it is waited to hear at a time.
 pub(super) const ASKS_MAX: usize = 4096;
 
+/// Answers of which it is waited to hear at a time: each of so many asks may be answered by as many nodes as there are.
+const ASKED_NODES_MAX: usize = 128 * 1024;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct PendingQuestions {
     waiting: HashMap<u64, OnNodes>,
     last: u64,
+    /// Of all that wait together: the nodes that have not answered, and those that have.
+    silent: usize,
+    said: usize,
 }
 
 impl PendingQuestions {
@@ -23,10 +30,12 @@ impl PendingQuestions {
     pub(super) fn ask(&mut self, nodes: BTreeSet<Arc<str>>) -> Result<u64, OnNodes> {
         let is_partial = !nodes.is_empty();
         let on_nodes = OnNodes { silent: nodes, is_partial, ..OnNodes::default() };
-        if !is_partial || self.waiting.len() >= ASKS_MAX {
+        let nodes = on_nodes.silent.len();
+        if !is_partial || self.waiting.len() >= ASKS_MAX || self.silent + self.said + nodes > ASKED_NODES_MAX {
             return Err(on_nodes);
         }
         self.last += 1;
+        self.silent += nodes;
         self.waiting.insert(self.last, on_nodes);
         Ok(self.last)
     }
@@ -36,14 +45,26 @@ impl PendingQuestions {
         let on_nodes = self.waiting.get_mut(&ask)?;
         if on_nodes.silent.remove(node) {
             on_nodes.said.insert(node.clone(), outcome);
+            self.silent -= 1;
+            self.said += 1;
         }
         on_nodes.is_partial = !on_nodes.silent.is_empty();
-        if on_nodes.is_partial { None } else { self.waiting.remove(&ask) }
+        if on_nodes.is_partial { None } else { self.give_up(ask) }
     }
 
     /// The outcomes known so far, where not all nodes have answered.
     pub(super) fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
-        self.waiting.remove(&ask)
+        let on_nodes = self.waiting.remove(&ask)?;
+        self.silent -= on_nodes.silent.len();
+        self.said -= on_nodes.said.len();
+        Some(on_nodes)
+    }
+
+    /// The heap bytes of all that wait, without the nodes' names.
+    pub(super) fn heap_bytes(&self) -> usize {
+        table_bytes::<u64, OnNodes>(self.waiting.capacity())
+            + tree_bytes_in_order::<Arc<str>, ()>(self.silent)
+            + tree_bytes_in_order::<Arc<str>, Outcome>(self.said)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::names::Name;
 use super::roster::Change;
 use super::subject::{NamedAudience, Target};
+use crate::admission::HeapBytes;
 use crate::broker::{Audience, ChannelQuestion, Message, OnNodes};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -41,12 +42,12 @@ pub(super) enum OutboundTo {
 impl OutboundPush {
     /// The heap bytes that it holds.
     pub(super) fn heap_bytes(&self) -> usize {
-        let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {
-            list.capacity() * size_of::<ChannelId>()
-        } else {
-            0
+        let to = match &self.to {
+            OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) => list.capacity() * size_of::<ChannelId>(),
+            OutboundTo::All(NamedAudience::Topic(name) | NamedAudience::Path(name)) => name.heap_bytes(),
+            OutboundTo::All(NamedAudience::Process) => 0,
         };
-        self.frame.payload.len() + list
+        self.frame.payload.len() + to
     }
 }
 

@@ -28,8 +28,10 @@ pub(super) struct LineBatch {
     answers: Vec<u8>,
     /// From that one on.
     waiting: VecDeque<LineAnswer>,
-    /// The bytes of those that are known.
-    known_bytes: usize,
+    /// The heap bytes of those, with what other nodes will say.
+    waiting_bytes: usize,
+    /// How many other nodes there are.
+    nodes: usize,
     key: Option<KeyDigest>,
     body_bytes: usize,
     charge: Charge,
@@ -39,15 +41,15 @@ pub(super) struct LineBatch {
 /// the rest. None: memory is short.
 pub fn answers_of(body: Bytes, memory: &ProcessMemory) -> Option<Bytes> {
     let mut batch = LineBatch::new(body, memory).ok()?;
-    while !batch.work(|_| Ok(PushResult::Accepted)) {}
+    while !batch.work(0, |_| Ok(PushResult::Accepted)) {}
     Some(batch.into_answers().0)
 }
 
 /// The answer to a line.
 enum LineAnswer {
     Known(Box<str>),
-    /// Other nodes are asked.
-    Asked(PushTickets),
+    /// Other nodes are asked. With the heap bytes that it was counted as.
+    Asked(PushTickets, usize),
 }
 
 impl LineBatch {
@@ -59,15 +61,21 @@ impl LineBatch {
         let body_bytes = body.len();
         let charge = memory.charge(HeldAs::Content, body_bytes)?;
         let (answers, waiting) = Default::default();
-        Ok(Self { rest: body, answers, waiting, known_bytes: 0, key: None, body_bytes, charge })
+        Ok(Self { rest: body, answers, waiting, waiting_bytes: 0, nodes: 0, key: None, body_bytes, charge })
     }
 
     pub(super) fn keyed(self, key: Option<KeyDigest>) -> Self {
         Self { key, ..self }
     }
 
-    /// One part, each line given to `push`. Returns whether all lines were pushed.
-    pub(super) fn work(&mut self, mut push: impl FnMut(PublishOrder) -> Result<PushResult, ApiAnswer>) -> bool {
+    /// One part, each line given to `push`, where there are so many other `nodes`. Returns whether all lines were
+    /// pushed.
+    pub(super) fn work(
+        &mut self,
+        nodes: usize,
+        mut push: impl FnMut(PublishOrder) -> Result<PushResult, ApiAnswer>,
+    ) -> bool {
+        self.nodes = nodes;
         if self.charge.grow(PART_ANSWERS_BYTES).is_err() && !self.rest.is_empty() {
             self.rest = Bytes::new();
             let why = "memory is short (memory_budget): this line and those behind it were not pushed";
@@ -86,17 +94,36 @@ impl LineBatch {
             let line = self.rest.split_to(end);
             let _ = self.rest.split_to(1.min(self.rest.len()));
             if !line.trim_ascii().is_empty() {
-                self.answer(one(&line, &mut push));
+                let answer = self.one(&line, &mut push);
+                self.answer(answer);
             }
         }
         // Lines that were pushed are answered, however short memory is.
-        let waiting_bytes = self.waiting.capacity() * size_of::<LineAnswer>() + self.known_bytes;
+        let waiting_bytes = self.waiting.capacity() * size_of::<LineAnswer>() + self.waiting_bytes;
         self.charge.resize(self.body_bytes + self.answers.capacity() + waiting_bytes);
         false
     }
 
+    fn one(&self, line: &[u8], push: impl FnOnce(PublishOrder) -> Result<PushResult, ApiAnswer>) -> LineAnswer {
+        if line.len() > JSON_BYTES_MAX {
+            return LineAnswer::known(&json!({"status": 413, "error": "a line has 256 KiB at most"}));
+        }
+        match body::of_json(line).map_err(ApiAnswer::from).and_then(push) {
+            Ok(PushResult::Accepted) => LineAnswer::known(&json!({"status": 202})),
+            Ok(PushResult::Asked(tickets)) => {
+                let bytes = tickets.heap_bytes(self.nodes);
+                LineAnswer::Asked(tickets, bytes)
+            }
+            Err(answer) => {
+                let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+                told["status"] = answer.status.into();
+                LineAnswer::known(&told)
+            }
+        }
+    }
+
     fn answer(&mut self, answer: LineAnswer) {
-        self.known_bytes += answer.known_bytes();
+        self.waiting_bytes += answer.heap_bytes();
         self.waiting.push_back(answer);
         self.settle();
     }
@@ -117,15 +144,15 @@ impl LineBatch {
     fn settle(&mut self) {
         let is_known = |answer: &LineAnswer| match answer {
             LineAnswer::Known(_) => true,
-            LineAnswer::Asked(tickets) => !tickets.is_slow(),
+            LineAnswer::Asked(tickets, _) => !tickets.is_slow(),
         };
         while self.waiting.front().is_some_and(is_known)
             && let Some(answer) = self.waiting.pop_front()
         {
-            self.known_bytes -= answer.known_bytes();
+            self.waiting_bytes -= answer.heap_bytes();
             let answer = match answer {
                 LineAnswer::Known(answer) => answer,
-                LineAnswer::Asked(tickets) => outcome_of(&tickets).to_string().into(),
+                LineAnswer::Asked(tickets, _) => outcome_of(&tickets).to_string().into(),
             };
             self.answers.extend_from_slice(answer.as_bytes());
             self.answers.push(b'\n');
@@ -138,22 +165,10 @@ impl LineAnswer {
         Self::Known(answer.to_string().into())
     }
 
-    fn known_bytes(&self) -> usize {
-        if let Self::Known(answer) = self { answer.len() } else { 0 }
-    }
-}
-
-fn one(line: &[u8], push: impl FnOnce(PublishOrder) -> Result<PushResult, ApiAnswer>) -> LineAnswer {
-    if line.len() > JSON_BYTES_MAX {
-        return LineAnswer::known(&json!({"status": 413, "error": "a line has 256 KiB at most"}));
-    }
-    match body::of_json(line).map_err(ApiAnswer::from).and_then(push) {
-        Ok(PushResult::Accepted) => LineAnswer::known(&json!({"status": 202})),
-        Ok(PushResult::Asked(tickets)) => LineAnswer::Asked(tickets),
-        Err(answer) => {
-            let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-            told["status"] = answer.status.into();
-            LineAnswer::known(&told)
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Known(answer) => answer.len(),
+            Self::Asked(_, bytes) => *bytes,
         }
     }
 }

@@ -148,7 +148,8 @@ impl ApiOnThread {
 
     /// One part of a batch; the rest of it waits behind other requests.
     fn work_off(&mut self, id: RequestId, mut lines: LineBatch) {
-        match lines.work(|order| self.performer.push(order)) {
+        let nodes = self.performer.nodes();
+        match lines.work(nodes, |order| self.performer.push(order)) {
             false => self.lines.push_back((id, lines)),
             true => self.waiting.push((id, Awaited::Lines(lines), None)),
         }

@@ -4,6 +4,7 @@
 
 use super::answer::ApiAnswer;
 use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded, digits};
+use crate::admission::tree_bytes_in_order;
 use crate::broker::{
     Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
     Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
@@ -59,7 +60,7 @@ pub(super) struct Counting {
 impl Counting {
     /// Returns whether others may still say it.
     pub(super) fn is_slow(&self) -> bool {
-        self.elsewhere.get().is_none()
+        !self.elsewhere.is_known()
     }
 
     /// The outcome for the answer; none: not known in time.
@@ -89,7 +90,14 @@ pub(super) struct PushTickets {
 impl PushTickets {
     /// Returns whether waiting for it may take as long as other nodes do.
     pub(super) fn is_slow(&self) -> bool {
-        self.nodes.iter().any(|ticket| ticket.get().is_none())
+        self.nodes.iter().any(|ticket| !ticket.is_known())
+    }
+
+    /// The heap bytes that it takes once so many other nodes have said what became of it there.
+    pub(super) fn heap_bytes(&self, nodes: usize) -> usize {
+        let places = self.here.capacity() * size_of::<Ticket>() + self.nodes.capacity() * size_of::<Ticket<OnNodes>>();
+        let of_nodes = Ticket::<OnNodes>::HEAP_BYTES + tree_bytes_in_order::<Arc<str>, Outcome>(nodes);
+        places + self.here.len() * Ticket::<Outcome>::HEAP_BYTES + self.nodes.len() * of_nodes
     }
 
     /// The outcomes of all pushes for the answer. None: not known in time.
@@ -177,6 +185,11 @@ type Query = BTreeMap<String, String>;
 impl Performer {
     pub(super) fn new(target: BrokerHandle, process: Option<ProcessId>) -> Self {
         Self { target, process, shared: Arc::default(), handles: Handles::new() }
+    }
+
+    /// How many other nodes there are.
+    pub(super) fn nodes(&self) -> usize {
+        self.target.fleet().map_or(0, |fleet| fleet.nodes.len())
     }
 
     pub(super) fn push(&mut self, order: PublishOrder) -> Result<PushResult, ApiAnswer> {

@@ -1,10 +1,12 @@
-//! What a fleet keeps of the audiences that a node listens to, and of the numbers of what is said to them.
+//! What a fleet keeps of the audiences that a node listens to, of the numbers of what is said to them, of pushes that
+//! wait for NATS, and of those whose outcome other nodes are asked for.
 
-use super::services::open;
-use super::{PATIENCE, Scene, UPGRADE, attach, broker, take_turn};
+use super::services::{EndOnDrop, batch, open, send_again_and_again, start_api};
+use super::{ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, broker, take_turn};
 use crate::support::nats::Nats;
 use pushring::fleet::{Fleet, Name, Options};
 use pushring::{Audience, Message, Process, QueueLimits};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const CHANNELS: usize = 64;
@@ -48,10 +50,7 @@ fn name_of(topic: usize) -> String {
 fn audiences_that_a_node_listens_to_and_numbers_of_what_is_said_to_them() {
     let _turn = take_turn();
     let Some(nats) = Nats::start("") else { return };
-    let (mut here, mut there) = (Node::start(&nats, "here"), Node::start(&nats, "there"));
-    for node in [&here, &there] {
-        node.wait_for("they hear each other", |report| report.connected && report.nodes.len() == 1);
-    }
+    let [mut here, mut there] = two_nodes(&nats);
     let clients = open(&there.scene.broker, &there.process, CHANNELS, UPGRADE);
     here.scene.begin_anew();
     there.scene.begin_anew();
@@ -72,4 +71,71 @@ fn audiences_that_a_node_listens_to_and_numbers_of_what_is_said_to_them() {
     }
     there.wait_for("all is heard", |report| report.counts_in >= TOPICS as u64);
     Scene::judge_together(&[&here.scene, &there.scene], "numbers of a fleet", TOPICS * 300);
+}
+
+/// Two nodes that hear each other.
+fn two_nodes(nats: &Nats) -> [Node; 2] {
+    let nodes = ["here", "there"].map(|name| Node::start(nats, name));
+    for node in &nodes {
+        node.wait_for("they hear each other", |report| report.connected && report.nodes.len() == 1);
+    }
+    nodes
+}
+
+#[test]
+fn pushes_that_wait_for_nats() {
+    const WAITING_MIN: usize = 3 * MIB;
+    let _turn = take_turn();
+    let Some(nats) = Nats::start("") else { return };
+    let node = Node::start(&nats, "here");
+    let handle = node.scene.broker.handle();
+    // What waits outside of shards is asked of the ledger.
+    let held = || handle.held_by_process().iter().map(|tenant| tenant.held.total()).sum::<usize>();
+    let deadline = Instant::now() + PATIENCE;
+    // It is noticed after a while that NATS has stopped, and nothing is taken then: on a busy machine, before enough
+    // waits. NATS goes on, and it is tried again.
+    let before = loop {
+        node.wait_for("NATS is reached", |report| report.connected && report.queued == 0);
+        let before = (held(), ALLOCATED.load(Ordering::Relaxed));
+        nats.signal("STOP");
+        while held() < before.0 + WAITING_MIN && handle.fleet().unwrap().connected {
+            for _ in 0..8 {
+                let push = node.process.broadcast(Message::binary(vec![7; 20_000]));
+                push.to(Audience::Topic("a topic".into())).everywhere().send().unwrap();
+            }
+        }
+        if held() >= before.0 + WAITING_MIN {
+            break before;
+        }
+        assert!(Instant::now() < deadline, "{} held", held() - before.0);
+        nats.signal("CONT");
+    };
+    loop {
+        let (held, allocated) = (held() - before.0, ALLOCATED.load(Ordering::Relaxed) - before.1);
+        let ratio = held as f64 / allocated as f64;
+        if held >= WAITING_MIN && (0.8..=1.25).contains(&ratio) {
+            println!("pushes that wait for NATS: {held} held, {allocated} allocated, {ratio:.2}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{held} held, {allocated} allocated, {ratio:.2}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    nats.signal("CONT");
+}
+
+#[test]
+fn batches_of_which_other_nodes_are_asked() {
+    let _turn = take_turn();
+    let Some(nats) = Nats::start("") else { return };
+    let [mut here, there] = two_nodes(&nats);
+    start_api(&here.scene.broker, &here.process);
+    let (address, goes_on) = (here.scene.broker.address(), AtomicBool::new(true));
+    let request = batch(address, "{\"to\":{\"topic\":\"a\"},\"text\":\"x\",\"outcome\":\"nodes\"}\n", 4_000);
+    here.scene.begin_anew();
+    std::thread::scope(|scope| {
+        let _end = EndOnDrop(&goes_on);
+        (0..4).for_each(|_| drop(scope.spawn(|| send_again_and_again(address, &request, &goes_on))));
+        here.scene.judge("lines of which other nodes are asked", 2 * MIB);
+    });
+    drop(there);
 }

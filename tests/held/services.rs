@@ -8,6 +8,7 @@ use pushring::{Audience, Broker, Config, Event, Message, Process, QueueLimits, W
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const RESUMABLE: &str = "Sec-WebSocket-Protocol: pushring.1\r\n";
@@ -132,17 +133,74 @@ fn events_of_the_hub_that_its_backend_does_not_take() {
     drop(clients);
 }
 
-#[test]
-fn answers_that_are_given_again() {
-    let _turn = take_turn();
-    let broker = broker();
-    let process = attach(&broker, QueueLimits::default());
+/// A batch of so many equal lines, as a request.
+pub(super) fn batch(address: std::net::SocketAddr, line: &str, lines: usize) -> String {
+    format!(
+        "POST /push:pushring:sys/api/push HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer a token of the tests\r\n\
+         Content-Type: application/x-ndjson\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}",
+        line.len() * lines,
+        line.repeat(lines)
+    )
+}
+
+/// Sends the same request again and again, as long as `goes_on`, and takes the answers.
+pub(super) fn send_again_and_again(address: std::net::SocketAddr, request: &str, goes_on: &AtomicBool) {
+    while goes_on.load(Ordering::Relaxed) {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        // Nothing of it is kept here: it is the tests' allocator that counts.
+        let (mut bytes, mut is_first) = ([0; 4096], true);
+        while let read @ 1.. = client.read(&mut bytes).unwrap() {
+            let text = &bytes[..read];
+            assert!(!is_first || text.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(text));
+            is_first = false;
+        }
+    }
+}
+
+/// The API, for `process`, at this broker's own address.
+pub(super) fn start_api(broker: &Broker, process: &Process) {
     let options = ApiOptions {
         token: ApiToken::new("a token of the tests").unwrap(),
         process: Some(process.id().clone()),
         keys: Default::default(),
     };
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
+}
+
+#[test]
+fn batches_that_wait_for_their_turn_and_their_answers() {
+    let _turn = take_turn();
+    let broker = broker();
+    let process = attach(&broker, QueueLimits::default());
+    start_api(&broker, &process);
+    let (mut scene, goes_on) = (Scene::new(broker), AtomicBool::new(true));
+    let address = scene.broker.address();
+    let request = batch(address, "{\"to\":{\"topic\":\"a\"},\"text\":\"x\"}\n", 20_000);
+    scene.begin_anew();
+    std::thread::scope(|scope| {
+        let _end = EndOnDrop(&goes_on);
+        (0..4).for_each(|_| drop(scope.spawn(|| send_again_and_again(address, &request, &goes_on))));
+        scene.judge("batches and their answers", MIB);
+    });
+}
+
+/// Ends what goes on, also where a test fails.
+pub(super) struct EndOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn answers_that_are_given_again() {
+    let _turn = take_turn();
+    let broker = broker();
+    let process = attach(&broker, QueueLimits::default());
+    start_api(&broker, &process);
     let mut scene = Scene::new(broker);
     let address = scene.broker.address();
     let mut client = TcpStream::connect(address).unwrap();

@@ -21,6 +21,9 @@ const NAME: &str = "fleet:pushring:sys";
 /// room for 32 messages, and the task that reads it.
 const SUBSCRIPTION_BYTES: usize = 7 * 1024;
 
+/// The memory of a push whose outcome other nodes are asked for: its asker's end, and the task that gives up.
+const ASKING_BYTES: usize = 512;
+
 /// So many audiences are listened to whatever memory there is: those of the processes themselves.
 const LISTENS_ANYWAY: usize = 64;
 
@@ -67,6 +70,7 @@ impl Engine {
         let bytes = listening.len() * SUBSCRIPTION_BYTES
             + table_of(&listening)
             + table_bytes::<AudienceKey, ()>(heard)
+            + self.asking.borrow().len() * ASKING_BYTES
             + self.member.borrow().heap_bytes()
             + self.remembered.borrow().heap_bytes();
         self.held.charge.borrow_mut().resize(bytes);
