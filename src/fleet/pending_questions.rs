@@ -1,7 +1,8 @@
 //! Pushes whose outcome other nodes are asked for, and their answers.
 //!
-//! Invariants: at most [`ASKS_MAX`] at a time, and of [`ASKED_NODES_MAX`] nodes together; only a node that was asked is counted, once; the caller is answered
-//! once, either when all nodes have answered or when it [gives up](PendingQuestions::give_up).
+//! Invariants: at most [`ASKS_MAX`] at a time, and of [`ASKED_NODES_MAX`] nodes together; only a node that was asked is
+//! counted, once; the caller is answered once, either when all nodes have answered or when it
+//! [gives up](PendingQuestions::give_up).
 
 use super::header::{HeaderError, Reader};
 use crate::admission::{table_bytes, tree_bytes_in_order};

@@ -72,7 +72,7 @@ impl Conflated {
 
     /// Returns whether the next new key needs another chunk.
     fn has_full_chunks(&self) -> bool {
-        self.next_place() % CHUNK_VALUES as u64 == 0 || self.chunks.is_empty()
+        self.next_place().is_multiple_of(CHUNK_VALUES as u64) || self.chunks.is_empty()
     }
 
     fn next_place(&self) -> u64 {
