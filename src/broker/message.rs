@@ -89,10 +89,11 @@ impl Message {
         Self::control(PushKind::Pong, bytes.into())
     }
 
-    /// A control text of the subprotocol `pushring.1`, without the mark that it begins with.
-    pub(crate) fn control_text(text: &str) -> Self {
+    /// A control text of the subprotocol `pushring.1`, without the mark that it begins with, for the connection with
+    /// which the client has come back so often.
+    pub(crate) fn control_text(text: &str, to_return: u32) -> Self {
         let payload = format!("{}{text}", char::from(crate::resume::MARK)).into_bytes().into();
-        Self(PushFrame { kind: PushKind::ControlText, payload })
+        Self(PushFrame { kind: PushKind::ControlText { to_return }, payload })
     }
 
     /// Returns whether it is Text.

@@ -85,7 +85,7 @@ fn frame_number(frame: PushKind) -> u8 {
         PushKind::Ping => 2,
         PushKind::Pong => 3,
         // It is an answer to one client of this broker, and no process can make one.
-        PushKind::ControlText => unreachable!("no control text is sent to other nodes"),
+        PushKind::ControlText { .. } => unreachable!("no control text is sent to other nodes"),
     }
 }
 

@@ -769,7 +769,7 @@ fn message(frame: PushKind, payload: Bytes) -> Option<Message> {
         PushKind::Message(kind) => Message::of_kind(kind, payload),
         PushKind::Ping => Message::ping(payload),
         PushKind::Pong => Message::pong(payload),
-        PushKind::ControlText => return None,
+        PushKind::ControlText { .. } => return None,
     };
     message.ok()
 }

@@ -351,9 +351,9 @@ impl<'s> RequestCheck<'s, '_, '_> {
         let base = || self.path.split('/').nth(1).unwrap_or_default();
         let found = match routes.find(self.path).map_err(too_long)? {
             Some(found) => found,
-            None => routes.find(base()).map_err(too_long)?.ok_or_else(not_bound)?,
+            None => routes.find(base()).map_err(too_long)?.ok_or_else(|| self.not_for_requests())?,
         };
-        let binding = found.binding.ok_or_else(not_bound)?;
+        let binding = found.binding.ok_or_else(|| self.not_for_requests())?;
         let rule = &binding.rule;
         if rule.authenticated && !self.snapshot.settings.public_mode {
             self.check_http_token(binding)?;
@@ -369,6 +369,20 @@ impl<'s> RequestCheck<'s, '_, '_> {
                 Err(content.respond(self.head, rule.authenticated))
             }
             _ => Ok(Entry::Dynamic(Box::new(self.dynamic(binding, &found.params)))),
+        }
+    }
+
+    /// No request is served at this path, but a WebSocket may be.
+    fn not_for_requests(&self) -> PreparedResponse {
+        let bound = self.snapshot.websocket.find(self.path).ok().flatten().and_then(|found| found.binding);
+        match bound.map(|binding| binding.rule.sse) {
+            None => not_bound(),
+            Some(false) => PreparedResponse::text(404, "only WebSockets are served at this path: use ws:// or wss://"),
+            Some(true) => PreparedResponse::text(
+                404,
+                "only WebSockets (ws:// or wss://) and event streams (Accept: text/event-stream; POST with SSE-Channel) \
+                 are served at this path",
+            ),
         }
     }
 

@@ -129,7 +129,7 @@ fn an_unbound_websocket_path_is_an_http_path() {
     assert_eq!(ws("/wsecho:wsecho:sys/dyn", ""), "ask /wsecho:wsecho:sys/dyn 15s");
     assert_eq!(
         judge("GET /wsecho:wsecho:sys", ""),
-        "404 nothing is bound to this path",
+        "404 only WebSockets are served at this path: use ws:// or wss://",
         "and an HTTP request never takes a WebSocket path"
     );
 }
@@ -327,7 +327,15 @@ fn a_secure_subdomain_serves_its_own_package() {
 fn an_unbound_path_falls_back_to_the_base() {
     assert_eq!(judge("GET /chess:chess:template.os/deep/er", ""), "ask /chess:chess:template.os 15s");
     assert_eq!(judge("GET /wsecho:wsecho:sys/none", ""), "404 nothing is bound to this path");
+    // Who comes to a WebSocket's path without an upgrade is told what would do.
+    let for_upgrades = "404 only WebSockets are served at this path: use ws:// or wss://";
+    assert_eq!(judge("GET /wsecho:wsecho:sys/ext", ""), for_upgrades);
+    assert_eq!(judge("POST /wsecho:wsecho:sys/ext", ""), for_upgrades);
     let mut snapshot = hyperdrive();
+    let rule = WebSocketRule { sse: true, ..WebSocketRule::default() };
+    snapshot.bind_websocket(OwnerId(9), &"homepage:homepage:sys".parse().unwrap(), "/stream", rule).unwrap();
+    let streams = judge_from(&snapshot, LOOPBACK, "POST /stream", "");
+    assert!(streams.starts_with("404 ") && streams.contains("SSE-Channel"), "{streams}");
     snapshot.unbind_http(&"chess:chess:template.os".parse().unwrap(), "/auth").unwrap();
     assert_eq!(
         judge_from(&snapshot, LOOPBACK, "GET /chess:chess:template.os/auth", ""),

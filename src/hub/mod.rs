@@ -130,6 +130,8 @@ struct PendingAnswer {
 /// A channel's client.
 struct HubSession {
     grant: Arc<Grant>,
+    /// How often it has come back, as far as the hub was told.
+    returns: u32,
     answers: Answers,
     slow_orders: SlowOrderLimit,
     charge: Charge,
@@ -244,6 +246,9 @@ impl Hub {
 
     /// A client has come back. Answers that were on their way when its connection was lost may have been lost with it.
     fn say_again(&mut self, channel: ChannelId) -> HubResult {
+        if let Some(session) = self.sessions.get_mut(&channel) {
+            session.returns = session.returns.wrapping_add(1);
+        }
         // They confirm orders that were executed, so none may follow this.
         for one in self.unheard.extract_if(.., |one| one.channel == channel).collect::<Vec<_>>() {
             self.answer_and_keep(channel, one.answer, one.is_kept)?;
@@ -271,6 +276,7 @@ impl Hub {
         }
         let session = self.sessions.entry(channel).or_insert_with(|| HubSession {
             grant: grant.clone(),
+            returns: 0,
             answers: Answers::default(),
             slow_orders: SlowOrderLimit::new(Instant::now()),
             charge: self.memory.charge_anyway(HeldAs::Topics, 0),
@@ -429,7 +435,8 @@ impl Hub {
     }
 
     fn answer(&self, channel: ChannelId, text: &str) -> HubResult {
-        self.process.push(channel, Message::control_text(text)).send()
+        let returns = self.sessions.get(&channel).map_or(0, |session| session.returns);
+        self.process.push(channel, Message::control_text(text, returns)).send()
     }
 }
 

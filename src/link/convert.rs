@@ -226,7 +226,7 @@ pub(super) fn message_out(message: Message) -> (FrameKind, Bytes) {
     let PushFrame { kind, payload } = message.into_frame();
     let kind = match kind {
         // Only the hub makes control texts, and it runs in the broker's own program.
-        PushKind::Message(MessageKind::Text) | PushKind::ControlText => FrameKind::Text,
+        PushKind::Message(MessageKind::Text) | PushKind::ControlText { .. } => FrameKind::Text,
         PushKind::Message(MessageKind::Binary) => FrameKind::Binary,
         PushKind::Ping => FrameKind::Ping,
         PushKind::Pong => FrameKind::Pong,

@@ -259,7 +259,11 @@ pub enum PushKind {
     /// An unsolicited pong (RFC 6455 5.5.3).
     Pong,
     /// A control text of the subprotocol `pushring.1`: a Text frame that is no message, and counts as none.
-    ControlText,
+    ControlText {
+        /// For which connection of the channel it is: how often its client had come back. It goes to no other: what was
+        /// said to a connection that was lost is said again, and in order, behind the event that the client came back.
+        to_return: u32,
+    },
 }
 
 /// Ends one channel.

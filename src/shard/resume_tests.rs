@@ -49,6 +49,8 @@ struct Client {
     sent: u64,
     /// The sum of its reported losses.
     missing: u64,
+    /// For which returns the process' answers were.
+    answered: Vec<u64>,
     /// A close frame came.
     is_closed: bool,
 }
@@ -129,6 +131,7 @@ impl World {
             received: 0,
             sent: 0,
             missing: 0,
+            answered: Vec::new(),
             is_closed: false,
         });
         self.clients.len() - 1
@@ -205,6 +208,17 @@ impl World {
         self.take_back_refused(id);
         self.net.carry_out(shard);
         self.hear();
+    }
+
+    /// The process' answer to the client that has come back so often.
+    fn answer(&mut self, id: u32, to_return: u32) {
+        let payload = format!("\u{1e}{{\"dropped\":0,\"to\":{to_return}}}").into_bytes().into();
+        let frame = PushFrame { kind: PushKind::ControlText { to_return }, payload };
+        let shard = ChannelId::new(id).shard(SHARDS) as usize;
+        let (channel, owner) = (ChannelId::new(id), Some(OWNER));
+        let push = PushCommand { channel, owner, frame, policy: None, asked: ReportTo::Nobody };
+        self.net.shards[shard].handle_command(Command::Push(push), self.net.now_ms);
+        self.net.carry_out(shard);
     }
 
     /// The same message to all channels for which it is the next one.
@@ -308,6 +322,7 @@ impl World {
             [0x1e, 0x1e, ..] => &text[1..],
             [0x1e, control @ ..] => {
                 let control: serde_json::Value = serde_json::from_slice(control).unwrap();
+                client.answered.extend(control["to"].as_u64());
                 let count = control["dropped"].as_u64().unwrap();
                 client.received += count;
                 client.missing += count;
@@ -484,6 +499,33 @@ fn an_answer_that_was_lost_costs_nobody_the_channel() {
             break;
         }
     }
+}
+
+/// The answers of one connection come over no other: what was lost with it is said again behind the event that the
+/// client came back, and an older list of answers must not be taken for that one.
+#[test]
+fn an_answer_goes_to_the_connection_that_it_is_for() {
+    let mut world = World::new(ShardConfig::default(), Budget::default(), false);
+    let at = world.add_client();
+    world.connect(at, 0, usize::MAX, false);
+    world.turn();
+    world.receive(at, usize::MAX);
+    let id = world.channel(at);
+    world.answer(id, 0);
+    world.drain();
+    for (number, is_noticed) in [(1, true), (2, false), (3, true)] {
+        world.cut(at, is_noticed);
+        world.answer(id, number - 1);
+        world.answer(id, number);
+        world.connect(at, 1, usize::MAX, false);
+        world.turn();
+        world.turn();
+        // The process has not been told yet that its client is back, and then it is.
+        world.answer(id, number - 1);
+        world.answer(id, number);
+        world.drain();
+    }
+    assert_eq!((world.clients[at].answered.as_slice(), world.resumed), (&[0, 1, 2, 3][..], 3));
 }
 
 /// The choices of a seed.

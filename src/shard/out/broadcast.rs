@@ -34,8 +34,8 @@ pub(in crate::shard) struct Encoding {
     range: Option<Range>,
     /// The message, where it is compressed and contexts go on from it.
     pub message: Option<Bytes>,
-    /// Whether it is a control text, which is no message.
-    pub is_control_text: bool,
+    /// Set for a control text, which is no message: for which connection it is.
+    pub control_text_to: Option<u32>,
     /// The message, where it is compressed.
     original: Option<Bytes>,
     /// Where it lies for channels that outlive their connections, as it is.
@@ -55,9 +55,12 @@ impl Encoding {
     ) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
         let parts = FrameParts { header, payload, charge };
-        let is_control_text = kind == PushKind::ControlText;
+        let control_text_to = match kind {
+            PushKind::ControlText { to_return } => Some(to_return),
+            PushKind::Message(_) | PushKind::Ping | PushKind::Pong => None,
+        };
         let (range, message, original, kept, lane) = Default::default();
-        Self { parts, copy_bytes_max, range, message, is_control_text, original, kept, lane }
+        Self { parts, copy_bytes_max, range, message, control_text_to, original, kept, lane }
     }
 
     /// An event of a stream: not a frame, but it waits and is sent like one.
@@ -66,7 +69,7 @@ impl Encoding {
         let payload = event.slice(event.len() - rest.len()..);
         let parts = FrameParts { header, payload, charge };
         let (range, message, original, kept, lane) = Default::default();
-        Self { parts, copy_bytes_max, range, message, is_control_text: false, original, kept, lane }
+        Self { parts, copy_bytes_max, range, message, control_text_to: None, original, kept, lane }
     }
 
     /// Writes the event where it is kept for `of`, from where it is sent, too.
@@ -301,6 +304,6 @@ pub(super) fn opcode(kind: PushKind) -> Opcode {
         PushKind::Message(kind) => kind.into(),
         PushKind::Ping => Opcode::Ping,
         PushKind::Pong => Opcode::Pong,
-        PushKind::ControlText => Opcode::Text,
+        PushKind::ControlText { .. } => Opcode::Text,
     }
 }

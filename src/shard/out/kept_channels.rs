@@ -84,6 +84,8 @@ pub(in crate::shard) struct KeptChannel {
     pub holder: ResumeHolder,
     /// How many messages of the client its owner was told.
     pub received: u64,
+    /// How often its client has come back.
+    pub returns: u32,
     /// Whether its owner is told when it is left and taken up again.
     pub tells: bool,
     /// The log's claim on memory, and what it is for.
@@ -97,7 +99,7 @@ pub(super) type KeptChannels = FxHashMap<Slot, Box<KeptChannel>>;
 impl KeptChannel {
     pub(crate) fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
         let (log, tokens) = (Log::default(), ResumeTokens::new(token));
-        Self { log, tokens, holder, received: 0, tells, charge: SharedCharge::default(), charged_bytes: 0 }
+        Self { log, tokens, holder, received: 0, returns: 0, tells, charge: SharedCharge::default(), charged_bytes: 0 }
     }
 
     fn bytes(&self) -> usize {

@@ -30,7 +30,7 @@ impl Shard {
         policy: Option<Policy>,
         since: Option<u32>,
     ) -> FrameResult {
-        if encoding.parts.is_control() || encoding.is_control_text {
+        if encoding.parts.is_control() || encoding.control_text_to.is_some() {
             return self.offer_control_to_kept(slot, encoding, since);
         }
         let len = encoding.kept_len();
@@ -143,7 +143,9 @@ impl Shard {
     fn offer_control_to_kept(&mut self, slot: Slot, encoding: &mut Encoding, since: Option<u32>) -> FrameResult {
         let connection = &self.table[slot];
         let ConnectionPhase::Open(channel) = &connection.phase else { return FrameResult::Closed };
-        if connection.flags.has(Flag::Detached) {
+        let returns = self.out.kept_channels.get(&slot).map_or(0, |kept_channel| kept_channel.returns);
+        let is_for_another = encoding.control_text_to.is_some_and(|to_return| to_return != returns);
+        if is_for_another || connection.flags.has(Flag::Detached) {
             return FrameResult::Dropped;
         }
         if connection.outbound.is_blocked() {

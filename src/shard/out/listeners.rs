@@ -34,7 +34,7 @@ impl Shard {
         let copy_bytes_max = self.config.copy_bytes_max;
         let kind = match kind {
             PushKind::Message(kind) => kind,
-            PushKind::ControlText => {
+            PushKind::ControlText { .. } => {
                 let text = payload.strip_prefix(&[resume::MARK]).unwrap_or(payload);
                 return Encoding::of_event(sse::control(text).into(), SharedCharge::default(), copy_bytes_max);
             }

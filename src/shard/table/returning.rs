@@ -177,6 +177,7 @@ impl Shard {
         let token = self.new_token(ask.channel);
         let Some(kept_channel) = self.out.kept_channels.get_mut(&old) else { return };
         kept_channel.tokens.replace(ask.token, token);
+        kept_channel.returns = kept_channel.returns.wrapping_add(1);
         let received = kept_channel.received;
         if kept_channel.log.lags() {
             self.table[old].flags.set(Flag::Lags);
