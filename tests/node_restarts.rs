@@ -146,7 +146,7 @@ fn a_server_that_never_ran_is_shut_down_at_once_and_a_foreign_port_is_an_error()
     assert!(error.to_string().contains("is in use"), "{error}");
 }
 
-/// A node that ends has a second for its clients: the servers of another test do not take it from this one.
+/// A node that ends has three seconds for its clients: the servers of another test do not take it from this one.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn take_turn() -> MutexGuard<'static, ()> {
