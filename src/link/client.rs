@@ -2,7 +2,9 @@
 
 use super::convert;
 use super::frame::LinkFrame;
-use super::peer::{AttachedPeer, ConnectError, Endpoint, LinkSendError, NumberedItem, OpenQuestions, PeerAnswer};
+use super::peer::{
+    AttachedPeer, CHANGED, ConnectError, Endpoint, LinkSendError, NumberedItem, OpenQuestions, PeerAnswer, PeerState,
+};
 use super::wire::{Attach, FromPeer, LiveChannel, OrderFailure, ToPeer};
 use crate::broker::{
     Audience, BindPathError, ChannelAt, Event, GrantError, Message, OnNodes, Outcome, Policy, RecvError, RequestId,
@@ -380,11 +382,9 @@ impl Client {
             return Err(LinkSendError::TooLarge);
         }
         if ask.is_some() {
-            let mut state = shared.lock();
-            while state.asked.open >= self.0.welcome.asks_max && !state.ended {
-                state = shared.wait(state);
-            }
-            state.asked.open += 1;
+            let asks_max = self.0.welcome.asks_max;
+            let is_full = |state: &mut PeerState<Event>| state.asked.open >= asks_max && !state.ended;
+            shared.lock().wait_while(CHANGED, None, is_full).asked.open += 1;
         }
         shared.frames.send([(frame.with(blob), ())]).map_err(|_| LinkSendError::Stopped)
     }
@@ -416,7 +416,7 @@ impl Client {
             if state.ended {
                 return Err(LinkSendError::Stopped);
             }
-            state = shared.wait(state);
+            state = state.wait(CHANGED, None);
         }
     }
 }

@@ -7,18 +7,21 @@
 //!
 //! If no thread is writing, a frame is written by the thread that has it, as far as that goes without waiting. The
 //! rest, and frames that come while another thread writes, or soon after such a frame, are left to the writer thread,
-//! which writes all that is there at once. An acknowledgement is sent with the next frame; alone it goes only when it
-//! is a quarter of the window, or late.
+//! which writes all that is there at once. Frames of a thread that has several events to handle are held back until it
+//! asks for more, and leave together. An acknowledgement is sent with the next frame; alone it goes only when it is a
+//! quarter of the window, or late.
 //!
 //! Invariants: frames are written in the order in which they were put in, by one thread at a time; at most the window,
 //! and what is put in without waiting, is kept. Does not depend on heads or sockets.
 
 use super::frame::{GatheredFrames, LinkFrame, WriteNow};
+use super::monitor::{Monitor, MonitorGuard};
 use super::wire::LinkWindow;
 use crate::admission::{Charge, HeapBytes};
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// So much is taken out at a time: a write that the other side sees soon, and the lock is free meanwhile.
@@ -31,8 +34,8 @@ const KEPT_FRAMES_MAX: usize = 64 << 10;
 /// Places for frames that are kept though there are none.
 const PLACES_SPARE: usize = 256;
 
-/// How long an acknowledgement waits for a frame to ride on.
-const ACK_WITHIN: Duration = Duration::from_millis(3);
+/// How long an acknowledgement waits for a frame to ride on, and a frame for the others of its thread.
+pub(super) const HOLD_WITHIN: Duration = Duration::from_millis(5);
 
 /// More frames than these are the writer's, and more bytes.
 const LITTLE_FRAMES_MAX: usize = 256;
@@ -63,12 +66,15 @@ pub(super) trait LinkDirection {
 
 /// See the module.
 pub(super) struct FrameQueue<D: LinkDirection> {
-    state: Mutex<FrameQueueState<D::Mark>>,
-    /// The writer has something to do.
-    work: Condvar,
-    /// Something else has changed.
-    changed: Condvar,
+    state: Monitor<FrameQueueState<D::Mark>, 2>,
 }
+
+/// The writer has something to do.
+const WORK: usize = 0;
+/// Something else has changed.
+const CHANGED: usize = 1;
+
+type Locked<'a, M> = MonitorGuard<'a, FrameQueueState<M>, 2>;
 
 struct FrameQueueState<M> {
     window: LinkWindow,
@@ -77,8 +83,9 @@ struct FrameQueueState<M> {
     /// The heap bytes, without the places of the queue; and the charge for them, on the broker's side.
     heap_bytes: usize,
     charge: Option<Charge>,
-    /// How many of `kept` went out over this connection.
+    /// How many of `kept` went out over this connection, and the bytes of the others.
     written: usize,
+    unwritten_bytes: usize,
     /// How many frames came before `kept`.
     acknowledged: u64,
     /// How many numbered frames of the other side were taken in, how many of these it was told of, and whether to tell.
@@ -95,6 +102,8 @@ struct FrameQueueState<M> {
     out: Option<Arc<dyn WriteNow>>,
     wrote_at: Option<Instant>,
     writing: bool,
+    /// The thread whose frames are held back, and until when.
+    hold: Option<(ThreadId, Instant)>,
     /// The rest of frames that are partly written.
     rest: Vec<u8>,
     /// Until when the writer sleeps, and what had been received when it fell asleep.
@@ -135,6 +144,7 @@ impl<D: LinkDirection> FrameQueue<D> {
             heap_bytes: 0,
             charge: None,
             written: 0,
+            unwritten_bytes: 0,
             acknowledged,
             received,
             told: received,
@@ -145,6 +155,7 @@ impl<D: LinkDirection> FrameQueue<D> {
             out: None,
             wrote_at: None,
             writing: false,
+            hold: None,
             rest: Vec::new(),
             writer_until: None,
             seen: received,
@@ -154,7 +165,7 @@ impl<D: LinkDirection> FrameQueue<D> {
             ended: None,
             finished: false,
         };
-        Self { state: Mutex::new(state), work: Condvar::new(), changed: Condvar::new() }
+        Self { state: Monitor::new(state) }
     }
 
     /// The same, with what is kept charged.
@@ -168,10 +179,32 @@ impl<D: LinkDirection> FrameQueue<D> {
     /// # Errors
     /// The queue has ended; the frames that are left were not put in.
     pub(super) fn send(&self, frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>) -> Result<(), QueueEnded> {
+        self.send_and(frames, Self::go)
+    }
+
+    /// The same from a thread that has nothing else to do: it writes them itself, however close together they come.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn send_through(
+        &self,
+        frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>,
+    ) -> Result<(), QueueEnded> {
+        self.send_and(frames, |queue, state| if state.writing { state } else { queue.write_now(state, true) })
+    }
+
+    fn send_and<'a>(
+        &'a self,
+        frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>,
+        go: impl Fn(&'a Self, Locked<'a, D::Mark>) -> Locked<'a, D::Mark>,
+    ) -> Result<(), QueueEnded> {
         let mut frames = frames.into_iter().peekable();
         let mut state = self.lock();
         while frames.peek().is_some() {
-            state = self.wait(&self.changed, state, |state| state.ended.is_none() && !state.has_room());
+            if !state.has_room() && state.hold.take().is_some() {
+                state.signal(WORK);
+            }
+            state = state.wait_while(CHANGED, None, |state| state.ended.is_none() && !state.has_room());
             if state.ended.is_some() {
                 return Err(QueueEnded);
             }
@@ -181,7 +214,7 @@ impl<D: LinkDirection> FrameQueue<D> {
                 state.put::<D>(frame);
             }
             state.settle();
-            state = self.go(state);
+            state = go(self, state);
         }
         Ok(())
     }
@@ -196,7 +229,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         let may_come = |state: &mut FrameQueueState<D::Mark>| {
             state.ended.is_none() && !state.has_room() && state.connection.is_some()
         };
-        let mut state = self.wait_until(&self.changed, self.lock(), until, may_come);
+        let mut state = self.lock().wait_while(CHANGED, Some(until), may_come);
         if state.ended.is_some() {
             return Err(QueueEnded);
         }
@@ -235,26 +268,40 @@ impl<D: LinkDirection> FrameQueue<D> {
         }
         state.put::<D>((frame, mark));
         state.settle();
-        self.work.notify_all();
+        state.signal(WORK);
         Ok(())
     }
 
     /// Writes what goes without waiting, if no thread is writing; otherwise, and for the rest, wakes the writer thread.
-    fn go<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, FrameQueueState<D::Mark>>,
-    ) -> MutexGuard<'a, FrameQueueState<D::Mark>> {
+    /// Frames that this thread holds back stay where they are.
+    fn go<'a>(&'a self, mut state: Locked<'a, D::Mark>) -> Locked<'a, D::Mark> {
         if state.writing {
             return state;
         }
         let now = Instant::now();
+        if let Some((thread, until)) = state.hold
+            && now < until
+            && thread == thread::current().id()
+            && state.is_little()
+        {
+            if state.writer_until.is_some_and(|writer_until| writer_until > until) {
+                state.signal(WORK);
+            }
+            return state;
+        }
         let is_apart = state.wrote_at.is_none_or(|at| now >= at + APART);
-        let may = is_apart && state.ended.is_none() && state.rest.is_empty() && state.is_little();
+        self.write_now(state, is_apart)
+    }
+
+    /// Writes what goes without waiting, where it `may`; otherwise, and for the rest, wakes the writer.
+    fn write_now<'a>(&'a self, mut state: Locked<'a, D::Mark>, may: bool) -> Locked<'a, D::Mark> {
+        state.hold = None;
+        let may = may && state.ended.is_none() && state.rest.is_empty() && state.is_little();
         let Some(out) = state.out.clone().filter(|_| may) else {
-            self.work.notify_all();
+            state.signal(WORK);
             return state;
         };
-        (state.wrote_at, state.writing) = (Some(now), true);
+        (state.wrote_at, state.writing) = (Some(Instant::now()), true);
         let connection = state.connection;
         let mut gather = GatheredFrames::default();
         state.gather::<D>(&mut gather);
@@ -265,10 +312,24 @@ impl<D: LinkDirection> FrameQueue<D> {
             state.writing = false;
             state.rest = rest;
             if state.has_work() {
-                self.work.notify_all();
+                state.signal(WORK);
             }
         }
         state
+    }
+
+    /// Frames of this thread are held back from now on, for [`HOLD_WITHIN`] at most: it is about to put in several.
+    pub(super) fn hold(&self) {
+        self.lock().hold = Some((thread::current().id(), Instant::now() + HOLD_WITHIN));
+    }
+
+    /// Writes what is held back.
+    pub(super) fn release(&self) {
+        let mut state = self.lock();
+        let was_held = state.hold.take().is_some();
+        if was_held && state.unwritten() > 0 && !state.writing {
+            drop(self.write_now(state, true));
+        }
     }
 
     /// Counts a question, unless `asks_max` are unanswered already, or far too many answers unacknowledged.
@@ -300,7 +361,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         state.settle();
         state.written -= count;
         state.acknowledged = received;
-        self.changed.notify_all();
+        state.signal(CHANGED);
         Ok(())
     }
 
@@ -312,12 +373,12 @@ impl<D: LinkDirection> FrameQueue<D> {
         let unacknowledged = state.received - state.told;
         if unacknowledged >= u64::from(state.window.frames) / 4 {
             state.tell = true;
-            self.work.notify_all();
+            state.signal(WORK);
         } else if now && unacknowledged > 0 && state.tell_at.is_none() {
-            let tell_at = Instant::now() + ACK_WITHIN;
+            let tell_at = Instant::now() + HOLD_WITHIN;
             state.tell_at = Some(tell_at);
             if state.writer_until.is_some_and(|until| until > tell_at) {
-                self.work.notify_all();
+                state.signal(WORK);
             }
         }
     }
@@ -349,7 +410,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         state.told = state.received;
         (state.tell, state.tell_at) = (false, None);
         (state.notice, state.is_noticed) = (None, false);
-        (state.out, state.wrote_at, state.writing) = (None, None, false);
+        (state.out, state.wrote_at, state.writing, state.hold) = (None, None, false, None);
+        state.unwritten_bytes = state.kept_bytes;
         state.rest = Vec::new();
         state.connections
     }
@@ -359,7 +421,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         let mut state = self.lock();
         if state.connection.is_some() && !state.is_noticed {
             (state.notice, state.is_noticed) = (Some(frame), true);
-            self.work.notify_all();
+            state.signal(WORK);
         }
     }
 
@@ -377,8 +439,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         if state.connection == Some(connection) {
             state.connection = None;
             state.out = None;
-            self.work.notify_all();
-            self.changed.notify_all();
+            state.signal(WORK);
+            state.signal(CHANGED);
         }
     }
 
@@ -387,8 +449,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         let mut state = self.lock();
         if state.ended.is_none() {
             state.ended = Some(last);
-            self.work.notify_all();
-            self.changed.notify_all();
+            state.signal(WORK);
+            state.signal(CHANGED);
         }
     }
 
@@ -420,7 +482,7 @@ impl<D: LinkDirection> FrameQueue<D> {
             state.writing = false;
             if over {
                 state.finished = true;
-                self.changed.notify_all();
+                state.signal(CHANGED);
                 return Ok(());
             }
         }
@@ -428,65 +490,46 @@ impl<D: LinkDirection> FrameQueue<D> {
 
     /// Waits until the writer has something to write, a beat or a late acknowledgement at last, or the connection is
     /// over.
-    fn wait_for_work(&self, connection: u64, beat: Duration) -> MutexGuard<'_, FrameQueueState<D::Mark>> {
+    fn wait_for_work(&self, connection: u64, beat: Duration) -> Locked<'_, D::Mark> {
         let beat_at = Instant::now() + beat;
         let is_idle = |state: &FrameQueueState<D::Mark>| {
             state.connection == Some(connection) && (state.writing || !state.has_work())
         };
         let mut state = self.lock();
         while is_idle(&state) {
-            let (now, tell_at, received) = (Instant::now(), state.tell_at, state.received);
-            if tell_at.is_some_and(|at| at <= now) {
-                (state.tell, state.tell_at) = (true, None);
+            let (now, due_at, received) = (Instant::now(), state.due_at(), state.received);
+            if due_at.is_some_and(|at| at <= now) {
+                state.fall_due(now);
                 continue;
             }
-            // With frames in both directions the next acknowledgement is soon due, and this thread need not be woken
-            // for it.
+            // With frames in both directions the next acknowledgement is soon due, and frames are held back, and this
+            // thread need not be woken for either.
             let is_lively = state.writer_until.is_some() && std::mem::replace(&mut state.seen, received) != received;
-            let soon = tell_at.or(is_lively.then_some(now + ACK_WITHIN));
-            let until = soon.map_or(beat_at, |soon| soon.min(beat_at));
+            let lively_until = is_lively.then_some(now + HOLD_WITHIN);
+            let until = due_at.into_iter().chain(lively_until).fold(beat_at, Instant::min);
             if until <= now && !state.writing {
                 // A beat.
                 break;
             }
             state.writer_until = Some(until);
             let has_time = |state: &mut FrameQueueState<D::Mark>| {
-                is_idle(state) && (state.tell_at == tell_at || state.tell_at.is_some_and(|at| at >= until))
+                is_idle(state) && (state.due_at() == due_at || state.due_at().is_none_or(|at| at >= until))
             };
-            state = self.wait_until(&self.work, state, until.max(now + Duration::from_millis(1)), has_time);
+            // While another thread writes, nothing can be done at the time.
+            let until = if state.writing { until.max(now + HOLD_WITHIN) } else { until };
+            state = state.wait_while(WORK, Some(until), has_time);
         }
         state.writer_until = None;
         state
     }
 
-    fn lock(&self) -> MutexGuard<'_, FrameQueueState<D::Mark>> {
-        // Every change leaves the state whole before anything that could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(
-        &self,
-        condvar: &Condvar,
-        state: MutexGuard<'a, FrameQueueState<D::Mark>>,
-        condition: impl FnMut(&mut FrameQueueState<D::Mark>) -> bool,
-    ) -> MutexGuard<'a, FrameQueueState<D::Mark>> {
-        condvar.wait_while(state, condition).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_until<'a>(
-        &self,
-        condvar: &Condvar,
-        state: MutexGuard<'a, FrameQueueState<D::Mark>>,
-        until: Instant,
-        condition: impl FnMut(&mut FrameQueueState<D::Mark>) -> bool,
-    ) -> MutexGuard<'a, FrameQueueState<D::Mark>> {
-        let timeout = until.saturating_duration_since(Instant::now());
-        condvar.wait_timeout_while(state, timeout, condition).unwrap_or_else(PoisonError::into_inner).0
+    fn lock(&self) -> Locked<'_, D::Mark> {
+        self.state.lock()
     }
 
     fn wait_for(&self, patience: Duration, condition: impl Fn(&FrameQueueState<D::Mark>) -> bool) -> bool {
         let until = Instant::now() + patience;
-        condition(&self.wait_until(&self.changed, self.lock(), until, |state| !condition(state)))
+        condition(&self.lock().wait_while(CHANGED, Some(until), |state| !condition(state)))
     }
 }
 
@@ -499,6 +542,7 @@ impl<M> FrameQueueState<M> {
 
     fn put<D: LinkDirection<Mark = M>>(&mut self, frame: (LinkFrame, M)) {
         self.kept_bytes += frame.0.bytes();
+        self.unwritten_bytes += frame.0.bytes();
         self.heap_bytes += frame.0.heap_bytes() + D::mark_bytes(&frame.1);
         self.kept.push_back(frame);
     }
@@ -513,14 +557,32 @@ impl<M> FrameQueueState<M> {
         }
     }
 
+    /// When an acknowledgement is late, or a frame was held back for long enough.
+    fn due_at(&self) -> Option<Instant> {
+        let held_until = self.hold.map(|(_, until)| until);
+        self.tell_at.into_iter().chain(held_until).min()
+    }
+
+    /// What is due goes out next.
+    fn fall_due(&mut self, now: Instant) {
+        if self.tell_at.is_some_and(|at| at <= now) {
+            (self.tell, self.tell_at) = (true, None);
+        }
+        self.hold = self.hold.filter(|(_, until)| *until > now);
+    }
+
+    /// How many frames are to be written.
+    fn unwritten(&self) -> usize {
+        self.kept.len() - self.written
+    }
+
     /// Returns whether the pending bytes are so few that they may be written without waiting; a rest is copied.
     fn is_little(&self) -> bool {
-        self.kept.len() - self.written <= LITTLE_FRAMES_MAX
-            && self.kept.range(self.written..).map(|(frame, _)| frame.bytes()).sum::<usize>() <= LITTLE_BYTES_MAX
+        self.unwritten() <= LITTLE_FRAMES_MAX && self.unwritten_bytes <= LITTLE_BYTES_MAX
     }
 
     fn has_work(&self) -> bool {
-        self.written < self.kept.len()
+        self.unwritten() > 0 && self.hold.is_none()
             || self.tell
             || self.notice.is_some()
             || self.ended.is_some()
@@ -542,6 +604,7 @@ impl<M> FrameQueueState<M> {
             && let Some((frame, mark)) = self.kept.get_mut(self.written)
         {
             gather.push(frame);
+            self.unwritten_bytes -= frame.bytes();
             D::written(mark, &mut self.asks);
             self.written += 1;
         }

@@ -2,6 +2,7 @@
 
 use super::super::frame::FrameReader;
 use super::*;
+use std::sync::Mutex;
 
 /// Frames are numbers; acknowledgements are numbers above a thousand, and a beat is zero.
 struct Numbers;
@@ -214,6 +215,68 @@ fn a_frame_is_written_without_the_writer_and_an_acknowledgement_rides_on_it() {
     let mut reader = FrameReader::new(&there, 64, 0);
     let mut next = || reader.next::<u64>().unwrap().0;
     assert_eq!((next(), next()), (1001, 7), "nobody else has written");
+}
+
+#[test]
+fn frames_that_a_thread_holds_back_leave_together_when_it_releases_them() {
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let connection = queue.connect(WINDOW);
+    queue.write_through(connection, Arc::new(crate::driver::peer_socket::PeerStream::Unix(here)));
+    let mut reader = FrameReader::new(&there, 64, 0);
+    let mut number = 0;
+    // A thread that is not run for longer than frames may be held writes them itself: then once more.
+    loop {
+        let began = Instant::now();
+        queue.hold();
+        queue.send([frame(number + 1)]).unwrap();
+        queue.send([frame(number + 2)]).unwrap();
+        let written = queue.lock().written;
+        let in_time = began.elapsed() < HOLD_WITHIN;
+        queue.release();
+        let mut next = || reader.next::<u64>().unwrap().0;
+        assert_eq!((next(), next()), (number + 1, number + 2), "there is no writer");
+        number += 2;
+        queue.acknowledge(number, |_| ()).unwrap();
+        if in_time {
+            assert_eq!(written, 0);
+            return;
+        }
+    }
+}
+
+#[test]
+fn frames_that_are_held_back_and_never_released_leave_all_the_same() {
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let connection = queue.connect(WINDOW);
+    let through = crate::driver::peer_socket::PeerStream::Unix(here.try_clone().unwrap());
+    queue.write_through(connection, Arc::new(through));
+    // Far from a beat, for which nothing must wait.
+    let beat = Duration::from_secs(3600);
+    there.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut reader = FrameReader::new(&there, 64, 0);
+    let mut next = || reader.next::<u64>().unwrap().0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| queue.write(connection, &mut here, beat).unwrap());
+        // Those of another thread take them along.
+        queue.hold();
+        queue.send([frame(1)]).unwrap();
+        scope.spawn(|| queue.send([frame(2)]).unwrap()).join().unwrap();
+        assert_eq!((next(), next()), (1, 2));
+        // The writer sends them in time.
+        for number in 3..6 {
+            queue.hold();
+            queue.send([frame(number)]).unwrap();
+            assert_eq!(next(), number);
+        }
+        queue.disconnect(connection);
+        // A great many are not held.
+        queue.connect(LinkWindow { frames: 1000, bytes: 1 << 20 });
+        queue.hold();
+        queue.send((6..7 + LITTLE_FRAMES_MAX as u64).map(frame)).unwrap();
+        assert_eq!(queue.lock().hold, None);
+    });
 }
 
 #[test]

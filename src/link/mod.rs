@@ -37,6 +37,7 @@ mod kernel_actor;
 mod kernel_client;
 mod kernel_inbox;
 mod kernel_outgoing;
+mod monitor;
 mod orders;
 mod peer;
 mod process;

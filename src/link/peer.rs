@@ -8,7 +8,8 @@
 
 use super::config::{HELLO_WITHIN, WINDOW};
 use super::frame::{FrameReader, GatheredFrames, LinkFrame, ReadError};
-use super::frame_queue::{FrameQueue, LinkDirection};
+use super::frame_queue::{FrameQueue, HOLD_WITHIN, LinkDirection};
+use super::monitor::{Monitor, MonitorGuard};
 use super::token::LinkToken;
 use super::wire::{
     self, Attach, FromPeer, Hello, HelloRefused, LiveChannel, OrderFailure, RefusedCode, ToPeer, Welcome,
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -151,9 +152,11 @@ pub(super) struct PeerShared<T> {
     /// The hello of each connection.
     hello: Hello,
     pub frames: FrameQueue<Inward>,
-    state: Mutex<PeerState<T>>,
-    changed: Condvar,
+    state: Monitor<PeerState<T>, 1>,
 }
+
+/// Something has changed of what a peer knows.
+pub(super) const CHANGED: usize = 0;
 
 /// The mutable state.
 pub(super) struct PeerState<T> {
@@ -161,6 +164,8 @@ pub(super) struct PeerState<T> {
     inbound: VecDeque<ReadFrame<T>>,
     /// How many the process has taken and not come back from.
     handed: u64,
+    /// When it took them.
+    handed_at: Option<Instant>,
     /// Numbered frames that arrived, from the session's beginning.
     arrived: u64,
     pub asked: OpenQuestions,
@@ -234,6 +239,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
         let state = PeerState {
             inbound: live.collect(),
             handed: 0,
+            handed_at: None,
             arrived: welcome.acknowledged,
             asked: OpenQuestions::default(),
             stream: None,
@@ -244,8 +250,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
             endpoint,
             hello: Hello { session: Some(welcome.session.clone()), ..hello },
             frames: FrameQueue::of_session(WINDOW, welcome.received, welcome.acknowledged),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
+            state: Monitor::new(state),
         });
         let (life, first) = (shared.clone(), welcome.clone());
         let reader = thread::Builder::new()
@@ -266,7 +271,7 @@ impl<T: NumberedItem> Drop for AttachedPeer<T> {
         self.shared.frames.end(Some(LinkFrame::bare(&FromPeer::Bye { failed })));
         self.shared.frames.wait_finished(END_WITHIN);
         self.shared.cut();
-        self.shared.changed.notify_all();
+        self.shared.lock().signal(CHANGED);
         if let Some(reader) = self.reader.take() {
             // A panic has been reported where it happened.
             let _ = reader.join();
@@ -275,9 +280,8 @@ impl<T: NumberedItem> Drop for AttachedPeer<T> {
 }
 
 impl<T: NumberedItem> PeerShared<T> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, PeerState<T>> {
-        // Every change is one call on a collection, or one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MonitorGuard<'_, PeerState<T>, 1> {
+        self.state.lock()
     }
 
     /// Cuts the connection, if there is one.
@@ -287,20 +291,16 @@ impl<T: NumberedItem> PeerShared<T> {
         }
     }
 
-    /// Waits for a change of the state.
-    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, PeerState<T>>) -> MutexGuard<'a, PeerState<T>> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for what arrives and appends all that is there. What was given by the call before counts as taken in.
     ///
     /// # Errors
     /// Nothing came in time, or the session is over.
     pub(super) fn recv(&self, items: &mut Vec<T>, timeout: Duration) -> Result<(), RecvError> {
+        self.frames.release();
         let mut state = self.lock();
+        let is_quick = state.handed_at.take().is_some_and(|at| at.elapsed() < HOLD_WITHIN);
         let done = std::mem::take(&mut state.handed);
         self.frames.took(done, state.inbound.is_empty());
-        let mut left = timeout;
         let until = Instant::now().checked_add(timeout);
         loop {
             let before = items.len();
@@ -309,16 +309,23 @@ impl<T: NumberedItem> PeerShared<T> {
                 items.extend(item);
             }
             match () {
-                () if items.len() > before => return Ok(()),
+                () if items.len() > before => {
+                    state.handed_at = Some(Instant::now());
+                    drop(state);
+                    if is_quick && items.len() - before > 1 {
+                        // What it sends for all of these leaves together.
+                        self.frames.hold();
+                    }
+                    return Ok(());
+                }
                 () if state.ended => return Err(RecvError::Stopped),
-                () if left.is_zero() => return Err(RecvError::Timeout),
+                () if until.is_some_and(|until| Instant::now() >= until) => return Err(RecvError::Timeout),
                 () => {}
             }
             // Only answers to questions, so the process has nothing to do for them.
             let done = std::mem::take(&mut state.handed);
             self.frames.took(done, true);
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            left = until.map_or(timeout, |until| until.saturating_duration_since(Instant::now()));
+            state = state.wait(CHANGED, until);
         }
     }
 
@@ -335,8 +342,9 @@ impl<T: NumberedItem> PeerShared<T> {
             next = self.again(Instant::now() + grace);
         }
         self.frames.end(None);
-        self.lock().ended = true;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.ended = true;
+        state.signal(CHANGED);
     }
 
     /// Reads from one connection until it is lost.
@@ -348,27 +356,36 @@ impl<T: NumberedItem> PeerShared<T> {
             self.frames.write_through(connection, stream.clone());
         }
         let beat = Duration::from_millis(welcome.beat_ms.into());
+        let write = || {
+            if self.frames.write(connection, &mut &*stream, beat).is_err() {
+                stream.shutdown();
+            }
+        };
         let error = thread::scope(|scope| {
-            scope.spawn(|| {
-                if self.frames.write(connection, &mut &*stream, beat).is_err() {
-                    stream.shutdown();
-                }
-            });
-            let error = reader.source_mut().allow_silence(3 * beat).map_err(ReadError::from);
-            let error = match error {
+            let writer = thread::Builder::new().name("link-write".to_owned()).spawn_scoped(scope, write);
+            let silence = reader.source_mut().allow_silence(3 * beat);
+            let error = match writer.and(silence) {
                 Ok(()) => self.read(&mut reader).unwrap_err(),
-                Err(error) => error,
+                Err(error) => error.into(),
             };
             stream.shutdown();
             self.frames.disconnect(connection);
             error
         });
-        self.lock().stream = None;
+        let mut state = self.lock();
+        state.stream = None;
+        state.signal(CHANGED);
         error
     }
 
     fn read(&self, reader: &mut FrameReader<DeadlineReader>) -> Result<std::convert::Infallible, ReadError> {
+        // The process is woken once for all frames of a read.
+        let mut is_told = true;
         loop {
+            if !is_told && !reader.is_ready() {
+                self.lock().signal(CHANGED);
+                is_told = true;
+            }
             let (head, blob) = reader.next_owned()?;
             match head {
                 ToPeer::Beat {} => {}
@@ -384,7 +401,10 @@ impl<T: NumberedItem> PeerShared<T> {
                     self.frames.end(None);
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
                 }
-                numbered => self.arrived(numbered, blob),
+                numbered => {
+                    self.arrived(numbered, blob);
+                    is_told = false;
+                }
             }
         }
     }
@@ -394,7 +414,6 @@ impl<T: NumberedItem> PeerShared<T> {
         state.arrived += 1;
         let item = T::arrived(head, blob, &mut state.asked);
         state.inbound.push_back(ReadFrame { item, numbered: true });
-        self.changed.notify_all();
     }
 
     /// Connects again, with pauses that grow, until `deadline`. None: the session is over.

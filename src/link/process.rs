@@ -69,7 +69,7 @@ fn feed(process: &Process, session: &Session) {
                     if some.is_empty() {
                         break;
                     }
-                    if session.frames.send(some).is_err() {
+                    if session.frames.send_through(some).is_err() {
                         return;
                     }
                 }
