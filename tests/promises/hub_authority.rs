@@ -224,9 +224,14 @@ fn an_authority_that_answers_nonsense_stops_nobody() {
     authority.answers(500, String::new());
     let url = authority.url();
     let args = ["serve", "--hub", "--auth-jwks-url", &url, "--auth-issuer", ISSUER, "--auth-audience", "chat"];
-    let daemon = Daemon::start(&args);
+    let daemon = Daemon::start(&[&args[..], &["--metrics"]].concat());
     // The keys are not known yet: the client is asked to retry.
     assert_eq!(enter(&daemon, &key.token()), 503);
+    let end = Instant::now() + PATIENCE;
+    while !daemon.get("/metrics:pushring:sys/", "").contains("pushring_hub_key_fetches_failed_total 1") {
+        assert!(Instant::now() < end, "it says that it has failed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert_eq!(enter(&daemon, "a.b.c"), 401);
     assert!(daemon.get("/", "").starts_with("HTTP/1.1 404 "));
     daemon.signal("TERM");

@@ -179,12 +179,13 @@ impl KeyFetcher {
             let is_fresh = match self.refresh(&mut last) {
                 Ok(()) => true,
                 Err(error) => {
-                    self.counts.key_fetches_failed.fetch_add(1, Relaxed);
                     let error = format!("{error:#}");
                     tracing::error!(
                         error,
                         "the keys of the tokens' authority were not read: those before stay in force"
                     );
+                    // What is counted has been logged.
+                    self.counts.key_fetches_failed.fetch_add(1, Relaxed);
                     false
                 }
             };
