@@ -17,7 +17,7 @@
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::conflation::Conflated;
 use crate::shard::out::frame::FrameParts;
-use crate::shard::out::pieces::{OutboundPiece, Pieces};
+use crate::shard::out::pieces::{DataFrames, OutboundPiece, Pieces};
 use crate::shard::out::window::{Range, RangeBytes, Window};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -592,7 +592,7 @@ impl Backlog {
             OutboundPiece::Range(_) => unreachable!("a blocked queue holds no ranges"),
         };
         let whole = self.pieces[at].len() == len;
-        self.pieces.advance(at, len);
+        self.pieces.advance_frames(at, len, DataFrames::default());
         if let Some(into) = self.stepped_over
             && self.pieces.append_at(into, &[&frame])
         {
@@ -693,7 +693,7 @@ impl Backlog {
             return None;
         }
         self.droppable = self.droppable.map(|droppable| droppable - end);
-        self.pieces.advance(at, end);
+        self.pieces.advance_frames(at, end, DataFrames { frames, bytes: end });
         Some((frames, end))
     }
 }

@@ -548,8 +548,9 @@ fn control_frames_are_stepped_over_a_bounded_number_at_a_time() {
         queue.push_behind(&ping, COPY_BYTES_MAX);
         queue.push_behind(&empty, COPY_BYTES_MAX);
     }
-    // Each of them once, so that it goes on where it was.
+    // Each of them once, so that it goes on where it was; and the frames behind them are not counted again.
     assert_eq!(queue.drop_oldest(usize::MAX, &window).0, STEPS_MAX);
+    assert!(queue.backlog.as_ref().unwrap().pieces.iter().skip(1).all(|piece| piece.is_counted()));
     assert_eq!(queue.drop_oldest(usize::MAX, &window).0, count - STEPS_MAX);
     assert_eq!(queue.queued_bytes(), 1 + 2 * count);
 }

@@ -112,6 +112,10 @@ impl OutboundPiece {
         server_frame_len(joined).expect("whole frames of our own making stand behind a boundary")
     }
 
+    fn known_data(&self) -> Option<DataFrames> {
+        if let Self::Chunk { data, .. } = self { *data } else { None }
+    }
+
     /// Returns whether its data frames are known without going through them.
     #[cfg(test)]
     pub(super) fn is_counted(&self) -> bool {
@@ -332,6 +336,18 @@ impl Pieces {
         piece.advance(count);
         self.bytes -= count;
         self.chunk_bytes -= chunk - piece.chunk_len();
+    }
+
+    /// The same where these are whole frames, `gone` of which are data: those of the rest stay counted, so that going
+    /// on frame by frame costs each frame once.
+    pub(super) fn advance_frames(&mut self, at: usize, count: usize, gone: DataFrames) {
+        let known = self.pieces[at].known_data().filter(|_| count < self.pieces[at].len());
+        self.advance(at, count);
+        if let Some(known) = known
+            && let OutboundPiece::Chunk { data, .. } = &mut self.pieces[at]
+        {
+            *data = Some(DataFrames { frames: known.frames - gone.frames, bytes: known.bytes - gone.bytes });
+        }
     }
 
     /// Keeps the first `kept` bytes of the chunk at `at`, and what lies at `others` behind them, in order.
