@@ -42,7 +42,7 @@ pub fn holds(data: &[u8]) {
         let text = std::str::from_utf8(values("last-event-id")[0]).unwrap();
         let parts: Vec<&str> = text.split('.').collect();
         assert_eq!(u16::from_str_radix(parts[0], 16), Ok(id.run));
-        assert_eq!((parts[1].parse(), parts[2].parse(), parts.len()), (Ok(id.shard), Ok(id.count), 3));
+        assert_eq!((parts[1].parse(), parts[2].len(), parts.len()), (Ok(id.shard), 22, 3));
     }
     if let Some((channel, token)) = said_by(&head) {
         let text = std::str::from_utf8(values("sse-channel")[0]).unwrap();
@@ -58,7 +58,7 @@ fn is_one_event(settings: u8, payload: &[u8]) {
         return;
     }
     let kind = if is_binary { MessageKind::Binary } else { MessageKind::Text };
-    let id = EventId { run: u16::from(settings), shard: u32::from(settings), count: payload.len() as u64 };
+    let id = EventId { run: u16::from(settings), shard: u32::from(settings), place: [settings; 16] };
     let event = message(id, kind, payload);
     assert!(is_event(event[0]), "it is taken for a frame");
     assert_eq!(event_len(&event), Some(event.len()), "its end is where a queue finds it");

@@ -49,9 +49,12 @@ fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Returns whether a subprotocol element is a secret of the client that offers it.
+/// Returns whether a subprotocol element is a secret of the client that offers it. Names of subprotocols have a case,
+/// but a token under a misspelt one is as secret.
 pub fn is_secret(element: &[u8]) -> bool {
-    SECRETS.iter().any(|prefix| element.starts_with(prefix.as_bytes()))
+    let begins_so =
+        |prefix: &str| element.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
+    SECRETS.into_iter().any(begins_so)
 }
 
 /// A `Sec-WebSocket-Protocol` field as others may see it: without the elements that are secrets.
@@ -99,6 +102,7 @@ mod tests {
         let field = "pushring.1, resume.7.secret.1 ,bearer.secret,chat";
         assert_eq!(without_secrets(field), "pushring.1, chat");
         assert_eq!(without_secrets("resume.7.secret.1"), "");
+        assert_eq!(without_secrets("Bearer.secret, RESUME.7.secret.1, bearer, resumed"), "bearer, resumed");
     }
 
     proptest! {

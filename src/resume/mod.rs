@@ -13,7 +13,7 @@ pub mod token;
 
 pub use element::{MalformedElement, ResumeAsk};
 pub use text::{Control, MARK, ResumeAnswer, ResumeRefusal};
-pub use token::{Keys, OtherRuns, ResumeToken, RunId, TokenMismatch};
+pub use token::{Keys, OtherRuns, PLACE_BYTES, ResumeToken, RunId, TokenMismatch};
 
 /// The subprotocol, as it is offered and echoed.
 pub const SUBPROTOCOL: &str = "pushring.1";

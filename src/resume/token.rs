@@ -20,11 +20,17 @@ const RUN_BYTES: usize = 2;
 /// The part of the token that the MAC covers: the run and the random bytes.
 const NAME_BYTES: usize = 6;
 
+/// The bytes of a sealed place.
+pub const PLACE_BYTES: usize = 16;
+
 /// The characters of a token.
 pub const TEXT_BYTES: usize = 22;
 
 /// The purpose of the MAC, so that no other MAC of the same key is a token.
 const LABEL: &[u8] = b"pushring resume 1";
+/// Those of the two halves of a sealed place.
+const PLACE_NONCE: &[u8] = b"pushring place 1";
+const PLACE_PAD: &[u8] = b"pushring pad 1";
 
 /// A resume token. A secret of the client that it was given to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,6 +148,36 @@ impl Keys {
         mac.verify_truncated_left(&token.0[NAME_BYTES..]).map_err(|_| TokenMismatch::Foreign)
     }
 
+    /// A count of what a shard has sent to listeners, for clients to bring back: equal counts look alike, and nobody
+    /// without the keys learns a count or makes a place up. The construction is SIV (RFC 5297 section 1.3): the MAC of
+    /// the count is the nonce under which it is encrypted.
+    pub fn seal_place(&self, shard: u32, count: u64) -> [u8; PLACE_BYTES] {
+        let nonce = self.half(PLACE_NONCE, shard, count.to_be_bytes());
+        let sealed = count ^ u64::from_be_bytes(self.half(PLACE_PAD, shard, nonce));
+        let mut place = [0; PLACE_BYTES];
+        place[..8].copy_from_slice(&nonce);
+        place[8..].copy_from_slice(&sealed.to_be_bytes());
+        place
+    }
+
+    /// The count. `None`: it was not sealed by this run of the broker for that shard.
+    pub fn open_place(&self, shard: u32, place: &[u8; PLACE_BYTES]) -> Option<u64> {
+        let (nonce, sealed) = place.split_first_chunk::<8>()?;
+        let sealed = u64::from_be_bytes(*sealed.first_chunk()?);
+        let count = sealed ^ u64::from_be_bytes(self.half(PLACE_PAD, shard, *nonce));
+        let mac = self.labelled(PLACE_NONCE, shard).chain_update(count.to_be_bytes());
+        mac.verify_truncated_left(nonce).is_ok().then_some(count)
+    }
+
+    fn labelled(&self, label: &[u8], shard: u32) -> Hmac<Sha256> {
+        self.mac.clone().chain_update(label).chain_update(shard.to_be_bytes())
+    }
+
+    fn half(&self, label: &[u8], shard: u32, of: [u8; 8]) -> [u8; 8] {
+        let whole = self.labelled(label, shard).chain_update(of).finalize().into_bytes();
+        *whole.first_chunk().expect("a digest has 32 bytes")
+    }
+
     fn over(&self, channel: ChannelId, name: &[u8]) -> Hmac<Sha256> {
         self.mac.clone().chain_update(LABEL).chain_update(channel.get().to_be_bytes()).chain_update(name)
     }
@@ -153,6 +189,27 @@ mod tests {
 
     fn id(id: u32) -> ChannelId {
         ChannelId::new(id)
+    }
+
+    #[test]
+    fn a_sealed_place_is_opened_by_the_keys_and_the_shard_that_sealed_it() {
+        let (keys, others) = (Keys::new(&[1; 32]), Keys::new(&[2; 32]));
+        for count in [0, 1, 2, 1 << 40, u64::MAX] {
+            let place = keys.seal_place(3, count);
+            assert_eq!(keys.open_place(3, &place), Some(count));
+            assert_eq!((keys.open_place(2, &place), others.open_place(3, &place)), (None, None));
+            for bit in 0..PLACE_BYTES * 8 {
+                let mut forged = place;
+                forged[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(keys.open_place(3, &forged), None, "bit {bit}");
+            }
+        }
+        // Neighbours have nothing in common to count by.
+        let distance = |a: [u8; PLACE_BYTES], b: [u8; PLACE_BYTES]| -> u32 {
+            a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum()
+        };
+        let near = (0..100).map(|count| distance(keys.seal_place(0, count), keys.seal_place(0, count + 1))).min();
+        assert!(near > Some(30), "{near:?}");
     }
 
     #[test]

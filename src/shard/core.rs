@@ -228,7 +228,7 @@ impl Shard {
 
     /// The id of a process' event `count` here.
     pub(super) fn event_id(&self, count: u64) -> EventId {
-        EventId { run: self.keys.run_number(), shard: self.index, count }
+        EventId { run: self.keys.run_number(), shard: self.index, place: self.keys.seal_place(self.index, count) }
     }
 
     /// Orders to other shards. What is not taken there is told to [`relay_failed`](Self::relay_failed).

@@ -106,7 +106,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ID: EventId = EventId { run: 1, shard: 2, count: 3 };
+    const ID: EventId = EventId { run: 1, shard: 2, place: [0; 16] };
+    const ID_TEXT: &str = "0001.2.AAAAAAAAAAAAAAAAAAAAAA";
 
     /// Name, data and id of the events of a stream, as the standard has them read (9.2.6).
     pub(super) fn read(stream: &[u8]) -> Vec<(String, String, String)> {
@@ -136,19 +137,19 @@ mod tests {
     fn text_comes_line_by_line_and_what_cannot_is_base64() {
         let of = |kind, payload: &[u8]| read(&message(ID, kind, payload)).remove(0);
         for text in ["", "hello", "two\nlines", "\n", "\n\n", " led by a space", "data: x", ":", "ünï\u{1f600}"] {
-            assert_eq!(of(MessageKind::Text, text.as_bytes()), (String::new(), text.into(), "0001.2.3".into()));
+            assert_eq!(of(MessageKind::Text, text.as_bytes()), (String::new(), text.into(), ID_TEXT.into()));
         }
-        assert_eq!(of(MessageKind::Text, b"a\rb"), ("text".into(), "YQ1i".into(), "0001.2.3".into()));
-        assert_eq!(of(MessageKind::Binary, b"\x00\n\n"), ("binary".into(), "AAoK".into(), "0001.2.3".into()));
+        assert_eq!(of(MessageKind::Text, b"a\rb"), ("text".into(), "YQ1i".into(), ID_TEXT.into()));
+        assert_eq!(of(MessageKind::Binary, b"\x00\n\n"), ("binary".into(), "AAoK".into(), ID_TEXT.into()));
     }
 
     #[test]
     fn what_is_not_a_message_is_one_event_each() {
         let hello = read(&hello(ChannelId::new(7), "T", Some(ID), 1000)).remove(0);
-        assert_eq!(hello, ("channel".into(), r#"{"channel_id":7,"token":"T"}"#.into(), "0001.2.3".into()));
+        assert_eq!(hello, ("channel".into(), r#"{"channel_id":7,"token":"T"}"#.into(), ID_TEXT.into()));
         assert_eq!(read(&control(b"{\"a\":\n1}")), [("control".into(), "{\"a\": 1}".into(), String::new())]);
         let gap = read(&gap("trimmed", ID)).remove(0);
-        assert_eq!(gap, ("gap".into(), r#"{"missed":null,"reason":"trimmed"}"#.into(), "0001.2.3".into()));
+        assert_eq!(gap, ("gap".into(), r#"{"missed":null,"reason":"trimmed"}"#.into(), ID_TEXT.into()));
         let drained = close(1012, "{\"retry_ms\":250}");
         assert!(drained.starts_with(b"retry: 250\n"), "{}", String::from_utf8_lossy(&drained));
         let ended = read(&close(1001, &"ü\"\n".repeat(100))).remove(0);

@@ -114,7 +114,7 @@ mod tests {
     fn places_and_channels_are_read_or_refused() {
         let last =
             |value: &str| last_event(&head(&format!("GET / HTTP/1.1\r\nhost: a\r\nlast-event-id: {value}\r\n\r\n")));
-        assert_eq!(last("00ff.1.2"), Some(Ok(EventId { run: 255, shard: 1, count: 2 })));
+        assert_eq!(last("00ff.1.AAAAAAAAAAAAAAAAAAAAAA"), Some(Ok(EventId { run: 255, shard: 1, place: [0; 16] })));
         assert_eq!((last(""), last("of another server")), (None, Some(Err(()))));
         let by = |value: &str| said_by(&head(&format!("POST / HTTP/1.1\r\nhost: a\r\nsse-channel: {value}\r\n\r\n")));
         let token = crate::resume::Keys::new(&[1; 32]).mint(ChannelId::new(7), 1);

@@ -236,11 +236,14 @@ fn what_cannot_be_known_is_a_gap_and_comes_first() {
     let listener = Stream::open(&broker, PATH, "");
     let own = listener.last.clone();
     let (run, rest) = own.split_once('.').unwrap();
-    let (shard, count) = rest.split_once('.').unwrap();
+    let (shard, place) = rest.split_once('.').unwrap();
     gap(&format!("{:04x}.{rest}", u16::from_str_radix(run, 16).unwrap() ^ 1), "elsewhere");
-    gap(&format!("{run}.77.{count}"), "elsewhere");
-    gap(&format!("{run}.{shard}.{}", count.parse::<u64>().unwrap() + 1000), "trimmed");
-    gap(&format!("{run}.{shard}.0"), "trimmed");
+    gap(&format!("{run}.77.{place}"), "elsewhere");
+    gap(&format!("{run}.{shard}.1"), "elsewhere");
+    // A place cannot be made up.
+    let (first, others) = place.split_at(1);
+    gap(&format!("{run}.{shard}.{}{others}", if first == "A" { "B" } else { "A" }), "trimmed");
+    gap(&format!("{run}.{shard}.AAAAAAAAAAAAAAAAAAAAAA"), "trimmed");
     // An anonymous client's messages are not given to the next one.
     loop {
         let Event::Opened(opened) = inbound.next(&news) else { continue };

@@ -123,7 +123,8 @@ impl Shard {
         let is_ours = self.shard_of_last(stream) == Some(self.index());
         let newest = self.out.journals.get(&owner).map_or(0, |journal| journal.next() - 1);
         let nothing = Replay { ranges: Vec::new(), from: newest, has_gap: stream.last.is_some(), looked_at: 0 };
-        let Some(last) = stream.last.and_then(Result::ok).filter(|_| is_ours) else { return nothing };
+        let last = stream.last.and_then(Result::ok).filter(|_| is_ours);
+        let Some(count) = last.and_then(|last| self.keys.open_place(self.index(), &last.place)) else { return nothing };
         let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user).map(Arc::from);
         let topics = grant.into_iter().flat_map(|grant| grant.topics.iter().cloned()).chain(of_user);
         // Events to a single anonymous client cannot be attributed, and are a gap for each of them.
@@ -132,7 +133,7 @@ impl Shard {
         let to = own.into_iter().chain(topics.map(ListenerAudience::Topic)).collect();
         let belongs = ReturningAudiences { to, has_all_topics: grant.is_some() };
         let bytes_max = self.config.resume.bytes_max.min(self.config.outbound_bytes_max);
-        let replay = self.out.missed_since(owner, last.count, bytes_max, &belongs).unwrap_or(nothing);
+        let replay = self.out.missed_since(owner, count, bytes_max, &belongs).unwrap_or(nothing);
         let looked_at = replay.looked_at + belongs.to.len();
         self.work.spend(looked_at as u64 * work::PASS_NS + replay.ranges.len() as u64 * work::OFFER_NS);
         replay
