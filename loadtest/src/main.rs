@@ -9,6 +9,7 @@ mod client;
 mod compare;
 mod fleet;
 mod ledger;
+mod machine_gaps;
 mod modes;
 mod neighbours;
 mod payload;

@@ -4,7 +4,8 @@
 //! and waits for it to come back. Both, and the server, share this machine's processors, so the waits are an upper
 //! bound; the server itself reports the length of its turns, in its thread's CPU time.
 //!
-//! A turn may take 2 ms of its thread: a run fails if more than one in a thousand of a server's turns took longer.
+//! A turn may take 2 ms of its thread: a run fails if more than one in a thousand of a server's turns took longer. How
+//! long a thread seems to run that does nothing is reported beside it (`machine_gaps`).
 //!
 //! Invariant: a hog keeps to the protocol; its process takes and drops its messages, or relays them. Hogs that are
 //! processes of their own are in `process_hogs.rs`.
@@ -24,6 +25,7 @@ use crate::bench::{Bench, Run};
 use crate::client::engine::Pace;
 use crate::client::plain::open;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, frame};
+use crate::machine_gaps::{self, MachineGaps};
 use crate::modes::echo::ECHO;
 use crate::process_hogs::{self, HOG, ProcessHog};
 use crate::stats::{Latency, LatencySummary};
@@ -120,6 +122,13 @@ pub(crate) struct Settings {
     pub seconds: f64,
 }
 
+/// What a run measured.
+#[derive(Debug, Serialize)]
+struct Neighbours {
+    hogs: Vec<HogEffect>,
+    machine: MachineGaps,
+}
+
 /// The effect of one hog.
 #[derive(Debug, Serialize)]
 struct HogEffect {
@@ -147,12 +156,15 @@ pub(crate) fn run(run: &Run<Settings>) -> anyhow::Result<bool> {
         let mut bench = run.server.open_with(&["--metrics=true", "--link", &link.to_string_lossy()])?;
         felt.push(measure(&mut bench, settings, hog, &link).with_context(|| format!("beside {hog:?}"))?);
     }
+    let machine = machine_gaps::measure(&run.server.server_cpus, Duration::from_secs_f64(settings.seconds))
+        .context("reading a thread's own time")?;
+    let measured = Neighbours { hogs: felt, machine };
     if run.server.json {
-        println!("{}", serde_json::to_string_pretty(&felt)?);
+        println!("{}", serde_json::to_string_pretty(&measured)?);
     } else {
-        print!("{}", table(&felt));
+        print!("{}", table(&measured));
     }
-    Ok(felt.iter().all(HogEffect::is_good))
+    Ok(measured.hogs.iter().all(HogEffect::is_good))
 }
 
 fn measure(bench: &mut Bench, settings: &Settings, hog: Hog, link: &Path) -> anyhow::Result<HogEffect> {
@@ -327,12 +339,12 @@ fn bounds(buckets: &[(f64, f64)]) -> Option<[f64; 3]> {
     Some([of(0.99)?, of(TURNS_SHARE)?, of(1.0)?])
 }
 
-fn table(felt: &[HogEffect]) -> String {
+fn table(Neighbours { hogs, machine }: &Neighbours) -> String {
     let mut text = format!(
         "{:<12}{:>8}{:>10}{:>10}{:>10}   {}\n",
         "hog", "echoes", "p50 ms", "p99 ms", "max ms", "turns: 99 %, 99.9 %, all at most, ms of CPU"
     );
-    for HogEffect { hog, echoes, wait, turns_us } in felt {
+    for HogEffect { hog, echoes, wait, turns_us } in hogs {
         let name = hog.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
         text += &format!("{name:<12}{echoes:>8}");
         match wait {
@@ -351,7 +363,12 @@ fn table(felt: &[HogEffect]) -> String {
         }
         text.push('\n');
     }
-    text
+    let MachineGaps { seconds, over_2_ms, longest_us } = machine;
+    let longest_ms = longest_us / 1000.0;
+    text + &format!(
+        "a thread that reads its own CPU time for {seconds} s, nothing else running: at most {longest_ms:.3} ms between \
+         two readings, {over_2_ms} times over 2 ms\n"
+    )
 }
 
 #[cfg(test)]

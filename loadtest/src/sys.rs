@@ -16,10 +16,19 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the same clock in every process of this machine.
 pub(crate) fn now_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds that the calling thread has run.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the whole call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    assert_eq!(result, 0, "CLOCK_MONOTONIC is always there on Linux");
+    let result = unsafe { libc::clock_gettime(clock, &mut time) };
+    assert_eq!(result, 0, "both clocks are always there on Linux");
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
