@@ -38,7 +38,10 @@ pub fn holds(data: &[u8]) {
     let shown = element::without_secrets(&field);
     let kept: Vec<&str> = elements
         .into_iter()
-        .filter(|element| !element.starts_with("resume.") && !element.starts_with("bearer."))
+        .filter(|element| {
+            let element = element.to_ascii_lowercase();
+            !element.starts_with("resume.") && !element.starts_with("bearer.")
+        })
         .collect();
     assert_eq!(shown, kept.join(", "));
 }
@@ -52,6 +55,8 @@ fn is_understood(bytes: &[u8]) {
             assert_eq!(says_more, value.as_object().is_some_and(|fields| fields.len() > 1));
         }
         (Ok(Control::Other), Ok(value)) => assert_eq!(ack(&value), None),
+        // JSON has numbers that this reader cannot hold (RFC 8259 section 6).
+        (Ok(_), Err(error)) if error.to_string().starts_with("number out of range") => {}
         (Ok(said), Err(error)) => panic!("{said:?} of what is no JSON: {error}"),
         (Err(_), _) => {}
     }

@@ -54,7 +54,11 @@ fn json_holds(text: &[u8]) {
             return assert!(is_unknown || FIELDS.contains(&&*wrong.field), "{wrong:?}");
         }
     };
-    let value: Value = serde_json::from_slice(text).expect("what is carried out is JSON");
+    let value: Value = match serde_json::from_slice(text) {
+        // JSON has numbers that this reader cannot hold (RFC 8259 section 6).
+        Err(error) if error.to_string().starts_with("number out of range") => return,
+        value => value.expect("what is carried out is JSON"),
+    };
     let pushed = order.message.payload();
     if order.is_json {
         assert_eq!(serde_json::from_slice::<Value>(pushed).ok().as_ref(), value.get("json"));

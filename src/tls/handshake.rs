@@ -215,11 +215,11 @@ impl Handshake {
     pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> HandshakeStep {
         self.incoming.extend_from_slice(bytes);
         let before = out.len();
-        if speaks_http(&self.incoming) {
-            out.extend_from_slice(SPEAK_TLS);
-            return self.fail(None, false, "it speaks plain HTTP".into());
-        }
         if let HandshakeStage::Begins(configs) = &self.stage {
+            if speaks_http(&self.incoming) {
+                out.extend_from_slice(SPEAK_TLS);
+                return self.fail(None, false, "it speaks plain HTTP".into());
+            }
             let is_too_long = next_record(&self.incoming).is_some_and(|record| record.is_too_long);
             match prefers_chacha20(&self.incoming) {
                 Some(prefers_chacha20) => self.stage = HandshakeStage::begin(configs, prefers_chacha20),
