@@ -216,9 +216,13 @@ impl Handshake {
         self.incoming.extend_from_slice(bytes);
         let before = out.len();
         if let HandshakeStage::Begins(configs) = &self.stage {
-            if speaks_http(&self.incoming) {
-                out.extend_from_slice(SPEAK_TLS);
-                return self.fail(None, false, "it speaks plain HTTP".into());
+            match speaks_http(&self.incoming) {
+                Some(true) => {
+                    out.extend_from_slice(SPEAK_TLS);
+                    return self.fail(None, false, "it speaks plain HTTP".into());
+                }
+                Some(false) => {}
+                None => return HandshakeStep::Goes { has_answered: false },
             }
             let is_too_long = next_record(&self.incoming).is_some_and(|record| record.is_too_long);
             match prefers_chacha20(&self.incoming) {
@@ -416,10 +420,12 @@ fn next_record(bytes: &[u8]) -> Option<NextRecord> {
     Some(NextRecord { len: HEADER_BYTES + if is_whole { inside } else { 0 }, is_whole, is_too_long })
 }
 
-/// Returns whether a client begins as one that speaks HTTP. No record begins with a letter.
-fn speaks_http(bytes: &[u8]) -> bool {
-    const METHODS: [&[u8]; 8] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
-    bytes.first_chunk::<4>().is_some_and(|start| METHODS.contains(&&start[..]))
+/// Returns whether a client begins as one that speaks HTTP. No record begins with a letter. None: it may yet.
+fn speaks_http(bytes: &[u8]) -> Option<bool> {
+    const METHODS: [&[u8; 4]; 8] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
+    let start = &bytes[..bytes.len().min(4)];
+    let may_be = METHODS.iter().any(|method| method.starts_with(start));
+    if may_be && start.len() < 4 { None } else { Some(may_be) }
 }
 
 /// The alert at the end of what was sent, if it went out in the plain.
