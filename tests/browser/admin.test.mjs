@@ -143,8 +143,14 @@ for (const name of browsers) {
         const others = await clients(browser, 3);
         await tab.bringToFront();
         await enter(tab);
-        const answer = await fetch(`${admin}/channels?limit=1`, { headers: { authorization: `Bearer ${TOKEN}` } });
-        const [{ channel }] = (await answer.json()).channels;
+        const listed = async () => {
+          const answer = await fetch(`${admin}/channels?limit=100`, { headers: { authorization: `Bearer ${TOKEN}` } });
+          return (await answer.json()).channels;
+        };
+        // Those of the browser before may not have ended yet.
+        let channels = await listed();
+        while (channels.length !== 3) channels = await listed();
+        const [{ channel }] = channels;
         await tab.type('#channel', String(channel));
         await tab.click('#close button');
         await others.waitForFunction(() => window.ended === 1);
