@@ -69,9 +69,7 @@ fn read(count: usize, payload_bytes: usize) -> Box<dyn FnMut()> {
 
 fn unmask_64_kib() -> Box<dyn FnMut()> {
     let mut payload = vec![b'x'; 64 * 1024 + 1];
-    Box::new(move || {
-        black_box(unmask(black_box(&mut payload[1..]), KEY));
-    })
+    Box::new(move || unmask(black_box(&mut payload[1..]), KEY))
 }
 
 fn broadcast(frames: usize, payload_bytes: usize) -> Box<dyn FnMut()> {

@@ -212,8 +212,8 @@ impl WebSocketConnection {
     ) -> Result<WholeMessage<'a>, Violation> {
         let frame_bytes = message.header_bytes + message.payload_bytes;
         let payload = &mut input[message.header_bytes..frame_bytes];
-        let is_ascii = mask::unmask(payload, message.masking_key);
-        if message.kind == MessageKind::Text && !is_ascii && !utf8::is_utf8(payload) {
+        mask::unmask(payload, message.masking_key);
+        if message.kind == MessageKind::Text && !utf8::is_utf8(payload) {
             return Err(self.fail(Violation::TextNotUtf8));
         }
         Ok(WholeMessage { kind: message.kind, payload, frame_bytes })
