@@ -48,6 +48,10 @@ pub fn holds(data: &[u8]) {
 
 /// As a reader of JSON has it that takes whatever is well-formed.
 fn is_understood(bytes: &[u8]) {
+    // Control texts are Text, which is UTF-8 before it is read (RFC 6455 8.1).
+    if std::str::from_utf8(bytes).is_err() {
+        return;
+    }
     let ack = |value: &Value| value.get("ack").filter(|ack| !ack.is_null()).cloned();
     match (text::control(bytes), serde_json::from_slice::<Value>(bytes)) {
         (Ok(Control::Ack { received, says_more }), Ok(value)) => {
