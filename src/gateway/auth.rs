@@ -3,6 +3,7 @@
 //! Of a node's tokens only HS256 is accepted: the header never chooses the key or the algorithm. Claims are read only
 //! after the signature is verified, in constant time.
 
+use crate::words::strict;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -296,11 +297,7 @@ impl Secret {
 /// Decodes a part of a token, which is a JSON object (RFC 7519 section 7.2).
 pub(super) fn parse<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?;
-    // A derived reader would take an array for the fields in their order.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(TokenError::Malformed);
-    }
-    serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
+    strict::object(&bytes).ok_or(TokenError::Malformed)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Pure functions over bytes, without the mark that control texts begin with. Invariants: a text has one order; nothing
 //! here panics, whatever a client sends; no answer contains a token that a client sent.
 
-use crate::words::topic;
+use crate::words::{strict, topic};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -107,14 +107,10 @@ struct NumberField {
 /// # Errors
 /// Why it was refused.
 pub fn read(text: &[u8]) -> Result<Option<NumberedOrder>, RefusedOrder> {
-    // A derived reader would take an array for the fields in their order.
-    let is_object = text.trim_ascii_start().first() == Some(&b'{');
-    let written = is_object.then(|| serde_json::from_slice(text).ok()).flatten();
-    let Some(written) = written else {
-        let number = is_object.then(|| serde_json::from_slice::<NumberField>(text).ok()).flatten();
+    let Some(written) = strict::object::<HubFields<'_>>(text) else {
+        let number = strict::object::<NumberField>(text);
         return Err(RefusedOrder { why: "malformed", id: number.and_then(|number| number.id) });
     };
-    let written: HubFields<'_> = written;
     let id = written.id;
     let order = order_of(written).map_err(|why| RefusedOrder { why, id })?;
     Ok(order.map(|order| NumberedOrder { order, id }))

@@ -342,7 +342,7 @@ impl Hub {
             Ok((done, what)) => grammar::done(done, &what, id),
             Err(why) => grammar::error(why, id),
         };
-        let unheard = heard.filter(|heard| heard.get().is_none() && self.unheard.len() < UNHEARD_MAX);
+        let unheard = heard.filter(|heard| !heard.is_known() && self.unheard.len() < UNHEARD_MAX);
         if let Some(heard) = unheard {
             self.unheard.push(PendingAnswer { channel, heard, answer, is_kept: id.is_some() });
             return Ok(());
@@ -360,7 +360,7 @@ impl Hub {
 
     /// Gives the answers that waited for other nodes.
     fn answer_heard(&mut self) -> HubResult {
-        let (heard, unheard) = std::mem::take(&mut self.unheard).into_iter().partition(|one| one.heard.get().is_some());
+        let (heard, unheard) = std::mem::take(&mut self.unheard).into_iter().partition(|one| one.heard.is_known());
         self.unheard = unheard;
         let heard: Vec<PendingAnswer> = heard;
         heard.into_iter().try_for_each(|one| self.answer_and_keep(one.channel, one.answer, one.is_kept))

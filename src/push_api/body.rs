@@ -7,6 +7,7 @@ use crate::broker::{ChannelAt, Message, Policy};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use crate::words::audience::Audience;
+use crate::words::strict::digits;
 use crate::words::topic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -341,11 +342,6 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
         false => Message::binary(body),
     };
     Ok(PublishOrder { to, process, message, is_json: false, policy, except, outcome })
-}
-
-/// A number of digits alone: `parse` would take a sign.
-pub(super) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Percent-decoded (RFC 3986 section 2.1). None: a `%` without two digits, or no UTF-8.

@@ -30,8 +30,6 @@ pub(super) struct LineBatch {
     waiting: VecDeque<LineAnswer>,
     /// The heap bytes of those, with what other nodes will say.
     waiting_bytes: usize,
-    /// How many other nodes there are.
-    nodes: usize,
     key: Option<KeyDigest>,
     body_bytes: usize,
     charge: Charge,
@@ -61,7 +59,7 @@ impl LineBatch {
         let body_bytes = body.len();
         let charge = memory.charge(HeldAs::Content, body_bytes)?;
         let (answers, waiting) = Default::default();
-        Ok(Self { rest: body, answers, waiting, waiting_bytes: 0, nodes: 0, key: None, body_bytes, charge })
+        Ok(Self { rest: body, answers, waiting, waiting_bytes: 0, key: None, body_bytes, charge })
     }
 
     pub(super) fn keyed(self, key: Option<KeyDigest>) -> Self {
@@ -75,7 +73,6 @@ impl LineBatch {
         nodes: usize,
         mut push: impl FnMut(PublishOrder) -> Result<PushResult, ApiAnswer>,
     ) -> bool {
-        self.nodes = nodes;
         if self.charge.grow(PART_ANSWERS_BYTES).is_err() && !self.rest.is_empty() {
             self.rest = Bytes::new();
             let why = "memory is short (memory_budget): this line and those behind it were not pushed";
@@ -94,7 +91,7 @@ impl LineBatch {
             let line = self.rest.split_to(end);
             let _ = self.rest.split_to(1.min(self.rest.len()));
             if !line.trim_ascii().is_empty() {
-                let answer = self.one(&line, &mut push);
+                let answer = one(&line, nodes, &mut push);
                 self.answer(answer);
             }
         }
@@ -102,24 +99,6 @@ impl LineBatch {
         let waiting_bytes = self.waiting.capacity() * size_of::<LineAnswer>() + self.waiting_bytes;
         self.charge.resize(self.body_bytes + self.answers.capacity() + waiting_bytes);
         false
-    }
-
-    fn one(&self, line: &[u8], push: impl FnOnce(PublishOrder) -> Result<PushResult, ApiAnswer>) -> LineAnswer {
-        if line.len() > JSON_BYTES_MAX {
-            return LineAnswer::known(&json!({"status": 413, "error": "a line has 256 KiB at most"}));
-        }
-        match body::of_json(line).map_err(ApiAnswer::from).and_then(push) {
-            Ok(PushResult::Accepted) => LineAnswer::known(&json!({"status": 202})),
-            Ok(PushResult::Asked(tickets)) => {
-                let bytes = tickets.heap_bytes(self.nodes);
-                LineAnswer::Asked(tickets, bytes)
-            }
-            Err(answer) => {
-                let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                told["status"] = answer.status.into();
-                LineAnswer::known(&told)
-            }
-        }
     }
 
     fn answer(&mut self, answer: LineAnswer) {
@@ -169,6 +148,25 @@ impl LineAnswer {
         match self {
             Self::Known(answer) => answer.len(),
             Self::Asked(_, bytes) => *bytes,
+        }
+    }
+}
+
+/// One line, where there are so many other `nodes`.
+fn one(line: &[u8], nodes: usize, push: impl FnOnce(PublishOrder) -> Result<PushResult, ApiAnswer>) -> LineAnswer {
+    if line.len() > JSON_BYTES_MAX {
+        return LineAnswer::known(&json!({"status": 413, "error": "a line has 256 KiB at most"}));
+    }
+    match body::of_json(line).map_err(ApiAnswer::from).and_then(push) {
+        Ok(PushResult::Accepted) => LineAnswer::known(&json!({"status": 202})),
+        Ok(PushResult::Asked(tickets)) => {
+            let bytes = tickets.heap_bytes(nodes);
+            LineAnswer::Asked(tickets, bytes)
+        }
+        Err(answer) => {
+            let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            told["status"] = answer.status.into();
+            LineAnswer::known(&told)
         }
     }
 }

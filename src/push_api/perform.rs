@@ -3,7 +3,7 @@
 //! Invariants: a push never waits; nothing is done in the name of a process that is gone.
 
 use super::answer::ApiAnswer;
-use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded, digits};
+use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::admission::tree_bytes_in_order;
 use crate::broker::{
     Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
@@ -12,6 +12,7 @@ use crate::broker::{
 use crate::channel::ChannelId;
 use crate::hub;
 use crate::process_id::ProcessId;
+use crate::words::strict::digits;
 use crate::words::topic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -154,7 +155,7 @@ pub(super) struct ChannelTicket {
 impl ChannelTicket {
     /// Returns whether the node may still say it.
     pub(super) fn is_slow(&self) -> bool {
-        self.said.get().is_none()
+        !self.said.is_known()
     }
 
     pub(super) fn answer(&self) -> ApiAnswer {

@@ -5,6 +5,7 @@
 
 use super::token::ResumeToken;
 use crate::channel::ChannelId;
+use crate::words::strict::digits;
 
 const PREFIX: &str = "resume.";
 
@@ -38,15 +39,10 @@ pub fn find<'a>(offered: impl Iterator<Item = &'a [u8]>) -> Option<Result<Resume
 
 fn parse(element: &[u8]) -> Option<ResumeAsk> {
     let mut parts = std::str::from_utf8(element).ok()?.split('.');
-    let channel = u32::try_from(number(parts.next()?)?).ok()?;
+    let channel = digits(parts.next()?)?;
     let token = ResumeToken::parse(parts.next()?)?;
-    let received = number(parts.next()?)?;
+    let received = digits(parts.next()?)?;
     parts.next().is_none().then_some(ResumeAsk { channel: ChannelId::new(channel), token, received })
-}
-
-/// Digits alone: `parse` would take a sign.
-fn number(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Returns whether a subprotocol element is a secret of the client that offers it. Names of subprotocols have a case,

@@ -3,6 +3,7 @@
 //! of others.
 
 use crate::resume::PLACE_BYTES;
+use crate::words::strict::digits;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fmt;
@@ -23,13 +24,13 @@ impl EventId {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let (run, shard, sealed) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() || run.len() != 4 || !shard.bytes().all(|byte| byte.is_ascii_digit()) {
+        if parts.next().is_some() || run.len() != 4 {
             return None;
         }
         let run = run.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(run, 16).ok())??;
         let mut place = [0; PLACE_BYTES];
         let is_whole = URL_SAFE_NO_PAD.decode_slice(sealed, &mut place) == Ok(PLACE_BYTES);
-        is_whole.then_some(Self { run, shard: shard.parse().ok()?, place })
+        is_whole.then_some(Self { run, shard: digits(shard)?, place })
     }
 }
 

@@ -5,6 +5,7 @@ use super::id::EventId;
 use crate::channel::ChannelId;
 use crate::http::{Date, Head, PreparedResponse};
 use crate::resume::ResumeToken;
+use crate::words::strict::digits;
 
 /// The field with which a message goes up: `ID.TOKEN`, as the stream's first event has said them. A secret of the
 /// client.
@@ -49,8 +50,7 @@ pub fn last_event(head: &Head<'_>) -> Option<Result<EventId, ()>> {
 /// Whose a message is that goes up. None: the field is no such thing.
 pub fn said_by(head: &Head<'_>) -> Option<(ChannelId, ResumeToken)> {
     let (id, token) = head.text(CHANNEL_FIELD)?.split_once('.')?;
-    let id = id.bytes().all(|byte| byte.is_ascii_digit()).then(|| id.parse().ok())??;
-    Some((ChannelId::new(id), ResumeToken::parse(token)?))
+    Some((ChannelId::new(digits(id)?), ResumeToken::parse(token)?))
 }
 
 /// The fields by which a browser lets a page of a listed `origin` read the answer.
