@@ -190,7 +190,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         &self,
         frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>,
     ) -> Result<(), QueueEnded> {
-        self.send_and(frames, |queue, state| if state.writing { state } else { queue.write_now(state, true) })
+        self.send_and(frames, |queue, state| queue.write_now(state, true))
     }
 
     fn send_and<'a>(
@@ -275,9 +275,6 @@ impl<D: LinkDirection> FrameQueue<D> {
     /// Writes what goes without waiting, if no thread is writing; otherwise, and for the rest, wakes the writer thread.
     /// Frames that this thread holds back stay where they are.
     fn go<'a>(&'a self, mut state: Locked<'a, D::Mark>) -> Locked<'a, D::Mark> {
-        if state.writing {
-            return state;
-        }
         let now = Instant::now();
         if let Some((thread, until)) = state.hold
             && now < until
@@ -293,9 +290,13 @@ impl<D: LinkDirection> FrameQueue<D> {
         self.write_now(state, is_apart)
     }
 
-    /// Writes what goes without waiting, where it `may`; otherwise, and for the rest, wakes the writer.
+    /// Writes what goes without waiting, where it `may`; otherwise, and for the rest, wakes the writer. A thread that is
+    /// writing takes what comes meanwhile.
     fn write_now<'a>(&'a self, mut state: Locked<'a, D::Mark>, may: bool) -> Locked<'a, D::Mark> {
         state.hold = None;
+        if state.writing {
+            return state;
+        }
         let may = may && state.ended.is_none() && state.rest.is_empty() && state.is_little();
         let Some(out) = state.out.clone().filter(|_| may) else {
             state.signal(WORK);
@@ -326,8 +327,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     /// Writes what is held back.
     pub(super) fn release(&self) {
         let mut state = self.lock();
-        let was_held = state.hold.take().is_some();
-        if was_held && state.unwritten() > 0 && !state.writing {
+        if state.hold.take().is_some() && state.unwritten() > 0 {
             drop(self.write_now(state, true));
         }
     }

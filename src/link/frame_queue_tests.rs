@@ -245,6 +245,15 @@ fn frames_that_a_thread_holds_back_leave_together_when_it_releases_them() {
     }
 }
 
+/// Ends a connection, and so its writer, also where a test fails.
+struct DisconnectOnDrop<'a>(&'a FrameQueue<Numbers>, u64);
+
+impl Drop for DisconnectOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.disconnect(self.1);
+    }
+}
+
 #[test]
 fn frames_that_are_held_back_and_never_released_leave_all_the_same() {
     let queue = FrameQueue::<Numbers>::new(WINDOW);
@@ -258,6 +267,7 @@ fn frames_that_are_held_back_and_never_released_leave_all_the_same() {
     let mut reader = FrameReader::new(&there, 64, 0);
     let mut next = || reader.next::<u64>().unwrap().0;
     std::thread::scope(|scope| {
+        let end = DisconnectOnDrop(&queue, connection);
         scope.spawn(|| queue.write(connection, &mut here, beat).unwrap());
         // Those of another thread take them along.
         queue.hold();
@@ -270,11 +280,20 @@ fn frames_that_are_held_back_and_never_released_leave_all_the_same() {
             queue.send([frame(number)]).unwrap();
             assert_eq!(next(), number);
         }
-        queue.disconnect(connection);
+        // Also where another thread was writing when they were put in, and had nothing to do with them.
+        while queue.lock().writer_until.is_none() {
+            std::thread::yield_now();
+        }
+        queue.lock().writing = true;
+        queue.hold();
+        queue.send([frame(6)]).unwrap();
+        queue.lock().writing = false;
+        assert_eq!(next(), 6);
+        drop(end);
         // A great many are not held.
         queue.connect(LinkWindow { frames: 1000, bytes: 1 << 20 });
         queue.hold();
-        queue.send((6..7 + LITTLE_FRAMES_MAX as u64).map(frame)).unwrap();
+        queue.send((7..8 + LITTLE_FRAMES_MAX as u64).map(frame)).unwrap();
         assert_eq!(queue.lock().hold, None);
     });
 }
