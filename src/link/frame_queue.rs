@@ -290,8 +290,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         self.write_now(state, is_apart)
     }
 
-    /// Writes what goes without waiting, where it `may`; otherwise, and for the rest, wakes the writer. A thread that is
-    /// writing takes what comes meanwhile.
+    /// Writes what goes without waiting, where it `may`; otherwise, and for the rest, wakes the writer. A thread that
+    /// is writing takes what comes meanwhile.
     fn write_now<'a>(&'a self, mut state: Locked<'a, D::Mark>, may: bool) -> Locked<'a, D::Mark> {
         state.hold = None;
         if state.writing {
