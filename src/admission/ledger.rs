@@ -12,13 +12,13 @@
 //!   each tenant have half of its share.
 //!
 //! **Fair pressure.** A tenant's share is the budget divided by the number of tenants that hold a notable part of it
-//! (1/1024). The reserve (an eighth of the budget) is for tenants that hold less than three quarters of their share, so
-//! that there is room for whoever holds nothing yet. When less than the reserve is free ([`Budget::is_pressed`]),
-//! tenants above their share give back, on whichever shard, and no others:
+//! (1/1024), and all but the reserve where there is one. The reserve (an eighth of the budget) is for tenants that hold
+//! less than three quarters of their share, so that there is room for whoever holds nothing yet. When less than the
+//! reserve is free ([`Budget::is_pressed`]), tenants above their share give back, on whichever shard, and no others:
 //!
 //! 1. a shard asks for memory with [`Tenant::claim`] of the tenant for whom it is:
 //!    `lease.cover_as(used + more, tenant.claim())`. One that holds three quarters of its share has no access to
-//!    the reserve;
+//!    the reserve. What is held for nobody in particular asks with [`Ledger::claim_for_all`];
 //! 2. when that fails, and at the end of each turn in which the budget is pressed, the shard goes through
 //!    [`Ledger::over_share`] (the fullest first), and the first tenant that has something here gives: its fullest
 //!    connection meets its policy. Then the shard trims its lease and looks again;
@@ -158,7 +158,8 @@ struct Tenants {
 
 impl LedgerShared {
     fn share_bytes(&self) -> Option<usize> {
-        Some(self.budget.bytes()? / self.notable_len.load(Ordering::Relaxed).max(1))
+        let budget = self.budget.bytes()?;
+        Some((budget / self.notable_len.load(Ordering::Relaxed).max(1)).min(Budget::beside_reserve(budget)))
     }
 }
 
@@ -237,9 +238,19 @@ impl Ledger {
 
     /// Returns whether there are any, by a look at the notable ones.
     pub fn has_over_share(&self) -> bool {
-        let Some(share) = self.share_bytes() else { return false };
+        self.share_bytes().is_some_and(|share| self.has_over(share))
+    }
+
+    /// How far a shard's lease may go for what is not asked for in a tenant's name: as far as for the tenant that holds
+    /// most, which it may be for.
+    pub fn claim_for_all(&self) -> LeaseReach {
+        let is_within = self.share_bytes().is_none_or(|share| !self.has_over(beyond_reserve_from(share)));
+        if is_within { LeaseReach::WithinShare } else { LeaseReach::BeyondShare }
+    }
+
+    fn has_over(&self, bytes: usize) -> bool {
         let is_over =
-            |counts: &Weak<TenantCounts>| counts.upgrade().is_some_and(|counts| Tenant(counts).total() > share);
+            |counts: &Weak<TenantCounts>| counts.upgrade().is_some_and(|counts| Tenant(counts).total() > bytes);
         lock(&self.0.notable).iter().any(is_over)
     }
 
@@ -357,10 +368,11 @@ impl Tenant {
         if kept.saturating_add(more) <= share / 2 { LeaseReach::WithinShare } else { LeaseReach::ToKeep }
     }
 
-    /// How far a shard's lease may go for it. What is leased is more than what is held, and what is held is published
-    /// once a turn: so the reserve is for a tenant that holds less than three quarters of its share.
+    /// How far a shard's lease may go for it, once the shard has published what it holds. What is leased is more than
+    /// what is held, and what other shards hold is published once a turn: so the reserve is for a tenant that holds
+    /// less than three quarters of its share.
     pub fn claim(&self) -> LeaseReach {
-        let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= share / 4 * 3);
+        let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= beyond_reserve_from(share));
         if is_within { LeaseReach::WithinShare } else { LeaseReach::BeyondShare }
     }
 
@@ -611,6 +623,11 @@ impl Drop for Charge {
     fn drop(&mut self) {
         self.resize(0);
     }
+}
+
+/// A tenant that holds more than this has no access to the reserve.
+fn beyond_reserve_from(share: usize) -> usize {
+    share / 4 * 3
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -273,9 +273,16 @@ impl Memory {
     }
 
     /// As [`cover`](Self::cover), for `owner`, which does not get at what is kept for others beyond its share.
-    pub(super) fn cover_for(&self, more: usize, owner: &Owner) -> bool {
+    pub(super) fn cover_for(&mut self, more: usize, owner: &Owner) -> bool {
         let needed = self.used() + more;
-        needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.memory.tenant().claim())
+        if needed <= self.lease.bytes() {
+            return true;
+        }
+        // One turn can make it hold most of the budget.
+        if let Some(account) = self.accounts.get_mut(&Some(owner.id)) {
+            account.publish();
+        }
+        self.lease.cover_as(needed, owner.memory.tenant().claim())
     }
 
     /// The same for whoever it is for, as long as the reserve is left.
@@ -284,9 +291,10 @@ impl Memory {
         needed <= self.lease.bytes() || self.lease.cover_as(needed, LeaseReach::BeyondShare)
     }
 
-    /// Returns whether what is held, and `more`, is covered by the lease.
-    pub(super) fn cover(&self, more: usize) -> bool {
-        self.lease.cover(self.used() + more)
+    /// Returns whether what is held is covered by the lease.
+    pub(super) fn covers_all(&self) -> bool {
+        let used = self.used();
+        used <= self.lease.bytes() || self.lease.cover_as(used, self.ledger.claim_for_all())
     }
 
     /// Returns whether a quarter more is held than is leased: what waiting for memory may cost, and no more.

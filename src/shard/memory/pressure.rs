@@ -123,8 +123,9 @@ impl Shard {
             self.memory.trim();
         }
         // Those for whom the reserve is do not wait.
-        let is_covered =
-            |memory: &Memory| memory.cover(0) && (memory.waiting.is_empty() || memory.cover_beside_reserve(READ_BYTES));
+        let is_covered = |memory: &Memory| {
+            memory.covers_all() && (memory.waiting.is_empty() || memory.cover_beside_reserve(READ_BYTES))
+        };
         let until_ns = self.work.spent_ns() + GIVE_NS;
         while !is_covered(&self.memory) {
             if self.work.spent_ns() >= until_ns {

@@ -65,6 +65,23 @@ fn the_fullest_is_closed_and_all_others_live() {
 }
 
 #[test]
+fn however_much_one_turn_takes_the_reserve_is_left() {
+    let mut stage = stage(Policy::DropNewest, 16);
+    let slow: Vec<_> = (0..24).map(|_| stage.open(0)).collect();
+    for round in 0..20 {
+        // Much more than there is, before anybody is told what is held.
+        for _ in 0..300 {
+            slow.iter().for_each(|client| drop(stage.push(client.channel, BINARY, vec![7; 3000].into(), None)));
+        }
+        // What waits in the inbox is held too, and comes and goes.
+        stage.shard.note_inbox(round % 5 * 200_000);
+        stage.turn();
+        let leased = stage.budget.leased_bytes();
+        assert!(leased <= 14 * MIB && used(&stage) > 12 * MIB, "round {round}: {leased} for {}", used(&stage));
+    }
+}
+
+#[test]
 fn a_frame_that_memory_cannot_hold_even_without_its_channel_ends_the_channel_alone() {
     // The payload counts as soon as it is pushed, so the channel is closed, then cut, and there is still no room.
     for policy in [Policy::Close, Policy::DropOldest, Policy::Conflate { key: 1 }] {
