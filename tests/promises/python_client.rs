@@ -7,9 +7,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use support::hub::{Hub, blocks};
-use support::{recv, send};
+use support::{free_port, recv, send, tls};
 use tungstenite::Message;
 
+const LINK_TOKEN: &str = "a token of the link";
+const API_TOKEN: &str = "a token of the api";
 const PAGE: &str = include_str!("../../clients/python/README.md");
 
 fn clients() -> PathBuf {
@@ -36,12 +38,26 @@ fn passes(command: &mut Command) {
 #[test]
 fn processes_and_publishers_work() {
     let Some(mut python) = python() else { return };
-    let hub = Hub::start("python", &["--link", "link"]);
+    let pair = tls::pair();
+    let prepare = |directory: &Path| {
+        for (name, text) in
+            [("chain", &*pair.chain), ("key", &pair.key), ("token", LINK_TOKEN), ("api-token", API_TOKEN)]
+        {
+            std::fs::write(directory.join(name), text).unwrap();
+        }
+    };
+    // A port that was free a moment ago.
+    let tcp = format!("127.0.0.1:{}", free_port());
+    let over_tcp = ["--link-tcp", &tcp, "--link-token-file", "token", "--link-tls-certs", "chain:key"];
+    let hub = Hub::prepared("python", prepare, &[&["--link", "link"], &over_tcp[..]].concat());
     passes(
         python
             .arg(clients().join("tests/test_client.py"))
             .env("PUSHRING_URL", format!("http://{}", hub.daemon.address))
             .env("PUSHRING_LINK", hub.directory.join("link"))
+            .env("PUSHRING_LINK_TCP", &tcp)
+            .env("PUSHRING_LINK_TOKEN", LINK_TOKEN)
+            .env("PUSHRING_LINK_TRUST", hub.directory.join("chain"))
             .env("PUSHRING_API", format!("http://{}", hub.api))
             .env("PUSHRING_TOKEN", &hub.token),
     );

@@ -1,15 +1,19 @@
-"""The client against a broker: PUSHRING_URL, PUSHRING_LINK, PUSHRING_API and PUSHRING_TOKEN say where.
+"""The client against a broker: PUSHRING_URL, PUSHRING_LINK, PUSHRING_LINK_TCP, PUSHRING_API and PUSHRING_TOKEN say where,
+PUSHRING_LINK_TOKEN is the link's token over TCP, and PUSHRING_LINK_TRUST the certificate that the broker shows there.
 
 Run by `cargo test --test promises python_client`.
 """
 
 import asyncio
 import base64
+import faulthandler
 import logging
 import os
+import ssl
 import struct
 import sys
 import unittest
+import unittest.mock
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -18,10 +22,12 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import pushring
+from pushring import _link
 from pushring._msgpack import pack, unpack
 
 URL = urllib.parse.urlsplit(os.environ["PUSHRING_URL"])
 LINK = os.environ["PUSHRING_LINK"]
+LINK_TCP = urllib.parse.urlsplit(f"//{os.environ['PUSHRING_LINK_TCP']}")
 API = os.environ["PUSHRING_API"]
 TOKEN = os.environ["PUSHRING_TOKEN"]
 PATIENCE_S = 60
@@ -107,6 +113,56 @@ class Linked(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(closed.exception.args, (1001,))
         client.close()
 
+    async def test_over_tls_it_is_the_same_and_a_stranger_hears_no_token(self) -> None:
+        where, token = (str(LINK_TCP.hostname), int(LINK_TCP.port or 0)), os.environ["PUSHRING_LINK_TOKEN"]
+        trusted = ssl.create_default_context(cafile=os.environ["PUSHRING_LINK_TRUST"])
+        async with pushring.attach(where, "tls:python:sys", token=token, tls=trusted) as process:
+            await process.bind("/")
+            async with running(echo(process)):
+                client = await Client.open("/tls:python:sys/")
+                for data in ("grüß dich", b"x" * 300_000):
+                    client.send(data)
+                    self.assertEqual(await client.receive(), data)
+                    # It comes back by itself.
+                    assert process._wire is not None
+                    process._wire._writer.transport.abort()
+                client.close()
+        with self.assertRaises(ssl.SSLCertVerificationError):
+            await pushring.attach(where, "tls:python:sys", token=token, tls=ssl.create_default_context()).__aenter__()
+        with self.assertRaises(TypeError):
+            pushring.attach(LINK, "tls:python:sys", tls=trusted)
+
+    async def test_it_ends_at_any_moment_of_a_reconnection(self) -> None:
+        for moment in range(60):
+            async with pushring.attach(LINK, f"ending-{moment}:python:sys") as process:
+                assert process._wire is not None
+                process._wire._writer.transport.abort()
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+        self.assertEqual([task for task in asyncio.all_tasks() if task is not asyncio.current_task()], [])
+
+    async def test_a_process_that_never_waits_leaves_the_loop_its_turns(self) -> None:
+        async with pushring.attach(LINK, "busy:python:sys", policy="drop_newest") as process:
+            await process.bind("/")
+            client = await Client.open("/busy:python:sys/")
+            opened = await soon(anext(aiter(process)))
+            assert isinstance(opened, pushring.Opened)
+            process._events.extend((None, pushring.Message(opened.channel, "x")) for _ in range(1000))
+            turns = 0
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            async with running(count()):
+                with unittest.mock.patch.object(_link, "LOOP_SPARED_S", 0.0):
+                    for _ in range(1000):
+                        await anext(aiter(process))
+            self.assertGreater(turns, 100)
+            client.close()
+
     async def test_topics_outcomes_and_refusals(self) -> None:
         async with pushring.attach(LINK, "topics:python:sys", wants_topics=True) as process:
             await process.bind("/")
@@ -122,6 +178,12 @@ class Linked(unittest.IsolatedAsyncioTestCase):
             became = await process.broadcast("x", exclude=[opened.channel], outcome=True)
             self.assertEqual(became.sent, 0)
             self.assertEqual((await process.push(1 << 20, "x", outcome=True)).not_found, 1)
+            # Of a fleet that there is not.
+            became = await process.broadcast("everywhere", topic="news", everywhere=True, outcome=True)
+            self.assertEqual((became.sent, await client.receive()), (1, "everywhere"))
+            self.assertEqual((await process.push(opened.channel, "x", node="node-2", outcome=True)).fleet_down, 1)
+            with self.assertRaises(TypeError):
+                await process.broadcast("x", channels=[opened.channel], everywhere=True)
             with self.assertRaises(pushring.Failed) as failed:
                 await process.subscribe(opened.channel, "")
             self.assertEqual(failed.exception.code, "topic_name")
@@ -238,4 +300,6 @@ class MessagePack(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    # Where it hangs it says so, and ends.
+    faulthandler.dump_traceback_later(5 * PATIENCE_S, exit=True)
     unittest.main()

@@ -107,7 +107,8 @@ Event = Union[Opened, Message, Control, Joined, Left, Detached, Resumed, Closed,
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a push, counted in channels; `queued_bytes` wait for those that are `queued`."""
+    """What became of a push, counted in channels; `queued_bytes` wait for those that are `queued`. The last three are 1 where
+    other nodes of the broker's fleet were not reached, and why."""
 
     sent: int = 0
     queued: int = 0
@@ -117,6 +118,9 @@ class Outcome:
     not_found: int = 0
     not_owner: int = 0
     queued_bytes: int = 0
+    fleet_full: int = 0
+    fleet_down: int = 0
+    fleet_too_large: int = 0
 
 
 def outcome(fields: dict[str, Any]) -> Outcome:

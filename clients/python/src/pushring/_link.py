@@ -7,7 +7,8 @@ questions without an answer fail with `LinkLost`.
 
 Invariants: what is kept is bounded by the broker's window, both ways; an event is acknowledged once the next one is asked for,
 so what was not handled before a crash is told to the process that attaches next. Only while an answer is awaited are events
-acknowledged as they arrive, since the answer stands behind them.
+acknowledged as they arrive, since the answer stands behind them; they are kept then, however many. Events that are there are
+given without a wait, but not for longer than the loop can be spared: it reads, beats and sends meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -34,6 +36,8 @@ PAUSE_MAX_S = 5.0
 # The longest head and blob before the broker has said its own.
 HELLO_BYTES_MAX = 1 << 16
 ACK_DELAY_S = 0.005
+# How long events are given one after the other before the loop has its turn.
+LOOP_SPARED_S = 0.005
 
 Where = Union[str, "tuple[str, int]"]
 
@@ -90,6 +94,7 @@ def attach(
     process: str,
     *,
     token: str | None = None,
+    tls: ssl.SSLContext | None = None,
     policy: Policy = "close",
     wants_control: bool = False,
     wants_topics: bool = False,
@@ -97,20 +102,26 @@ def attach(
     """A process `name:package:publisher` at the broker whose link is at `where`: the path of its socket, or (host, port) with
     the link's token. Use it as `async with`; where the block ends, its channels are closed.
 
+    `tls` is for a broker with `link_tls_certs`: `ssl.create_default_context(cafile="broker.pem")` trusts that certificate, or
+    that authority, alone. The token is sent to no other.
+
     Raises `Refused`, `ProtocolError` or OSError as the block is entered, if the broker is not there or says no. Later it
     attaches again by itself.
     """
     fields = {"id": process, "policy": policy, "wants_control": wants_control, "wants_topics": wants_topics}
-    return Process(where, fields, token)
+    return Process(where, fields, token, tls)
 
 
 class Process:
     """An attached process: iterate over it for events, and push. See `attach`."""
 
-    def __init__(self, where: Where, attach: dict[str, Any], token: str | None) -> None:
+    def __init__(self, where: Where, attach: dict[str, Any], token: str | None, tls: ssl.SSLContext | None) -> None:
+        if tls is not None and not isinstance(where, tuple):
+            raise TypeError("tls is for a link over TCP: (host, port)")
         self._where = where
         self._attach = attach
         self._token = token
+        self._tls = tls
         self.channels: dict[int, Channel] = {}
         """The channels that are open, as far as events were taken; at first those of a predecessor."""
         self._welcome: dict[str, Any] = {}
@@ -129,6 +140,7 @@ class Process:
         self._holds_one = False
         self._is_ack_due = False
         self._arrival: asyncio.Future[None] | None = None
+        self._spared_since = 0.0
         self._asks: dict[int, asyncio.Future[Any]] = {}
         self._ask = 0
         # As frames, for a broker that has forgotten them.
@@ -174,11 +186,16 @@ class Process:
     async def __anext__(self) -> Event:
         self._holds_one = False
         self._acknowledge_soon()
+        loop = asyncio.get_running_loop()
+        if self._events and loop.time() - self._spared_since > LOOP_SPARED_S:
+            await asyncio.sleep(0)
+            self._spared_since = loop.time()
         while not self._events:
             if self._error is not None:
                 raise self._error
-            self._arrival = asyncio.get_running_loop().create_future()
+            self._arrival = loop.create_future()
             await self._arrival
+            self._spared_since = loop.time()
         self._in_hand, event = self._events.popleft()
         self._holds_one = True
         if isinstance(event, Opened):
@@ -191,31 +208,41 @@ class Process:
 
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, policy: Policy | None = None, outcome: Literal[True]
-    ) -> Outcome: ...
+        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
+        outcome: Literal[True],
+    ) -> Outcome: ...  # fmt: skip
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, policy: Policy | None = None, outcome: Literal[False] = False
-    ) -> None: ...
+        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
+        outcome: Literal[False] = False,
+    ) -> None: ...  # fmt: skip
     async def push(
-        self, channel: int, data: str | bytes, *, policy: Policy | None = None, outcome: bool = False
+        self,
+        channel: int,
+        data: str | bytes,
+        *,
+        node: str | None = None,
+        policy: Policy | None = None,
+        outcome: bool = False,
     ) -> Outcome | None:
         """Pushes to one channel, `str` as Text and `bytes` as Binary. It never waits for a client; with `outcome` it waits for
-        what became of it. `policy` is what happens where the channel does not keep up."""
+        what became of it. `policy` is what happens where the channel does not keep up. `node` is another node of the broker's
+        fleet, whose channel it is."""
         kind, blob = _payload(data)
-        return await self._push({"push": {"channel": channel, "kind": kind, "policy": policy}}, blob, outcome)
+        fields = {"channel": channel, "kind": kind, "policy": policy, "node": node}
+        return await self._push({"push": fields}, blob, outcome)
 
     @overload
     async def broadcast(
         self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
-        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), policy: Policy | None = None,
-        outcome: Literal[True],
+        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), everywhere: bool = False,
+        policy: Policy | None = None, outcome: Literal[True],
     ) -> Outcome: ...  # fmt: skip
     @overload
     async def broadcast(
         self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
-        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), policy: Policy | None = None,
-        outcome: Literal[False] = False,
+        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), everywhere: bool = False,
+        policy: Policy | None = None, outcome: Literal[False] = False,
     ) -> None: ...  # fmt: skip
     async def broadcast(
         self,
@@ -225,19 +252,23 @@ class Process:
         path: str | None = None,
         channels: Iterable[int] | None = None,
         exclude: Iterable[int] = (),
+        everywhere: bool = False,
         policy: Policy | None = None,
         outcome: bool = False,
     ) -> Outcome | None:
-        """Pushes to all channels of a topic, of a path, of a list, or of the process; encoded once. As `push` else."""
+        """Pushes to all channels of a topic, of a path, of a list, or of the process; encoded once. `everywhere` is on every
+        node of the broker's fleet (no list then); the outcome counts the channels of this node. As `push` else."""
         kind, blob = _payload(data)
         named = [(name, value) for name, value in (("topic", topic), ("path", path), ("channels", channels)) if value is not None]
         if len(named) > 1:
             raise TypeError("one of topic, path and channels")
+        if everywhere and channels is not None:
+            raise TypeError("a list of channels is of one node, and not everywhere")
         to: Any = "process"
         if named:
             name, value = named[0]
             to = {name: value if isinstance(value, str) else list(value)}
-        fields = {"to": to, "kind": kind, "except": list(exclude), "policy": policy}
+        fields = {"to": to, "kind": kind, "except": list(exclude), "policy": policy, "everywhere": everywhere}
         return await self._push({"push_many": fields}, blob, outcome)
 
     async def ping(self, channel: int, data: bytes = b"") -> None:
@@ -431,6 +462,10 @@ class Process:
                 self._wire = None
                 await wire.abort()
                 wire = await self._connect_again()
+                if self._error is not None:
+                    # It was cancelled in the moment in which a `wait_for` had its result, which Python before 3.12 prefers.
+                    self._wire = None
+                    return await wire.abort()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -461,7 +496,7 @@ class Process:
     async def _connect(self) -> _Wire:
         """Attaches, or goes on with the session."""
         try:
-            wire = await asyncio.wait_for(_Wire.open(self._where), HANDSHAKE_S)
+            wire = await asyncio.wait_for(_Wire.open(self._where, self._tls), HANDSHAKE_S)
             try:
                 await asyncio.wait_for(self._shake_hands(wire), HANDSHAKE_S)
             except BaseException:
@@ -620,9 +655,9 @@ class _Wire:
         self._is_silent = False
 
     @classmethod
-    async def open(cls, where: Where) -> _Wire:
+    async def open(cls, where: Where, tls: ssl.SSLContext | None) -> _Wire:
         if isinstance(where, tuple):
-            return cls(*await asyncio.open_connection(*where))
+            return cls(*await asyncio.open_connection(*where, ssl=tls))
         return cls(*await asyncio.open_unix_connection(where))
 
     def send(self, frame: bytes) -> None:

@@ -7,6 +7,7 @@ import base64
 import http.client
 import json
 import select
+import ssl
 import threading
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,17 +48,29 @@ class Publisher:
 
         Publisher("http://127.0.0.1:9465", token).publish("hello", topic="public.news")
 
-    `process` is in whose name (its topics, paths and channels are meant); None is the hub. Raises `PublishError` where
+    `process` is in whose name (its topics, paths and channels are meant); None is the hub. `tls` says whom to trust at an
+    https:// address, if not the system's authorities. Raises `PublishError` where
     the broker refuses, and OSError or `http.client.HTTPException` where there is none: what was published is then
     unknown, unless it had a `key`, with which it is tried once more, and never pushed twice.
     """
 
-    def __init__(self, url: str, token: str, *, process: str | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        process: str | None = None,
+        timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"no http:// or https:// address: {url}")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        if parts.scheme == "https":
+            https = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=tls)
+            self._connection: http.client.HTTPConnection = https
+        else:
+            self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
         self._base = parts.path.rstrip("/")
         self._token = token.strip()
         self._process = process
