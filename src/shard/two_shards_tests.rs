@@ -8,7 +8,7 @@ use super::stage::OWNER;
 use super::wires::{Wire, Wires};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd};
 use crate::admission::{Budget, Ledger};
-use crate::gateway::{OwnerId, Settings, Snapshot, SubdomainTokens};
+use crate::gateway::{Settings, Snapshot, SubdomainTokens};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use std::sync::Arc;
@@ -17,11 +17,12 @@ pub(crate) const SHARDS: u32 = 2;
 
 /// The owner of all channels, for tests above the shard.
 #[cfg(feature = "fleet")]
-pub(crate) const PROCESS_OWNER: OwnerId = OWNER;
+pub(crate) const PROCESS_OWNER: crate::gateway::OwnerId = OWNER;
 
 /// See the module.
 pub(crate) struct TwoShards {
     /// The process.
+    #[cfg_attr(not(feature = "fleet"), expect(dead_code, reason = "the tests of a fleet look at its topics"))]
     pub owner: Arc<Owner>,
     pub shards: Vec<Shard>,
     pub events: ProcessReceiver,
