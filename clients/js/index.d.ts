@@ -49,6 +49,11 @@ export interface Options {
   capMs?: number;
   /** A connection that says nothing for so long is given up [10,000]. */
   helloMs?: number;
+  /**
+   * A connection on which nothing was heard for one to two times so long is asked whether it still works, and given up where there
+   * is no answer in as long again [15,000]. Browsers say nothing of a network that is gone where nothing is sent.
+   */
+  beatMs?: number;
   /** What was received is acknowledged after 64 messages, or so long [5,000]. */
   ackMs?: number;
   /** What is kept of our own messages until the server has them [1,000, and 1 MiB]. */

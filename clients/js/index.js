@@ -1,18 +1,15 @@
-/**
- * Codes after which the same client would be refused again, as docs/PROTOCOL.md has them; so are all from 3000 on that are not
- * in `AGAIN`. 4401 is asked for.
- */
+// Codes after which the same client would be refused again; so are all from 3000 on but `AGAIN`. 4401 is asked for.
 const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 const AGAIN = [4404, 4408];
 const MARK = '\u001e';
 const ACK_EVERY = 64;
-// As many answers as the hub says again: of more orders at a time it could not be known whether they were executed.
+// As many answers as the hub says again: whether more orders were executed could not be known.
 const ASKS_AT_ONCE = 16;
 
 const sizeOf = (data) => (typeof data === 'string' ? data.length * 3 : (data.byteLength ?? data.size));
 const valueOf = (value) => (typeof value === 'function' ? value() : value);
 
-/** What is exported is described in `index.d.ts`. */
+// `index.d.ts` describes what is exported.
 export function connect(url, options = {}) {
   return new Channel(url, options);
 }
@@ -21,7 +18,7 @@ export class Channel {
   #url;
   #options;
   #socket = null;
-  // Connections that were given up: a close frame would end the channel that they may still hold.
+  // Given up: a close frame would end the channel that they may still hold.
   #abandoned = [];
   #timer;
   #attempt = 0;
@@ -31,20 +28,24 @@ export class Channel {
   #hasUpgraded = false;
   #received = 0;
   #acknowledged = 0;
-  // What the server may not have: `#first` is the number of the oldest.
+  // What the server may not have; `#first` numbers the oldest.
   #outbox = [];
   #outboxBytes = 0;
   #first = 0;
-  // How many of the outbox were written to a connection of this channel.
+  // How many of it were written to a connection of this channel.
   #written = 0;
   #isOpen = false;
   #isClosed = false;
   #topics = new Map();
-  // Orders to the hub without an answer, by number.
+  // Orders without an answer, by number.
   #asks = new Map();
   #ask = 0;
-  // How many answers of before are still to come on a connection that has been resumed.
+  // How many answers of before are still to come on a resumed connection.
   #again = 0;
+  // Beats without a message, and how many are borne.
+  #silent = 0;
+  #patience = 1;
+  #beats;
 
   constructor(url, options) {
     this.#url = url;
@@ -54,6 +55,7 @@ export class Channel {
       capMs: 30_000,
       helloMs: 10_000,
       ackMs: 5_000,
+      beatMs: 15_000,
       outboxMessagesMax: 1_000,
       outboxBytesMax: 1 << 20,
       random: Math.random,
@@ -61,6 +63,7 @@ export class Channel {
       ...options,
     };
     this.#listen('addEventListener');
+    this.#beats = setInterval(this.#beat, this.#options.beatMs);
     this.#open();
   }
 
@@ -77,7 +80,7 @@ export class Channel {
     const { outboxMessagesMax, outboxBytesMax } = this.#options;
     const isFull = () => this.#outbox.length >= outboxMessagesMax || this.#outboxBytes + bytes > outboxBytesMax;
     if (this.#isClosed) return false;
-    // What was written makes room: that it has come is likely, and said when it has not.
+    // What was written makes room: it has likely come, and is told when it has not.
     while (this.#written && isFull()) this.#forget(1);
     if (isFull()) return false;
     this.#outbox.push(data);
@@ -118,17 +121,25 @@ export class Channel {
   }
 
   #online = () => {
-    // One that began while nothing got through would be waited for.
     if (!this.#isOpen) this.#lost(0);
   };
 
   #offline = () => this.#lost();
 
+  /** A dead connection to which nothing is written is only silent: so it is asked. */
+  #beat = () => {
+    if (!this.#isOpen || !this.#options.resume || !this.#silent++) return;
+    if (this.#silent - 2 < this.#patience) return this.#socket.send(`${MARK}{"ping":0}`);
+    // A large message may be on its way.
+    this.#patience = Math.min(16, this.#patience * 2);
+    this.#lost(0);
+  };
+
   #open() {
     clearTimeout(this.#timer);
     if (this.#isClosed) return;
     const { protocols = [], register, resume, fallback, WebSocket, helloMs } = this.#options;
-    // Where no upgrade has ever succeeded something between does not let them through.
+    // Where no upgrade has ever succeeded, something between lets none through.
     const Socket = fallback && !this.#hasUpgraded && this.#attempt > 1 ? fallback : WebSocket;
     const offered = [...valueOf(protocols)];
     if (resume) offered.unshift('pushring.1');
@@ -144,7 +155,7 @@ export class Channel {
     };
     socket.onmessage = ({ data }) => isCurrent() && this.#heard(data);
     socket.onclose = ({ code, reason }) => isCurrent() && this.#closed(code, reason);
-    // Node 20 tells no close of a handshake that failed; elsewhere 1006 follows.
+    // Node 20 tells no close of a failed handshake.
     socket.onerror = () => isCurrent() && this.#closed(1006, '');
     this.#timer = setTimeout(() => isCurrent() && this.#lost(), helloMs);
   }
@@ -158,6 +169,7 @@ export class Channel {
       }
       return;
     }
+    [this.#silent, this.#patience] = [0, 1];
     if (this.#options.resume) {
       if (typeof data === 'string' && data[0] === MARK) {
         data = data.slice(1);
@@ -190,7 +202,7 @@ export class Channel {
       this.#written = 0;
       if (!resumed) this.#missed(lost, reason);
     } else {
-      // Nobody knows what of this the old channel has heard.
+      // Nobody knows what the old channel has heard of this.
       if (this.#written) this.#options.onLost?.(this.#written);
       this.#forget(this.#written);
       [this.#first, this.#received, this.#acknowledged] = [0, 0, 0];
@@ -230,7 +242,7 @@ export class Channel {
       this.#again--;
     }
     if (this.#again) return;
-    // What is not among them was not executed.
+    // The others were not executed.
     for (const ask of this.#asks.values()) ask.isSaid = false;
     this.#say();
   }
@@ -257,7 +269,7 @@ export class Channel {
     });
   }
 
-  /** Says what was not said yet, as far as there is room. */
+  /** Says what was not said yet. */
   #say() {
     let room = this.#isOpen && !this.#again ? ASKS_AT_ONCE : 0;
     for (const ask of this.#asks.values()) {
@@ -268,7 +280,7 @@ export class Channel {
     }
   }
 
-  /** The channel is gone, and nobody knows whether what was published there has come; all else can be said twice. */
+  /** The channel is gone: whether what was published has come is unknown; all else can be said twice. */
   #forsake() {
     for (const [id, ask] of this.#asks) {
       if (ask.isSaid && ask.order.publish !== undefined) {
@@ -279,7 +291,6 @@ export class Channel {
     }
   }
 
-  /** A new channel has no topics but those of its token. */
   #subscribeAgain() {
     const asked = [...this.#asks.values()].map(({ order }) => order.subscribe);
     for (const [topic, onMessage] of this.#topics) {
@@ -292,7 +303,6 @@ export class Channel {
       const data = this.#outbox[this.#written++];
       const { resume } = this.#options;
       this.#socket.send(resume && typeof data === 'string' && data[0] === MARK ? MARK + data : data);
-      // Nothing will tell whether it has come.
       if (!resume) this.#forget(1);
     }
   }
@@ -310,12 +320,12 @@ export class Channel {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const socket = this.#socket;
-    [this.#socket, this.#isOpen] = [null, false];
-    // Browsers open one connection to a server at a time (RFC 6455 4.1): one that hangs would hold up the next.
+    [this.#socket, this.#isOpen, this.#silent] = [null, false, 0];
+    // Browsers open one connection at a time (RFC 6455 4.1): one that hangs would hold up the next.
     if (socket?.readyState === 0) socket.close();
     else if (socket?.readyState === 1 && this.#abandoned.push(socket) > 3) this.#abandoned.shift().close();
     const { baseMs, capMs, random } = this.#options;
-    // Full jitter: those that were lost together do not come back together.
+    // Full jitter: who was lost together does not come back together.
     waitMs ??= random() * Math.min(capMs, baseMs * 2 ** this.#attempt++);
     this.#timer = setTimeout(() => this.#open(), waitMs);
     this.#options.onRetry?.(waitMs);
@@ -325,7 +335,7 @@ export class Channel {
     const [socket, wasOpen] = [this.#socket, this.#isOpen];
     this.#isOpen = false;
     if (code !== 1006) {
-      // A close frame ends the channel; the next one is new.
+      // The next channel is new.
       this.#token = null;
       this.#forsake();
       if (code === 4401) {
@@ -333,7 +343,7 @@ export class Channel {
         try {
           isNew = await this.#options.onUnauthorized?.();
         } catch {
-          // The login could not be asked for: the next attempt asks again.
+          // The next attempt asks again.
         }
         if (socket !== this.#socket) return;
         if (!isNew) return this.#end(code, reason);
@@ -346,7 +356,7 @@ export class Channel {
       try {
         waitMs = JSON.parse(reason).retry_ms;
       } catch {
-        // In words: after a pause like any other.
+        // In words.
       }
     }
     if (wasOpen) this.#options.onDown?.(code, reason);
@@ -356,6 +366,7 @@ export class Channel {
   #end(code, reason) {
     if (this.#isClosed) return;
     clearTimeout(this.#timer);
+    clearInterval(this.#beats);
     this.#listen('removeEventListener');
     [this.#isClosed, this.#isOpen, this.#socket] = [true, false, null];
     for (const { reject } of this.#asks.values()) reject(new Error('closed'));

@@ -65,8 +65,9 @@ export class EventStream {
 
   send(data) {
     if (typeof data === 'string' && data[0] === MARK && data[1] !== MARK) {
-      const { ack, subscribe, unsubscribe, id } = JSON.parse(data.slice(1));
+      const { ack, ping, subscribe, unsubscribe, id } = JSON.parse(data.slice(1));
       if (ack !== undefined) return;
+      if (ping !== undefined) return (this.#ups = this.#ups.then(() => this.#say(data, null)));
       if (subscribe) return this.#change(this.#topics.has(subscribe) || !this.#topics.add(subscribe), { subscribed: subscribe, id });
       if (unsubscribe) return this.#change(!this.#topics.delete(unsubscribe), { unsubscribed: unsubscribe, id });
       this.#asked.add(id);

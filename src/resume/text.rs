@@ -98,31 +98,34 @@ pub fn dropped(count: u64) -> String {
     format!("\u{1e}{{\"dropped\":{count}}}")
 }
 
-/// The meaning of a client's Text message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
+/// The answer to a ping of a client.
+pub fn pong(number: u32) -> String {
+    format!("\u{1e}{{\"pong\":{number}}}")
+}
+
+/// The meaning of a client's control text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Control {
     /// The client has received so many messages; what came before them may be forgotten.
-    Ack {
-        /// How many.
-        received: u64,
-        /// Whether the text has more fields, which are not for us.
-        says_more: bool,
-    },
-    /// A control text that says nothing to us.
-    Other,
+    pub ack: Option<u64>,
+    /// The client asks whether its connection still works, and for this number back.
+    pub ping: Option<u32>,
+    /// Whether the text has more fields, which are not for us.
+    pub says_more: bool,
+}
+
+impl Control {
+    /// Whether it says nothing to us: it is its process' then.
+    pub fn is_for_others(self) -> bool {
+        self.says_more || (self.ack.is_none() && self.ping.is_none())
+    }
 }
 
 /// A control text that is no JSON object, or whose fields are of the wrong kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoControl;
 
-#[derive(Default)]
-struct ControlFields {
-    ack: Option<u64>,
-    says_more: bool,
-}
-
-impl<'de> Deserialize<'de> for ControlFields {
+impl<'de> Deserialize<'de> for Control {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_map(ControlVisitor)
     }
@@ -132,6 +135,7 @@ impl<'de> Deserialize<'de> for ControlFields {
 #[serde(field_identifier, rename_all = "snake_case")]
 enum ControlField {
     Ack,
+    Ping,
     #[serde(other)]
     Unknown,
 }
@@ -139,20 +143,24 @@ enum ControlField {
 struct ControlVisitor;
 
 impl<'de> Visitor<'de> for ControlVisitor {
-    type Value = ControlFields;
+    type Value = Control;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a control text")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<ControlFields, A::Error> {
-        let (mut said, mut has_ack) = (ControlFields::default(), false);
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Control, A::Error> {
+        let (mut said, mut has_ack, mut has_ping) = (Control::default(), false, false);
         while let Some(field) = fields.next_key()? {
             match field {
                 ControlField::Ack if std::mem::replace(&mut has_ack, true) => {
                     return Err(A::Error::duplicate_field("ack"));
                 }
+                ControlField::Ping if std::mem::replace(&mut has_ping, true) => {
+                    return Err(A::Error::duplicate_field("ping"));
+                }
                 ControlField::Ack => said.ack = fields.next_value()?,
+                ControlField::Ping => said.ping = fields.next_value()?,
                 ControlField::Unknown => {
                     fields.next_value::<IgnoredAny>()?;
                     said.says_more = true;
@@ -168,8 +176,7 @@ impl<'de> Visitor<'de> for ControlVisitor {
 /// # Errors
 /// It is no control text.
 pub fn control(text: &[u8]) -> Result<Control, NoControl> {
-    let ControlFields { ack, says_more } = serde_json::from_slice(text).map_err(|_| NoControl)?;
-    Ok(ack.map_or(Control::Other, |received| Control::Ack { received, says_more }))
+    serde_json::from_slice(text).map_err(|_| NoControl)
 }
 
 /// Returns whether a Text message must be escaped, or is a control text.
@@ -209,16 +216,24 @@ mod tests {
     #[test]
     fn control_texts_are_objects_and_unknown_fields_say_nothing() {
         assert_eq!(dropped(3), "\u{1e}{\"dropped\":3}");
-        let ack = |received, says_more| Ok(Control::Ack { received, says_more });
-        assert_eq!(control(br#" {"ack":12} "#), ack(12, false));
-        assert_eq!(control(br#"{"subscribe":"a","\u0061ck":12}"#), ack(12, true));
-        assert_eq!(control(br#"{"ack":null}"#), Ok(Control::Other));
-        assert_eq!(control(br#"{"later":true}"#), Ok(Control::Other));
+        assert_eq!(pong(3), "\u{1e}{\"pong\":3}");
+        let (nothing, ack) = (Control::default(), |received| Control { ack: Some(received), ..Control::default() });
+        assert_eq!(control(br#" {"ack":12} "#), Ok(ack(12)));
+        assert_eq!(control(br#"{"subscribe":"a","\u0061ck":12}"#), Ok(Control { says_more: true, ..ack(12) }));
+        assert_eq!(control(br#"{"ping":7,"ack":12}"#), Ok(Control { ping: Some(7), ..ack(12) }));
+        assert_eq!(control(br#"{"ack":null,"ping":null}"#), Ok(nothing));
+        assert_eq!(control(br#"{"later":true}"#), Ok(Control { says_more: true, ..nothing }));
+        let is_for_others = |text: &[u8]| control(text).unwrap().is_for_others();
+        assert!(is_for_others(b"{}") && is_for_others(br#"{"ping":1,"publish":"a"}"#));
+        assert!(!is_for_others(br#"{"ping":1}"#) && !is_for_others(br#"{"ack":1}"#));
         for wrong in [
             &b""[..],
             b"12",
             b"[12]",
             br#"{"ack":1,"ack":1}"#,
+            br#"{"ping":1,"ping":2}"#,
+            br#"{"ping":4294967296}"#,
+            br#"{"ping":"1"}"#,
             br#"{"ack":-1}"#,
             br#"{"ack":"1"}"#,
             br#"{"ack":1}x"#,

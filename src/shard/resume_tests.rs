@@ -51,6 +51,9 @@ struct Client {
     missing: u64,
     /// For which returns the process' answers were.
     answered: Vec<u64>,
+    /// The numbers of the last ping and the last pong.
+    pinged: u64,
+    ponged: u64,
     /// A close frame came.
     is_closed: bool,
 }
@@ -132,6 +135,8 @@ impl World {
             sent: 0,
             missing: 0,
             answered: Vec::new(),
+            pinged: 0,
+            ponged: 0,
             is_closed: false,
         });
         self.clients.len() - 1
@@ -322,6 +327,12 @@ impl World {
             [0x1e, 0x1e, ..] => &text[1..],
             [0x1e, control @ ..] => {
                 let control: serde_json::Value = serde_json::from_slice(control).unwrap();
+                if let Some(number) = control["pong"].as_u64() {
+                    // Of several that wait, the newest is answered.
+                    assert!((client.ponged + 1..=client.pinged).contains(&number), "{number}");
+                    client.ponged = number;
+                    return;
+                }
                 client.answered.extend(control["to"].as_u64());
                 let count = control["dropped"].as_u64().unwrap();
                 client.received += count;
@@ -588,9 +599,15 @@ fn act(world: &mut World, plan: &mut Plan) {
         }
         15 => world.say(at),
         16 if world.clients[at].knows_hello => {
-            // Sometimes it says what it has received.
-            let ack = format!("\u{1e}{{\"ack\":{}}}", world.clients[at].received);
-            world.write(at, ack.as_bytes());
+            // Sometimes it says what it has received, or asks.
+            let client = &mut world.clients[at];
+            let control = if rng.chance(50) {
+                format!("\u{1e}{{\"ack\":{}}}", client.received)
+            } else {
+                client.pinged += 1;
+                format!("\u{1e}{{\"ping\":{}}}", client.pinged)
+            };
+            world.write(at, control.as_bytes());
         }
         17 => {
             let is_noticed = rng.chance(60);

@@ -301,7 +301,10 @@ fn a_message_goes_up_with_the_streams_own_token() {
         assert_eq!(post(path, &channel, "text/plain", "x"), expected, "{channel} at {path}");
     }
     assert_eq!(post(PATH, &listeners[0].channel, "text/plain", "\u{feff}ok"), "202");
-    drop(listeners);
+    // Whether both ways work.
+    let [mut listener, _] = listeners;
+    assert_eq!(post(PATH, &listener.channel, "text/plain", "\u{1e}{\"ping\":7}"), "202");
+    assert_eq!(listener.next(), Heard { name: "control".into(), data: "{\"pong\":7}".into(), id: String::new() });
 }
 
 #[test]

@@ -338,6 +338,39 @@ fn texts_that_look_like_control_texts_are_escaped_both_ways() {
 }
 
 #[test]
+fn a_client_may_ask_whether_its_connection_works() {
+    let mut scene = Scene::new(|config| config.shard.control_frames_per_s_max = 3);
+    let mut client = scene.open();
+    let asks = |client: &mut Counting, number: u32| {
+        send(&mut client.socket, format!("\u{1e}{{\"ping\":{number}}}"));
+        assert_eq!(recv(&mut client.socket), Message::text(format!("\u{1e}{{\"pong\":{number}}}")));
+    };
+    asks(&mut client, 0);
+    asks(&mut client, u32::MAX);
+    // Neither counts as a message: not with the process, nor with who comes back.
+    scene.push(&client, "first");
+    client.expect("first");
+    client.say("up");
+    assert_eq!(scene.message(&client), "up");
+    client.come_back(&scene.broker, PATH);
+    assert!(client.is_resumed());
+    assert_eq!(client.hello["received"], 1);
+    // Pings of both kinds share one limit.
+    let mut flood = Counting::open(&scene.broker, PATH);
+    (0..10).for_each(|_| send(&mut flood.socket, "\u{1e}{\"ping\":1}"));
+    loop {
+        match flood.socket.read().unwrap() {
+            Message::Text(pong) => assert_eq!(pong, "\u{1e}{\"pong\":1}"),
+            Message::Close(Some(close)) => {
+                assert_eq!((u16::from(close.code), &*close.reason), (1008, "too many control frames per second"));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_a_policy_drops_is_told_in_its_place() {
     let mut scene = Scene::new(|config| config.shard.outbound_bytes_max = 2_000);
     let mut client = scene.open();

@@ -26,6 +26,12 @@ async function network() {
   const { port } = server.address();
   return {
     url: `ws://127.0.0.1:${port}/echo:pushring:sys/`,
+    // Nothing goes through any more, and nobody is told.
+    freeze: () =>
+      pairs.forEach((socket) => {
+        socket.unpipe();
+        socket.pause();
+      }),
     cut: () => pairs.forEach((socket) => socket.destroy()),
     end: () => {
       pairs.forEach((socket) => socket.destroy());
@@ -73,6 +79,52 @@ test('each message comes once and in order, however often the network is cut', a
   assert.ok(opens.length > 20 && opens.slice(1).every((open) => open.resumed && open.id === opens[0].id));
   channel.close();
   assert.equal(complaints.length, 1, 'and its end is told');
+  lines.end();
+});
+
+test('a connection that is dead and does not say so is found, and the channel goes on', async () => {
+  const lines = await network();
+  const heard = [];
+  const opens = [];
+  const gaps = [];
+  const channel = connect(lines.url, {
+    baseMs: 20,
+    beatMs: 50,
+    onMessage: (data) => heard.push(data),
+    onOpen: (open) => opens.push(open),
+    onGap: (...gap) => gaps.push(gap),
+  });
+  channel.send('before');
+  await until(() => heard.length === 1);
+  for (let round = 0; round < 3; round++) {
+    const count = opens.length;
+    lines.freeze();
+    await until(() => opens.length > count);
+  }
+  channel.send('behind');
+  await until(() => heard.length === 2);
+  assert.deepEqual(heard, ['before', 'behind']);
+  assert.ok(opens.slice(1).every((open) => open.resumed));
+  assert.deepEqual(gaps, []);
+  channel.close();
+  lines.end();
+});
+
+test('one that is only quiet is asked, and answers', async () => {
+  const lines = await network();
+  const controls = [];
+  class Watched extends WebSocket {
+    constructor(...how) {
+      super(...how);
+      this.addEventListener('message', ({ data }) => data[0] === '\u001e' && controls.push(data));
+    }
+  }
+  const heard = [];
+  const channel = connect(lines.url, { beatMs: 50, WebSocket: Watched, onMessage: (data) => heard.push(data) });
+  await until(() => controls.length >= 3);
+  assert.ok(controls.every((text) => text === '\u001e{"pong":0}'));
+  assert.deepEqual(heard, []);
+  channel.close();
   lines.end();
 });
 

@@ -7,7 +7,7 @@
 use crate::channel::ChannelId;
 use crate::gateway::REGISTRATION_BYTES_MAX;
 use crate::proto::{MessageKind, MessageLimits, Opcode, Payload, Received, Violation, server_header};
-use crate::resume::text::{self, Control};
+use crate::resume::text;
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClientMessage, ClosedBy, ControlKind, Event};
 use crate::shard::intake::records::TRUNCATED;
@@ -411,21 +411,21 @@ impl Shard {
 
     /// A control text of a client.
     fn execute_client(&mut self, slot: Slot, control: &[u8]) -> ReceiveStep {
-        let said = text::control(control);
-        let kept_channel = self.out.kept_channels.get_mut(&slot);
-        let (is_lawful, is_for_owner) = match (said, kept_channel) {
-            (Ok(Control::Ack { received, says_more }), Some(kept_channel)) => {
-                kept_channel.tokens.settle();
-                (kept_channel.log.acknowledged(received), says_more)
+        let Ok(said) = text::control(control) else { return self.violated(slot, Violation::NoControlText) };
+        if let (Some(received), Some(kept_channel)) = (said.ack, self.out.kept_channels.get_mut(&slot)) {
+            kept_channel.tokens.settle();
+            if !kept_channel.log.acknowledged(received) {
+                return self.violated(slot, Violation::NoControlText);
             }
-            (Ok(Control::Ack { says_more, .. }), None) => (true, says_more),
-            (Ok(Control::Other), _) => (true, true),
-            (Err(_), _) => (false, false),
-        };
-        if !is_lawful {
-            return self.violated(slot, Violation::NoControlText);
         }
-        if is_for_owner {
+        if let Some(number) = said.ping {
+            // It costs what a ping of RFC 6455 does, and has the same limit.
+            if !self.may_send_control(slot) {
+                return self.violated(slot, Violation::TooManyControlFrames);
+            }
+            self.send_control(slot, Opcode::Text, ControlLane::TextPong, text::pong(number).as_bytes());
+        }
+        if said.is_for_others() {
             let named = self.table[slot].channel().map(|channel| (channel.id, channel.owner));
             self.emit_control(named, ControlKind::Text, control);
         }

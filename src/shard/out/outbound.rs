@@ -61,7 +61,7 @@ pub(crate) struct Backlog {
     /// While blocked: the bytes of data frames in the pieces that may be dropped, once they were counted.
     droppable: Option<usize>,
     /// Our own pong and ping that wait for a boundary: the newest of each kind (RFC 6455 5.5.3).
-    lane: [Option<ControlFrame>; 2],
+    lane: [Option<ControlFrame>; 3],
     /// Frames that a newer one of the same key may still replace. They follow the pieces.
     held: Conflated,
 }
@@ -73,6 +73,8 @@ pub(crate) enum ControlLane {
     Pong = 0,
     /// A liveness probe.
     Ping = 1,
+    /// The answer to the newest ping in a control text (`pushring.1`): a whole message of its own.
+    TextPong = 2,
 }
 
 /// Backlogs that are not in use.

@@ -13,6 +13,7 @@ use crate::gateway::{Grant, OwnerId};
 use crate::http::PreparedResponse;
 use crate::proto::{self, MessageKind, Payload};
 use crate::resume::MARK;
+use crate::resume::text::{self, Control};
 use crate::shard::command::{Command, RespondCommand};
 use crate::shard::core::{RelayedOrder, Shard};
 use crate::shard::event::{ControlKind, Event, RequestId};
@@ -178,8 +179,13 @@ impl Shard {
                 self.stats.received += 1;
                 self.owners.count_added(place, &mut of.added, payload.len());
                 let control = payload.strip_prefix(&[MARK]).filter(|_| kind == MessageKind::Text);
+                let said = control.and_then(|control| text::control(control).ok());
+                if let (Some(slot), Some(number)) = (slot, said.and_then(|said| said.ping)) {
+                    self.append_event(slot, &sse::control(&text::pong(number).as_bytes()[1..]));
+                }
+                let is_for_owner = self.owners[place].owner.wants_control && said.is_none_or(Control::is_for_others);
                 match control {
-                    Some(control) if self.owners[place].owner.wants_control => {
+                    Some(control) if is_for_owner => {
                         let payload = self.owners.keep(place, Payload::Borrowed(control));
                         self.owners.emit(place, Event::Control { channel, kind: ControlKind::Text, payload });
                     }
