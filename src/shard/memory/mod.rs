@@ -272,7 +272,8 @@ impl Memory {
         SharedCharge(Some(Rc::new(Charged { bytes, sums })))
     }
 
-    /// As [`cover`](Self::cover), for `owner`, which does not get at what is kept for others beyond its share.
+    /// Returns whether what is held, and `more` for `owner`, is covered by the lease; beyond its share it does not get
+    /// at what is kept for others.
     pub(super) fn cover_for(&mut self, more: usize, owner: &Owner) -> bool {
         let needed = self.used() + more;
         if needed <= self.lease.bytes() {
