@@ -12,9 +12,9 @@
 //!   each tenant have half of its share.
 //!
 //! **Fair pressure.** A tenant's share is the budget divided by the number of tenants that hold a notable part of it
-//! (1/1024), and all but the reserve where there is one. The reserve (an eighth of the budget) is for tenants that hold
-//! less than three quarters of their share, so that there is room for whoever holds nothing yet. When less than the
-//! reserve is free ([`Budget::is_pressed`]), tenants above their share give back, on whichever shard, and no others:
+//! (1/1024). The reserve (an eighth of the budget) is for tenants that hold less than three quarters of their share, so
+//! that there is room for whoever holds nothing yet. When less than the reserve is free ([`Budget::is_pressed`]),
+//! tenants above their share give back, on whichever shard, and no others:
 //!
 //! 1. a shard asks for memory with [`Tenant::claim`] of the tenant for whom it is:
 //!    `lease.cover_as(used + more, tenant.claim())`. One that holds three quarters of its share has no access to
@@ -158,8 +158,7 @@ struct Tenants {
 
 impl LedgerShared {
     fn share_bytes(&self) -> Option<usize> {
-        let budget = self.budget.bytes()?;
-        Some((budget / self.notable_len.load(Ordering::Relaxed).max(1)).min(Budget::beside_reserve(budget)))
+        Some(self.budget.bytes()? / self.notable_len.load(Ordering::Relaxed).max(1))
     }
 }
 

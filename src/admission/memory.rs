@@ -96,11 +96,6 @@ impl Budget {
         self.0.as_ref().map_or(0, |words| words.total - words.free.load(Ordering::Relaxed))
     }
 
-    /// The part of a budget of so many bytes that a tenant may have which is alone: all but the reserve.
-    pub(super) fn beside_reserve(bytes: usize) -> usize {
-        bytes - bytes / RESERVE_PART
-    }
-
     /// Returns whether less than the reserve is free: tenants above their share have to give back.
     pub fn is_pressed(&self) -> bool {
         self.0.as_ref().is_some_and(|words| words.is_pressed())
