@@ -60,6 +60,11 @@ pub(super) const fn copy_ns(bytes: usize) -> u64 {
     bytes as u64 / 4
 }
 
+/// Allocating so many bytes and touching them for the first time: each page may be one that the system has to find.
+pub(super) const fn alloc_ns(bytes: usize) -> u64 {
+    bytes as u64
+}
+
 /// Freeing so many bytes, allocated in chunks of some KiB.
 pub(super) const fn free_ns(bytes: usize) -> u64 {
     bytes as u64 / 64

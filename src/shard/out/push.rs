@@ -562,6 +562,7 @@ impl Shard {
         if !has_memory {
             return self.out_of_memory(slot, policy);
         }
+        self.work.spend(work::alloc_ns(growth));
         let outbound = &mut self.table[slot].outbound;
         let copy_bytes_max = self.config.copy_bytes_max;
         let replaced = key.is_some_and(|key| outbound.conflate(key, frame.clone(), copy_bytes_max));
