@@ -60,7 +60,7 @@ pub(crate) struct Backlog {
     stepped_over: Option<usize>,
     /// While blocked: the bytes of data frames in the pieces that may be dropped, once they were counted.
     droppable: Option<usize>,
-    /// Our own pong and ping that wait for a boundary: the newest of each kind (RFC 6455 5.5.3).
+    /// Our own pongs and ping that wait for a boundary: the newest of each kind (RFC 6455 5.5.3).
     lane: [Option<ControlFrame>; 3],
     /// Frames that a newer one of the same key may still replace. They follow the pieces.
     held: Conflated,

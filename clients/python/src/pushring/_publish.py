@@ -49,9 +49,9 @@ class Publisher:
         Publisher("http://127.0.0.1:9465", token).publish("hello", topic="public.news")
 
     `process` is in whose name (its topics, paths and channels are meant); None is the hub. `tls` says whom to trust at an
-    https:// address, if not the system's authorities. Raises `PublishError` where
-    the broker refuses, and OSError or `http.client.HTTPException` where there is none: what was published is then
-    unknown, unless it had a `key`, with which it is tried once more, and never pushed twice.
+    https:// address, if not the system's authorities. Raises `PublishError` where the broker refuses, and OSError or
+    `http.client.HTTPException` where there is none: what was published is then unknown, unless it had a `key`, with which it is
+    tried once more, and never pushed twice.
     """
 
     def __init__(
