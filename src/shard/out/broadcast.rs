@@ -14,7 +14,7 @@ use crate::shard::out::frame::FrameParts;
 use crate::shard::out::kept::{KeptFor, KeptFrames};
 use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::out::watches::SharedPart;
-use crate::shard::out::window::{Range, Window};
+use crate::shard::out::window::{Cast, Range, Window};
 use crate::shard::table::ConnectionTable;
 use crate::shard::table::cohort::Cohort;
 use crate::shard::table::connection::Connection;
@@ -174,24 +174,24 @@ impl Encoding {
         self.kept = self.kept.filter(|&range| is_there(range));
     }
 
-    /// Where it is sent from: written there when it is first asked for.
+    /// Where it is sent from: written there, with others for as many, when it is first asked for.
     #[inline]
-    pub(crate) fn range(&mut self, window: &mut Window) -> Range {
+    pub(crate) fn range(&mut self, cast: Cast, window: &mut Window) -> Range {
         match self.range {
             Some(range) => range,
-            None => self.write(window),
+            None => self.write(cast, window),
         }
     }
 
     #[cold]
-    fn write(&mut self, window: &mut Window) -> Range {
+    fn write(&mut self, cast: Cast, window: &mut Window) -> Range {
         let FrameParts { header, payload, charge } = &self.parts;
         let range = if payload.len() > self.copy_bytes_max {
-            window.append_blob(Some(*header), payload.clone(), charge.clone())
+            window.append_blob(cast, Some(*header), payload.clone(), charge.clone())
         } else if charge.is_counted() {
-            window.append_large(header, payload, charge)
+            window.append_large(cast, header, payload, charge)
         } else {
-            window.append_joined(header.as_slice(), payload)
+            window.append_joined(cast, header.as_slice(), payload)
         };
         self.range = Some(range);
         range

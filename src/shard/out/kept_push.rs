@@ -13,6 +13,7 @@ use crate::shard::out::broadcast::Encoding;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::push::{FrameResult, fits};
 use crate::shard::out::range::{Range, RangeBytes};
+use crate::shard::out::window::Cast;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
@@ -71,15 +72,9 @@ impl Shard {
         };
         let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
         let may_have_grown = kept_channel.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
-        let sent = if gets_compressed { encoding.range(&mut self.out.window) } else { range };
-        let connection = &mut self.table[slot];
-        connection.policy = policy.map(Policy::when_full);
-        connection.outbound.push_range(sent, self.config.copy_bytes_max, &mut self.out.spares);
-        match since {
-            Some(segment) => self.out.mark_bulk(connection, slot, segment),
-            None => self.out.mark_urgent(connection, slot),
-        }
-        self.out.need(sent);
+        let sent = if gets_compressed { encoding.range(Cast::of(since), &mut self.out.window) } else { range };
+        self.table[slot].policy = policy.map(Policy::when_full);
+        self.append_range(slot, sent, since);
         if may_have_grown {
             self.count_log(slot);
         }
@@ -152,13 +147,8 @@ impl Shard {
             let owner = self.owners[channel.owner].owner.clone();
             return self.offer_behind(slot, &encoding.parts, Policy::DropNewest, &owner);
         }
-        let range = encoding.range(&mut self.out.window);
-        let connection = &mut self.table[slot];
-        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
-        match since {
-            Some(segment) => self.out.mark_bulk(connection, slot, segment),
-            None => self.out.mark_urgent(connection, slot),
-        }
+        let range = encoding.range(Cast::of(since), &mut self.out.window);
+        self.append_range(slot, range, since);
         FrameResult::Waits
     }
 
@@ -205,10 +195,7 @@ impl Shard {
                 self.append(slot, &server_header(Opcode::Text, false, told.len()), told.as_bytes());
             }
             if let Some(range) = next.range {
-                let connection = &mut self.table[slot];
-                connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
-                self.out.mark_urgent(connection, slot);
-                self.out.need(range);
+                self.append_range(slot, range, None);
             }
         }
     }
@@ -234,9 +221,7 @@ impl Shard {
     fn pour_frames(&mut self, slot: Slot, range: Range) {
         let connection = &mut self.table[slot];
         if !connection.outbound.is_blocked() {
-            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
-            self.out.mark_urgent(connection, slot);
-            return self.out.need(range);
+            return self.append_range(slot, range, None);
         }
         match self.out.window.get(range) {
             RangeBytes::Joined(bytes) => connection.outbound.push_copied_behind(bytes),

@@ -13,7 +13,7 @@ use crate::shard::out::broadcast::{Encoding, Forms, UnfinishedBroadcast};
 use crate::shard::out::journal::Journal;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::listener_audience::ListenerAudience;
-use crate::shard::out::range::Range;
+use crate::shard::out::window::Cast;
 use crate::shard::owners::topics::{Topic, TopicClaim};
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
@@ -118,17 +118,8 @@ impl Shard {
             outbound.push_copied_behind(event);
             return self.weigh(slot);
         }
-        let range = self.out.window.append_joined(event, b"");
-        outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
-        self.out.mark_urgent(&mut self.table[slot], slot);
-    }
-
-    /// Sends an earlier event again to a listener that has missed it.
-    pub(in crate::shard) fn append_again(&mut self, slot: Slot, range: Range) {
-        let connection = &mut self.table[slot];
-        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
-        self.out.mark_urgent(connection, slot);
-        self.out.need(range);
+        let range = self.out.window.append_joined(Cast::One, event, b"");
+        self.append_range(slot, range, None);
     }
 
     /// The audience of one listener alone.

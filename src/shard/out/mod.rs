@@ -36,7 +36,7 @@ use self::outbound::Spares;
 use self::range::Range;
 use self::waiting::{Bulk, SendQueues};
 use self::watches::Watches;
-use self::window::Window;
+use self::window::{Cast, Window};
 use crate::gateway::OwnerId;
 use crate::proto::ServerHeader;
 use crate::proto::deflate::Deflater;
@@ -140,7 +140,7 @@ impl Out {
     }
 
     /// Puts a small frame behind what waits for a connection whose socket takes bytes. Returns whether that takes more
-    /// of the heap now.
+    /// of the heap now, as [`push_range`](outbound::Outbound::push_range) does.
     #[inline]
     pub(super) fn append(
         &mut self,
@@ -149,9 +149,9 @@ impl Out {
         header: &ServerHeader,
         payload: &[u8],
         copy_bytes_max: usize,
-    ) -> bool {
+    ) -> Option<usize> {
         let range = self.window.append_frame(header, payload);
-        let grew = connection.outbound.push_range(range, copy_bytes_max, &mut self.spares);
+        let grew = connection.outbound.push_range(range, copy_bytes_max, &self.window, &mut self.spares);
         self.mark_urgent(connection, slot);
         grew
     }
@@ -167,14 +167,14 @@ impl Out {
     ) {
         match charge {
             None => {
-                let range = self.window.append_joined(head, &body);
-                connection.outbound.push_opaque(range, &mut self.spares);
+                let range = self.window.append_joined(Cast::One, head, &body);
+                connection.outbound.push_opaque(range, &self.window, &mut self.spares);
             }
             Some(charge) => {
-                let head = self.window.append_joined(head, b"");
-                let body = self.window.append_blob(None, body, charge);
-                connection.outbound.push_opaque(head, &mut self.spares);
-                connection.outbound.push_opaque(body, &mut self.spares);
+                let head = self.window.append_joined(Cast::One, head, b"");
+                let body = self.window.append_blob(Cast::One, None, body, charge);
+                connection.outbound.push_opaque(head, &self.window, &mut self.spares);
+                connection.outbound.push_opaque(body, &self.window, &mut self.spares);
             }
         }
         self.mark_urgent(connection, slot);

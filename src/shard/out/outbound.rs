@@ -5,7 +5,8 @@
 //! so is everything that follows until it has drained: a slow peer never pins the window.
 //!
 //! Invariants:
-//! - the queue is the sealed bytes, then `first`, then the backlog's pieces, in order;
+//! - the queue is the sealed bytes, then `first`, then the backlog's pieces, in order; only `first` may go on beyond
+//!   the end of its segment;
 //! - sealed bytes (TLS) leave unchanged: no frame is dropped from them, and nothing is put before them;
 //! - `until_boundary` bytes at its front belong to something that has no boundary inside: an HTTP response, or the
 //!   frame in progress. Behind them stand whole frames only;
@@ -92,6 +93,11 @@ impl Spares {
         self.backlogs.pop().unwrap_or_default()
     }
 
+    /// The bytes that the next one would have to be allocated.
+    fn growth(&self) -> usize {
+        if self.backlogs.is_empty() { size_of::<Backlog>() } else { 0 }
+    }
+
     fn give(&mut self, mut backlog: Box<Backlog>) {
         if self.backlogs.len() < Self::MAX && backlog.pieces.capacity() <= 64 {
             backlog.pieces.clear();
@@ -161,16 +167,23 @@ impl Outbound {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.blocked && backlog.pieces.len() >= RANGES_MAX)
     }
 
-    /// Appends whole frames in the window. Only while not blocked. Returns whether it takes more of the heap now.
+    /// Appends whole frames in the window. Only while not blocked. If it takes more of the heap now, returns how many
+    /// bytes had to be allocated: none where a spare backlog served.
     #[inline]
-    pub(crate) fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
+    pub(crate) fn push_range(
+        &mut self,
+        range: Range,
+        copy_bytes_max: usize,
+        window: &Window,
+        spares: &mut Spares,
+    ) -> Option<usize> {
         debug_assert!(!self.is_blocked());
-        !self.extend(range) && self.push_apart(range, copy_bytes_max, spares)
+        if self.extend(range, window) { None } else { self.push_apart(range, copy_bytes_max, spares) }
     }
 
     /// The same where all that waits is one range then. Returns whether it is; if not, nothing has happened.
     #[inline]
-    pub(crate) fn extend(&mut self, range: Range) -> bool {
+    pub(crate) fn extend(&mut self, range: Range, window: &Window) -> bool {
         if self.backlog.is_some() {
             return false;
         }
@@ -178,29 +191,29 @@ impl Outbound {
             self.first = range;
             return true;
         }
-        self.first.try_extend(range)
+        window.try_extend(&mut self.first, range)
     }
 
     /// The same where it is not.
-    fn push_apart(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
+    fn push_apart(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> Option<usize> {
         if let Some(backlog) = &mut self.backlog {
             // Values that were held until now are older: the last word on their key must not come before them.
             backlog.let_go_of_held(copy_bytes_max);
         }
-        let is_first = self.backlog.is_none();
+        let (is_first, box_bytes) = (self.backlog.is_none(), spares.growth());
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
-        let before = backlog.pieces.capacity();
+        let before = backlog.pieces.heap_bytes();
         backlog.pieces.push_range(range);
-        is_first || backlog.pieces.capacity() > before
+        let grown = backlog.pieces.heap_bytes() - before;
+        (is_first || grown > 0).then_some(grown + if is_first { box_bytes } else { 0 })
     }
 
-    /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue. Returns whether
-    /// it takes more of the heap now.
-    pub(crate) fn push_opaque(&mut self, range: Range, spares: &mut Spares) -> bool {
+    /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue.
+    pub(crate) fn push_opaque(&mut self, range: Range, window: &Window, spares: &mut Spares) {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += range.len() as u32;
         // No frame is in the queue, so none is held.
-        self.push_range(range, 0, spares)
+        self.push_range(range, 0, window, spares);
     }
 
     /// Appends bytes that are not frames while the socket is full. With no frame in the queue.
@@ -409,10 +422,7 @@ impl Outbound {
         if self.first.is_empty() || self.backlog.is_some() {
             return None;
         }
-        match window.get(self.first) {
-            RangeBytes::Joined(bytes) => Some(bytes),
-            RangeBytes::Blob { .. } => None,
-        }
+        window.slice(self.first)
     }
 
     /// Appends the front of the queue as slices to `out`, at most `bytes_max` and `parts_max`; answers how many bytes.
@@ -424,8 +434,11 @@ impl Outbound {
         out: &mut Vec<IoSlice<'a>>,
     ) -> usize {
         let mut gathered = SliceGather { out, parts_left: parts_max, bytes_left: bytes_max };
-        if !self.first.is_empty() {
-            gathered.range(window, self.first);
+        for part in window.parts(self.first) {
+            if gathered.is_full() {
+                break;
+            }
+            gathered.range(window, part);
         }
         for piece in self.backlog.iter().flat_map(|backlog| backlog.pieces.iter()) {
             if gathered.is_full() {
@@ -498,8 +511,8 @@ impl Outbound {
     fn settle(&mut self, count: usize, window: &Window, spares: &mut Spares) {
         debug_assert!(count <= self.offerable_bytes());
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
-        if !self.first.is_empty() {
-            backlog.pieces.push_front(OutboundPiece::Range(std::mem::take(&mut self.first)));
+        for (at, part) in window.parts(std::mem::take(&mut self.first)).enumerate() {
+            backlog.pieces.insert(at, OutboundPiece::Range(part));
         }
         let boundary = backlog.consume(count, self.until_boundary as usize, window);
         self.until_boundary = u32::try_from(boundary).expect("frames are bounded far below 4 GiB");

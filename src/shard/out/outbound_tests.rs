@@ -4,6 +4,7 @@
 use super::*;
 use crate::proto::{Opcode, server_header};
 use crate::shard::memory::SharedCharge;
+use crate::shard::out::window::Cast;
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -168,6 +169,7 @@ enum Op {
     Push {
         is_control: bool,
         len: usize,
+        cast: Cast,
     },
     /// Bytes that are no frames, in front of the first frame.
     Opaque {
@@ -184,6 +186,7 @@ enum Op {
     /// Another channel's bytes lie between ours.
     Stranger {
         len: usize,
+        cast: Cast,
     },
     /// A send of at most `offer` bytes, of which the socket takes `taken`/1000.
     Send {
@@ -202,15 +205,16 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let len = || prop_oneof![6 => 0..COPY_BYTES_MAX + 1, 3 => COPY_BYTES_MAX + 1..300, 1 => 30_000..40_000usize];
+    let cast = || prop_oneof![1 => Just(Cast::One), 3 => Just(Cast::Many)];
     let op = prop_oneof![
-        6 => (any::<bool>(), len()).prop_map(|(is_control, len)| Op::Push { is_control, len }),
+        6 => (any::<bool>(), len(), cast()).prop_map(|(is_control, len, cast)| Op::Push { is_control, len, cast }),
         1 => (1..500usize).prop_map(|len| Op::Opaque { len }),
         3 => (0..3u64, len()).prop_map(|(key, len)| Op::Conflate { key, len }),
         2 => (any::<bool>(), 0..20usize).prop_map(|(is_ping, len)| Op::Control {
             lane: if is_ping { ControlLane::Ping } else { ControlLane::Pong },
             len,
         }),
-        2 => (1..100usize).prop_map(|len| Op::Stranger { len }),
+        2 => (1..100usize, cast()).prop_map(|(len, cast)| Op::Stranger { len, cast }),
         5 => (prop_oneof![Just(ALL), 1..600usize], prop_oneof![Just(1000), Just(0), 0..1000usize])
             .prop_map(|(offer, taken)| Op::Send { offer, taken }),
         3 => Just(Op::Unblock),
@@ -240,12 +244,12 @@ impl Pair {
 
     fn apply(&mut self, op: Op) {
         match op {
-            Op::Push { is_control, len } => self.push(is_control, len),
+            Op::Push { is_control, len, cast } => self.push(is_control, len, cast),
             Op::Opaque { len } => self.push_opaque(len),
             Op::Conflate { key, len } => self.conflate(key, len),
             Op::Control { lane, len } => self.control(lane, len),
-            Op::Stranger { len } => {
-                self.window.append_joined(b"", &vec![0xee; len]);
+            Op::Stranger { len, cast } => {
+                self.window.append_joined(cast, b"", &vec![0xee; len]);
             }
             Op::Send { offer, taken } => self.send(offer, taken),
             Op::Unblock => {
@@ -279,7 +283,7 @@ impl Pair {
         }
     }
 
-    fn push(&mut self, is_control: bool, len: usize) {
+    fn push(&mut self, is_control: bool, len: usize, cast: Cast) {
         let payload = self.payload(if is_control { len.min(125) } else { len });
         let frame = frame(if is_control { Opcode::Ping } else { Opcode::Binary }, payload);
         self.twin.push(bytes_of(&frame), false);
@@ -287,11 +291,11 @@ impl Pair {
             self.queue.push_behind(&frame, COPY_BYTES_MAX);
         } else {
             let range = if frame.payload.len() <= COPY_BYTES_MAX || frame.payload.len() > 30_000 {
-                self.window.append_joined(frame.header.as_slice(), &frame.payload)
+                self.window.append_joined(cast, frame.header.as_slice(), &frame.payload)
             } else {
-                self.window.append_blob(Some(frame.header), frame.payload.clone(), SharedCharge::default())
+                self.window.append_blob(cast, Some(frame.header), frame.payload.clone(), SharedCharge::default())
             };
-            self.queue.push_range(range, COPY_BYTES_MAX, &mut self.spares);
+            self.queue.push_range(range, COPY_BYTES_MAX, &self.window, &mut self.spares);
         }
     }
 
@@ -300,8 +304,8 @@ impl Pair {
             return;
         }
         let bytes = self.payload(len);
-        let range = self.window.append_joined(b"", &bytes);
-        self.queue.push_opaque(range, &mut self.spares);
+        let range = self.window.append_joined(Cast::Many, b"", &bytes);
+        self.queue.push_opaque(range, &self.window, &mut self.spares);
         self.twin.push(bytes, true);
     }
 
@@ -384,7 +388,7 @@ fn run(ops: impl IntoIterator<Item = Op>) -> Pair {
     pair
 }
 
-const SMALL: Op = Op::Push { is_control: false, len: 10 };
+const SMALL: Op = Op::Push { is_control: false, len: 10, cast: Cast::One };
 
 #[test]
 fn a_socket_that_takes_everything_needs_one_range() {
@@ -450,7 +454,7 @@ fn a_pong_enters_right_behind_the_frame_in_progress() {
 
 #[test]
 fn dropping_the_oldest_keeps_the_frame_in_progress_and_control_frames() {
-    let ping = Op::Push { is_control: true, len: 4 };
+    let ping = Op::Push { is_control: true, len: 4, cast: Cast::One };
     let mut pair = run([SMALL, SMALL, ping, SMALL, Op::Send { offer: ALL, taken: 100 }]);
     let (frames, bytes) = pair.queue.drop_oldest(ALL, &pair.window);
     assert_eq!((frames, bytes), (2, 24));
@@ -468,8 +472,8 @@ fn a_large_payload_is_never_copied() {
         charge: SharedCharge::default(),
     };
     let mut pair = Pair::default();
-    let range = pair.window.append_blob(Some(large.header), payload.clone(), SharedCharge::default());
-    pair.queue.push_range(range, COPY_BYTES_MAX, &mut pair.spares);
+    let range = pair.window.append_blob(Cast::Many, Some(large.header), payload.clone(), SharedCharge::default());
+    pair.queue.push_range(range, COPY_BYTES_MAX, &pair.window, &mut pair.spares);
     pair.queue.sent_some(100, true, &pair.window, &mut pair.spares);
     pair.window.release_all();
     pair.queue.push_behind(&large, COPY_BYTES_MAX);
@@ -490,8 +494,8 @@ fn what_is_pinned_when_the_socket_fills_is_not_dropped() {
         charge: Default::default(),
     };
     for name in 0..3 {
-        let range = window.append_joined(frame(name).header.as_slice(), &frame(name).payload);
-        queue.push_range(range, COPY_BYTES_MAX, &mut spares);
+        let range = window.append_joined(Cast::Many, frame(name).header.as_slice(), &frame(name).payload);
+        queue.push_range(range, COPY_BYTES_MAX, &window, &mut spares);
     }
     // Half of the first frame has left; the others are pinned with it.
     queue.sent_some(6, true, &window, &mut spares);
@@ -518,8 +522,8 @@ fn what_is_pinned_when_the_socket_fills_is_not_dropped() {
 fn small_frames_are_counted_as_they_come_and_dropped_by_the_chunk() {
     let (mut window, mut spares, mut queue) = (Window::default(), Spares::default(), Outbound::default());
     let empty = frame(Opcode::Binary, Vec::new());
-    let range = window.append_joined(empty.header.as_slice(), b"");
-    queue.push_range(range, COPY_BYTES_MAX, &mut spares);
+    let range = window.append_joined(Cast::Many, empty.header.as_slice(), b"");
+    queue.push_range(range, COPY_BYTES_MAX, &window, &mut spares);
     queue.sent_some(1, true, &window, &mut spares);
     (0..20_000).for_each(|_| queue.push_behind(&empty, COPY_BYTES_MAX));
     let ping = frame(Opcode::Ping, Vec::new());
@@ -540,8 +544,8 @@ fn small_frames_are_counted_as_they_come_and_dropped_by_the_chunk() {
 fn control_frames_are_stepped_over_a_bounded_number_at_a_time() {
     let (mut window, mut spares, mut queue) = (Window::default(), Spares::default(), Outbound::default());
     let [empty, ping] = [Opcode::Binary, Opcode::Ping].map(|opcode| frame(opcode, Vec::new()));
-    let range = window.append_joined(empty.header.as_slice(), b"");
-    queue.push_range(range, COPY_BYTES_MAX, &mut spares);
+    let range = window.append_joined(Cast::Many, empty.header.as_slice(), b"");
+    queue.push_range(range, COPY_BYTES_MAX, &window, &mut spares);
     queue.sent_some(1, true, &window, &mut spares);
     let count = 2 * STEPS_MAX;
     for _ in 0..count {

@@ -238,11 +238,6 @@ impl Pieces {
         self.pieces.push_back(piece);
     }
 
-    pub(super) fn push_front(&mut self, piece: OutboundPiece) {
-        self.enter(&piece);
-        self.pieces.push_front(piece);
-    }
-
     pub(super) fn insert(&mut self, at: usize, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.insert(at, piece);

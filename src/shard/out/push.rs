@@ -18,6 +18,7 @@ use crate::shard::out::broadcast::{Encoding, Forms, PushTargets, UnfinishedBroad
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::out::watches::{SharedPart, Watch};
+use crate::shard::out::window::{Cast, Range};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::owner::LocalOwner;
@@ -109,8 +110,8 @@ impl Shard {
             let grew = self.out.append(connection, slot, &header, payload, self.config.copy_bytes_max);
             self.stats.pushed += 1;
             self.work.spend(work::OFFER_NS);
-            if grew {
-                self.weigh(slot);
+            if let Some(bytes) = grew {
+                self.has_grown(slot, bytes);
             }
         }
         is_free
@@ -155,9 +156,34 @@ impl Shard {
 
     /// Puts a small frame behind what waits for a channel whose socket takes bytes.
     pub(in crate::shard) fn append(&mut self, slot: Slot, header: &ServerHeader, payload: &[u8]) {
-        if self.out.append(&mut self.table[slot], slot, header, payload, self.config.copy_bytes_max) {
-            self.weigh(slot);
+        let grew = self.out.append(&mut self.table[slot], slot, header, payload, self.config.copy_bytes_max);
+        if let Some(bytes) = grew {
+            self.has_grown(slot, bytes);
         }
+    }
+
+    /// The same for what lies at `range` already; `since` is for broadcasts, as in
+    /// [`offer_counted`](Self::offer_counted).
+    #[inline]
+    pub(in crate::shard) fn append_range(&mut self, slot: Slot, range: Range, since: Option<u32>) {
+        let (connection, out) = (&mut self.table[slot], &mut self.out);
+        let copy_bytes_max = self.config.copy_bytes_max;
+        let grew = connection.outbound.push_range(range, copy_bytes_max, &out.window, &mut out.spares);
+        match since {
+            Some(segment) => out.mark_bulk(connection, slot, segment),
+            None => out.mark_urgent(connection, slot),
+        }
+        out.need(range);
+        if let Some(bytes) = grew {
+            self.has_grown(slot, bytes);
+        }
+    }
+
+    /// A queue takes more of the heap, of which so many bytes had to be allocated.
+    #[cold]
+    fn has_grown(&mut self, slot: Slot, bytes: usize) {
+        self.work.spend(work::alloc_ns(bytes));
+        self.weigh(slot);
     }
 
     /// Puts a small frame of our own behind what waits, whether or not the socket takes bytes.
@@ -311,7 +337,7 @@ impl Shard {
             && !connection.flags.has_any(NOT_AT_ONCE)
             && !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), plain.parts.len(), self.config.outbound_bytes_max)
-            && connection.outbound.extend(plain.range(&mut self.out.window));
+            && connection.outbound.extend(plain.range(Cast::Many, &mut self.out.window), &self.out.window);
         if is_free {
             connection.policy = to.policy.map(Policy::when_full);
             self.out.mark_bulk(connection, slot, since);
@@ -500,18 +526,8 @@ impl Shard {
             }
             if fits(connection.outbound.queued_bytes(), len, budget) && !connection.outbound.is_scattered() {
                 connection.policy = policy.map(Policy::when_full);
-                let range = encoding.range(&mut self.out.window);
-                let grew = connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
-                match since {
-                    Some(segment) => self.out.mark_bulk(connection, slot, segment),
-                    None => self.out.mark_urgent(connection, slot),
-                }
-                if range.is_kept() {
-                    self.out.need(range);
-                }
-                if grew {
-                    self.weigh(slot);
-                }
+                let range = encoding.range(Cast::of(since), &mut self.out.window);
+                self.append_range(slot, range, since);
                 return FrameResult::Waits;
             }
             self.flush_one(slot);

@@ -1,7 +1,8 @@
 //! References to bytes that wait: a range of a segment, of the [window](super::window) or of [kept](super::kept)
 //! frames.
 //!
-//! Invariant: a range stays within its segment. Does not depend on either.
+//! Invariant: a range stays within its segment, or goes on from its segment's end at the start of the next one: that is
+//! for the window to say ([`Window::try_extend`](super::window::Window::try_extend)). Does not depend on either.
 
 use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 /// Set in both ends of a range of what is kept: offsets are far below, and segments of the two are numbered apart.
 pub(super) const KEPT: u32 = 1 << 31;
 
-/// A run of bytes inside one segment.
+/// A run of bytes from a place in one segment on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Range {
     /// The segment's number; numbers wrap around.
@@ -34,7 +35,7 @@ impl Range {
         self.start == self.end
     }
 
-    /// Grows by `next` when that starts where this ends.
+    /// Grows by `next` when that starts where this ends, in the same segment.
     pub(crate) fn try_extend(&mut self, next: Range) -> bool {
         let touches = self.segment == next.segment && self.end == next.start;
         if touches {

@@ -55,7 +55,10 @@ impl Shard {
         }
         if self.out.waiting.urgent.is_empty() {
             match self.out.waiting.bulk.front() {
-                Some(first) => self.out.window.release_before(first.segment),
+                Some(first) => {
+                    self.out.window.release_to_one();
+                    self.out.window.release_to_many_before(first.segment);
+                }
                 None => self.out.window.release_all(),
             }
         }

@@ -1,13 +1,15 @@
 //! The bytes that wait for their first send: a window of append-only segments, shared by all channels of the shard.
 //!
-//! A frame is written here once per push; channels hold [`Range`]s of it. Ranges that touch grow into one, so what
-//! waits for a channel usually leaves as one slice, and channels for which the same frames wait send the same slice.
+//! A frame is written here once per push; channels hold [`Range`]s of it. Ranges that touch grow into one, over the
+//! ends of segments too, so what waits for a channel usually leaves as one slice, and channels for which the same
+//! frames wait send the same slice.
 //!
 //! Invariants: bytes never move or change while a range can name them; a frame never crosses segments; segments leave
-//! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them. Does
-//! not depend on channels.
+//! at the front only ([`Window::release_to_many_before`]), which the shard calls once every channel has been offered
+//! them. Does not depend on channels.
 
 use super::kept::KeptFrames;
+use super::range::KEPT;
 pub(super) use super::range::{Range, RangeBytes};
 use crate::proto::ServerHeader;
 use crate::shard::memory::SharedCharge;
@@ -49,12 +51,66 @@ impl LargeFrame {
     }
 }
 
-/// See the module.
-#[derive(Default)]
-pub(crate) struct Window {
-    segments: VecDeque<WindowSegment>,
+impl WindowSegment {
+    fn len(&self) -> usize {
+        match self {
+            Self::Joined(joined) => joined.bytes.len(),
+            Self::Blob { header, blob, .. } => slice_of(header).len() + blob.len(),
+        }
+    }
+}
+
+/// For whom frames are: those of broadcasts lie side by side though pushes to single channels come between them, so
+/// that what waits for an audience stays one range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cast {
+    /// One connection, which is sent them with the next batch.
+    One,
+    /// Many, to which several batches may go.
+    Many,
+}
+
+impl Cast {
+    /// Broadcasts know the first segment in which they may lie.
+    pub(crate) fn of(since: Option<u32>) -> Self {
+        if since.is_some() { Self::Many } else { Self::One }
+    }
+}
+
+/// Each of the two has every second number.
+const NUMBER_STEP: u32 = 2;
+
+/// One of the two runs of segments, in order. Frames are appended to the last one, or to a new one behind it.
+struct Segments {
+    run: VecDeque<WindowSegment>,
     /// The number of the front segment.
     front: u32,
+}
+
+impl Segments {
+    fn new(front: u32) -> Self {
+        Self { run: VecDeque::new(), front }
+    }
+
+    fn place(&self, number: u32) -> usize {
+        (number.wrapping_sub(self.front) / NUMBER_STEP) as usize
+    }
+
+    /// The number that the next new segment gets.
+    fn end(&self) -> u32 {
+        self.front.wrapping_add(self.run.len() as u32 * NUMBER_STEP)
+    }
+
+    /// The number of the last segment; that of the next, if there is none.
+    fn tail(&self) -> u32 {
+        self.end().wrapping_sub(if self.run.is_empty() { 0 } else { NUMBER_STEP })
+    }
+}
+
+/// See the module.
+pub(crate) struct Window {
+    to_one: Segments,
+    to_many: Segments,
     /// All bytes of all segments in the window.
     bytes: usize,
     /// The heap bytes of its segments.
@@ -62,6 +118,19 @@ pub(crate) struct Window {
     spare: Vec<Vec<u8>>,
     /// Frames that channels which outlive their connections may need again.
     pub kept: KeptFrames,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            to_one: Segments::new(0),
+            to_many: Segments::new(1),
+            bytes: 0,
+            heap_bytes: 0,
+            spare: Vec::new(),
+            kept: KeptFrames::default(),
+        }
+    }
 }
 
 impl Window {
@@ -75,61 +144,84 @@ impl Window {
         self.heap_bytes
     }
 
-    /// The first segment in which a later frame may come to lie.
+    /// The first segment in which a later frame for many may come to lie.
     pub(crate) fn tail(&self) -> u32 {
-        self.end().wrapping_sub(u32::from(!self.segments.is_empty()))
+        self.to_many.tail()
     }
 
-    /// Returns whether an earlier range is still there, and in the segment in which a later frame may be placed. A kept
-    /// range is, if it is there at all.
+    /// Returns whether an earlier range for many is still there, and in the segment in which a later frame may be
+    /// placed. A kept range is, if it is there at all.
     pub(crate) fn is_at_end(&self, range: Range) -> bool {
-        if range.is_kept() { self.kept.has(range) } else { !self.segments.is_empty() && range.segment == self.tail() }
+        let is_last = !self.to_many.run.is_empty() && range.segment == self.tail();
+        if range.is_kept() { self.kept.has(range) } else { is_last }
     }
 
-    /// The number that the next new segment gets.
-    fn end(&self) -> u32 {
-        self.front.wrapping_add(self.segments.len() as u32)
+    fn segments(&self, cast: Cast) -> &Segments {
+        match cast {
+            Cast::One => &self.to_one,
+            Cast::Many => &self.to_many,
+        }
+    }
+
+    fn segments_mut(&mut self, cast: Cast) -> &mut Segments {
+        match cast {
+            Cast::One => &mut self.to_one,
+            Cast::Many => &mut self.to_many,
+        }
+    }
+
+    #[inline]
+    fn segment(&self, number: u32) -> Option<&WindowSegment> {
+        let segments = if number.is_multiple_of(NUMBER_STEP) { &self.to_one } else { &self.to_many };
+        segments.run.get(segments.place(number))
     }
 
     /// Appends header and payload as joined bytes: one copy, whatever the number of channels that will send them.
-    pub(crate) fn append_joined(&mut self, header: &[u8], payload: &[u8]) -> Range {
+    pub(crate) fn append_joined(&mut self, cast: Cast, header: &[u8], payload: &[u8]) -> Range {
         let len = header.len() + payload.len();
-        let bytes = &mut self.segment_with_room(len).bytes;
+        let bytes = &mut self.segment_with_room(cast, len).bytes;
         let start = bytes.len();
         bytes.extend_from_slice(header);
         bytes.extend_from_slice(payload);
         self.bytes += len;
-        Range { segment: self.end().wrapping_sub(1), start: start as u32, end: (start + len) as u32 }
+        Range { segment: self.segments(cast).tail(), start: start as u32, end: (start + len) as u32 }
     }
 
-    /// The same for one frame. All bytes that a header may have cost less to move than as many as this one has.
+    /// The same for one frame to one channel. All bytes that a header may have cost less to move than as many as this
+    /// one has.
     #[inline]
     pub(crate) fn append_frame(&mut self, header: &ServerHeader, payload: &[u8]) -> Range {
         let padded = header.padded();
-        let bytes = &mut self.segment_with_room(padded.len() + payload.len()).bytes;
+        let bytes = &mut self.segment_with_room(Cast::One, padded.len() + payload.len()).bytes;
         let start = bytes.len();
         bytes.extend_from_slice(padded);
         bytes.truncate(start + header.as_slice().len());
         bytes.extend_from_slice(payload);
         let end = bytes.len();
         self.bytes += end - start;
-        Range { segment: self.end().wrapping_sub(1), start: start as u32, end: end as u32 }
+        Range { segment: self.to_one.tail(), start: start as u32, end: end as u32 }
     }
 
     /// As [`append_joined`](Self::append_joined); a queue that falls behind in this frame keeps `payload` by reference.
-    pub(crate) fn append_large(&mut self, header: &ServerHeader, payload: &Bytes, charge: &SharedCharge) -> Range {
-        let range = self.append_joined(header.as_slice(), payload);
-        if let Some(WindowSegment::Joined(joined)) = self.segments.back_mut() {
+    pub(crate) fn append_large(
+        &mut self,
+        cast: Cast,
+        header: &ServerHeader,
+        payload: &Bytes,
+        charge: &SharedCharge,
+    ) -> Range {
+        let range = self.append_joined(cast, header.as_slice(), payload);
+        if let Some(WindowSegment::Joined(joined)) = self.segments_mut(cast).run.back_mut() {
             let (start, payload, charge) = (range.start as usize, payload.clone(), charge.clone());
             joined.large.push(LargeFrame { start, payload_start: start + header.as_slice().len(), payload, charge });
         }
         range
     }
 
-    /// Gives the bytes of a range in order, as they are to be kept beyond the window: what is joined is to be copied.
+    /// Gives the bytes of a range in one segment in order, as they are to be kept beyond the window: what is joined is
+    /// to be copied.
     pub(crate) fn each_to_own<'a>(&'a self, range: Range, mut each: impl FnMut(RangeBytes<'a>)) {
-        let place = range.segment.wrapping_sub(self.front) as usize;
-        let joined = match self.segments.get(place) {
+        let joined = match self.segment(range.segment) {
             Some(WindowSegment::Joined(joined)) if !range.is_kept() && !joined.large.is_empty() => joined,
             _ => return each(self.get(range)),
         };
@@ -153,15 +245,22 @@ impl Window {
     }
 
     /// Appends a blob that is not copied, behind a header if it is a frame.
-    pub(crate) fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes, charge: SharedCharge) -> Range {
+    pub(crate) fn append_blob(
+        &mut self,
+        cast: Cast,
+        header: Option<ServerHeader>,
+        blob: Bytes,
+        charge: SharedCharge,
+    ) -> Range {
         let len = slice_of(&header).len() + blob.len();
-        let segment = self.end();
         self.bytes += len;
-        self.segments.push_back(WindowSegment::Blob { header, blob, charge });
+        let segments = self.segments_mut(cast);
+        let segment = segments.end();
+        segments.run.push_back(WindowSegment::Blob { header, blob, charge });
         Range { segment, start: 0, end: u32::try_from(len).expect("payloads are bounded far below 4 GiB") }
     }
 
-    /// The bytes of a range.
+    /// The bytes of a range in one segment.
     ///
     /// # Panics
     /// It was kept, and is gone: callers that may have such a range ask [`KeptFrames::get`].
@@ -171,7 +270,7 @@ impl Window {
             return self.kept.get(range).expect("what waits for its first send is kept");
         }
         let (start, end) = (range.start as usize, range.end as usize);
-        match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
+        match self.segment(range.segment).expect("what waits is not released") {
             WindowSegment::Joined(joined) => RangeBytes::Joined(&joined.bytes[start..end]),
             WindowSegment::Blob { header, blob, charge } => {
                 let header = slice_of(header);
@@ -183,19 +282,83 @@ impl Window {
         }
     }
 
-    /// Lets go of every segment before `segment`.
-    pub(crate) fn release_before(&mut self, segment: u32) {
-        while self.front != segment && !self.segments.is_empty() {
-            self.front = self.front.wrapping_add(1);
-            match self.segments.pop_front().expect("it is not empty") {
-                WindowSegment::Joined(JoinedFrames { bytes, .. }) => {
-                    self.bytes -= bytes.len();
-                    self.heap_bytes -= bytes.capacity();
-                    self.keep_spare(bytes);
-                }
-                WindowSegment::Blob { header, blob, .. } => {
-                    self.bytes -= slice_of(&header).len() + blob.len();
-                }
+    /// The bytes of a range that lie side by side.
+    #[inline]
+    pub(crate) fn slice(&self, range: Range) -> Option<&[u8]> {
+        if range.is_kept() {
+            let RangeBytes::Joined(bytes) = self.get(range) else { return None };
+            return Some(bytes);
+        }
+        match self.segment(range.segment) {
+            Some(WindowSegment::Joined(joined)) => joined.bytes.get(range.start as usize..range.end as usize),
+            _ => None,
+        }
+    }
+
+    /// Grows `range` by `next` when that starts where this ends, be it in a later segment of joined frames.
+    #[inline]
+    pub(crate) fn try_extend(&self, range: &mut Range, next: Range) -> bool {
+        range.try_extend(next) || self.try_extend_beyond(range, next)
+    }
+
+    /// The same where they are not in one segment: every segment but the last is named to its end.
+    fn try_extend_beyond(&self, range: &mut Range, next: Range) -> bool {
+        if range.is_kept() || next.is_kept() || range.end.saturating_add(next.end) >= KEPT {
+            return false;
+        }
+        let (mut number, mut end) = (range.segment, range.end as usize);
+        while number != next.segment {
+            match self.segment(number) {
+                Some(WindowSegment::Joined(joined)) if end >= joined.bytes.len() => end -= joined.bytes.len(),
+                _ => return false,
+            }
+            number = number.wrapping_add(NUMBER_STEP);
+        }
+        let is_joined = matches!(self.segment(number), Some(WindowSegment::Joined(_)));
+        let touches = is_joined && end == next.start as usize;
+        if touches {
+            range.end += next.len() as u32;
+        }
+        touches
+    }
+
+    /// The parts of a range in order, each in one segment.
+    pub(crate) fn parts(&self, range: Range) -> impl Iterator<Item = Range> {
+        let mut rest = range;
+        std::iter::from_fn(move || {
+            let here = match self.segment(rest.segment).filter(|_| !rest.is_kept()) {
+                Some(segment) => rest.len().min(segment.len() - rest.start as usize),
+                None => rest.len(),
+            };
+            let (part, behind) = rest.split_at(here);
+            rest = Range { segment: rest.segment.wrapping_add(NUMBER_STEP), start: 0, end: behind.len() as u32 };
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
+    /// Lets go of everything for one.
+    pub(crate) fn release_to_one(&mut self) {
+        let end = self.to_one.end();
+        self.release(Cast::One, end);
+    }
+
+    /// Lets go of every segment for many before `number`.
+    pub(crate) fn release_to_many_before(&mut self, number: u32) {
+        self.release(Cast::Many, number);
+    }
+
+    fn release(&mut self, cast: Cast, until: u32) {
+        loop {
+            let segments = self.segments_mut(cast);
+            if segments.front == until {
+                return;
+            }
+            let Some(segment) = segments.run.pop_front() else { return };
+            segments.front = segments.front.wrapping_add(NUMBER_STEP);
+            self.bytes -= segment.len();
+            if let WindowSegment::Joined(JoinedFrames { bytes, .. }) = segment {
+                self.heap_bytes -= bytes.capacity();
+                self.keep_spare(bytes);
             }
         }
     }
@@ -204,7 +367,8 @@ impl Window {
     pub(crate) fn release_all(&mut self) {
         self.kept.all_sent();
         if self.bytes > 0 {
-            self.release_before(self.end());
+            self.release_to_one();
+            self.release_to_many_before(self.to_many.end());
         }
     }
 
@@ -217,24 +381,24 @@ impl Window {
 
     /// The last segment when `len` more bytes fit without moving it, else a new one.
     #[inline]
-    fn segment_with_room(&mut self, len: usize) -> &mut JoinedFrames {
+    fn segment_with_room(&mut self, cast: Cast, len: usize) -> &mut JoinedFrames {
         let has_room = |joined: &JoinedFrames| joined.bytes.capacity() - joined.bytes.len() >= len;
-        let fits = matches!(self.segments.back(), Some(WindowSegment::Joined(joined)) if has_room(joined));
+        let fits = matches!(self.segments(cast).run.back(), Some(WindowSegment::Joined(joined)) if has_room(joined));
         if !fits {
-            self.add_segment(len);
+            self.add_segment(cast, len);
         }
-        match self.segments.back_mut() {
+        match self.segments_mut(cast).run.back_mut() {
             Some(WindowSegment::Joined(joined)) => joined,
             _ => unreachable!("a joined segment was just pushed"),
         }
     }
 
     #[cold]
-    fn add_segment(&mut self, len: usize) {
+    fn add_segment(&mut self, cast: Cast, len: usize) {
         let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
         let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
         self.heap_bytes += bytes.capacity();
-        self.segments.push_back(WindowSegment::Joined(JoinedFrames { bytes, large: Vec::new() }));
+        self.segments_mut(cast).run.push_back(WindowSegment::Joined(JoinedFrames { bytes, large: Vec::new() }));
     }
 }
 
@@ -257,9 +421,9 @@ mod tests {
     #[test]
     fn neighbours_grow_into_one_range_and_strangers_do_not() {
         let mut window = Window::default();
-        let mut first = window.append_joined(b"ab", b"cd");
-        let second = window.append_joined(b"", b"ef");
-        let third = window.append_joined(b"", b"gh");
+        let mut first = window.append_joined(Cast::Many, b"ab", b"cd");
+        let second = window.append_joined(Cast::Many, b"", b"ef");
+        let third = window.append_joined(Cast::Many, b"", b"gh");
         assert!(!{ first }.try_extend(third));
         assert!(first.try_extend(second) && first.try_extend(third));
         assert_eq!(bytes_of(&window, first), b"abcdefgh");
@@ -271,10 +435,10 @@ mod tests {
     fn a_frame_never_crosses_segments_and_release_keeps_later_ones() {
         let mut window = Window::default();
         let big = vec![7; SEGMENT_BYTES - 10];
-        let first = window.append_joined(b"", &big);
-        let second = window.append_joined(b"", &[8; 20]);
+        let first = window.append_joined(Cast::Many, b"", &big);
+        let second = window.append_joined(Cast::Many, b"", &[8; 20]);
         assert_ne!(first.segment, second.segment);
-        window.release_before(second.segment);
+        window.release_to_many_before(second.segment);
         assert_eq!(window.bytes(), 20);
         assert_eq!(bytes_of(&window, second), vec![8; 20]);
         window.release_all();
@@ -282,15 +446,56 @@ mod tests {
     }
 
     #[test]
+    fn a_range_goes_on_over_the_ends_of_segments_and_not_over_a_gap() {
+        let mut window = Window::default();
+        let frames = [30_000, 30_000, 20_000, 40_000, 60_000, 10].map(|len| vec![len as u8; len]);
+        let mut whole = window.append_joined(Cast::Many, b"", &frames[0]);
+        for frame in &frames[1..] {
+            // Neither what is sent to one channel, nor what is not joined, lies between.
+            window.append_joined(Cast::One, b"", b"another's");
+            let next = window.append_joined(Cast::Many, b"", frame);
+            assert!(window.try_extend(&mut whole, next));
+        }
+        let parts: Vec<Range> = window.parts(whole).collect();
+        assert_eq!(parts.iter().map(|part| part.segment).collect::<Vec<_>>(), [1, 3, 5]);
+        assert_eq!(parts.iter().flat_map(|&part| bytes_of(&window, part)).collect::<Vec<_>>(), frames.concat());
+        assert!(window.slice(whole).is_none() && window.slice(parts[0]).is_some());
+
+        let gap = window.append_joined(Cast::Many, b"", b"not for all");
+        let behind = window.append_joined(Cast::Many, b"", b"for all");
+        assert!(!window.try_extend(&mut whole, behind) && window.try_extend(&mut { whole }, gap));
+        assert!(!window.try_extend(&mut { gap }, whole), "it begins before");
+        let blob = window.append_blob(Cast::Many, None, Bytes::from_static(b"blob"), SharedCharge::default());
+        let to_one = window.append_joined(Cast::One, b"", b"to one");
+        for next in [blob, to_one] {
+            assert!(!window.try_extend(&mut { behind }, next));
+        }
+    }
+
+    #[test]
+    fn what_is_sent_to_one_leaves_before_what_many_still_need() {
+        let mut window = Window::default();
+        let to_many = window.append_joined(Cast::Many, b"", b"to many");
+        let to_one = window.append_joined(Cast::One, b"", b"to one");
+        window.release_to_one();
+        assert_eq!((window.bytes(), window.slice(to_many)), (7, Some(&b"to many"[..])));
+        assert!(window.slice(to_one).is_none());
+        window.release_to_many_before(to_many.segment);
+        assert_eq!(window.bytes(), 7);
+        window.release_all();
+        assert_eq!((window.bytes(), window.heap_bytes()), (0, 0));
+    }
+
+    #[test]
     fn who_falls_behind_in_a_large_frame_keeps_its_payload_by_reference() {
         let mut window = Window::default();
         let payloads = [5_000, 20, 6_000, 7_000].map(|len| Bytes::from(vec![len as u8; len]));
-        let mut range = window.append_joined(b"ab", b"cd");
+        let mut range = window.append_joined(Cast::Many, b"ab", b"cd");
         for payload in &payloads {
             let header = server_header(Opcode::Binary, false, payload.len());
             let next = match payload.len() {
-                ..=20 => window.append_joined(header.as_slice(), payload),
-                _ => window.append_large(&header, payload, &SharedCharge::default()),
+                ..=20 => window.append_joined(Cast::Many, header.as_slice(), payload),
+                _ => window.append_large(Cast::Many, &header, payload, &SharedCharge::default()),
             };
             assert!(range.try_extend(next));
         }
@@ -321,7 +526,7 @@ mod tests {
         let blob = Bytes::from(vec![9; 300]);
         let header = server_header(Opcode::Binary, false, blob.len());
         let whole = [header.as_slice(), &blob].concat();
-        let range = window.append_blob(Some(header), blob.clone(), SharedCharge::default());
+        let range = window.append_blob(Cast::Many, Some(header), blob.clone(), SharedCharge::default());
         for cut in 0..whole.len() {
             let (head, rest) = range.split_at(cut);
             assert_eq!([bytes_of(&window, head), bytes_of(&window, rest)].concat(), whole);

@@ -94,7 +94,7 @@ impl Shard {
             self.append_event(slot, &sse::gap(reason, from));
         }
         for range in replay.ranges {
-            self.append_again(slot, range);
+            self.append_range(slot, range, None);
         }
     }
 
