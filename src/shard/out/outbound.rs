@@ -181,8 +181,9 @@ impl Outbound {
         if self.extend(range, window) { None } else { self.push_apart(range, copy_bytes_max, spares) }
     }
 
-    /// The same where all that waits is one range then. Returns whether it is; if not, nothing has happened.
-    #[inline]
+    /// The same where all that waits is one range then. Returns whether it is; if not, nothing has happened. Inlined,
+    /// for a call takes a tenth of the instructions that a broadcast's frame takes for a channel.
+    #[inline(always)]
     pub(crate) fn extend(&mut self, range: Range, window: &Window) -> bool {
         if self.backlog.is_some() {
             return false;

@@ -302,6 +302,8 @@ impl Window {
     }
 
     /// The same where they are not in one segment: every segment but the last is named to its end.
+    #[cold]
+    #[inline(never)]
     fn try_extend_beyond(&self, range: &mut Range, next: Range) -> bool {
         if range.is_kept() || next.is_kept() || range.end.saturating_add(next.end) >= KEPT {
             return false;
