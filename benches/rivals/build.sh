@@ -21,15 +21,15 @@ server() {
         "$here/uwebsockets.cpp" "${extra[@]}" "$objects"/*.o -o "$out/$name" "${libraries[@]}"
 }
 
-# A program that makes a certificate for its own time and starts the rest of its line.
+# A program that starts the rest of its line with a certificate, which it makes beside itself where none is left.
 with_certificate() {
     local name=$1
     shift
     cat >"$out/$name" <<END
 #!/usr/bin/env bash
 set -euo pipefail
-export CERT=\$(mktemp) KEY=\$(mktemp)
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+export CERT=$out/certificate.pem KEY=$out/key.pem
+openssl x509 -noout -checkend 3600 -in "\$CERT" >/dev/null 2>&1 || openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
     -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "\$KEY" -out "\$CERT" 2>/dev/null
 exec $*
 END

@@ -3,23 +3,72 @@
 //! Invariants: a certificate is checked only where an authority is given, for what is measured here is mostly our own;
 //! sessions are resumed only when told so, and how many were is counted. It knows no frames.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, version,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, NamedGroup, RootCertStore, SignatureScheme,
+    version,
 };
 
-/// Sessions that are remembered of one server: more than connections are on their way at a time.
+/// Sessions that are remembered: more than connections are on their way at a time.
 const SESSIONS_MAX: usize = 4096;
+
+/// The sessions of one server that may be resumed, each once. The store that comes with rustls remembers eight of a
+/// server, so that of many connections at a time most would shake hands in full.
+#[derive(Debug, Default)]
+struct Sessions(Mutex<Resumable>);
+
+#[derive(Debug, Default)]
+struct Resumable {
+    group: Option<NamedGroup>,
+    tickets: VecDeque<Tls13ClientSessionValue>,
+}
+
+impl Sessions {
+    fn with<T>(&self, look: impl FnOnce(&mut Resumable) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.with(|sessions| sessions.group = Some(group));
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.with(|sessions| sessions.group)
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.with(|sessions| {
+            sessions.tickets.truncate(SESSIONS_MAX - 1);
+            sessions.tickets.push_front(ticket);
+        });
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.with(|sessions| sessions.tickets.pop_front())
+    }
+
+    // TLS 1.2 is not offered.
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+}
 
 /// How TLS is spoken with a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,7 +110,7 @@ impl Tls {
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = match tls_options.resumes {
-            true => Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX))),
+            true => Resumption::store(Arc::new(Sessions::default())),
             false => Resumption::disabled(),
         };
         Ok(Self { config: Arc::new(config), name })

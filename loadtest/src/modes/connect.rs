@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ pub(crate) struct Settings {
     /// How these connections are closed.
     #[arg(long, value_enum, default_value_t = How::Tcp)]
     pub close: How,
-    /// Resume TLS sessions where a wss:// server gives tickets; else each handshake is a full one.
+    /// Resume TLS sessions of a wss:// server, and fail where it gives no tickets; else each handshake is a full one.
     #[arg(long)]
     pub resumed: bool,
     /// OS processes to share the idle clients among.
@@ -322,6 +322,13 @@ fn churn(
     if is_tls {
         let resumed = engine.resumed();
         report.notes.push(format!("TLS: {} full handshakes, {resumed} resumed", done.saturating_sub(resumed)));
+        // The first of each slot has nothing to resume.
+        let resumable = done.saturating_sub(slots as u64);
+        ensure!(
+            !settings.resumed || resumed * 10 >= resumable * 9,
+            "of {resumable} connections that could have resumed a session, {resumed} did: the server gives no tickets, or \
+             does not take them"
+        );
     }
     Ok(())
 }
