@@ -338,6 +338,23 @@ fn a_frame_that_takes_several_sends_counts_as_sent_when_all_of_it_has_left() {
 }
 
 #[test]
+fn a_frame_in_progress_leaves_and_counts_as_waiting_though_its_channel_ends() {
+    let (mut scene, channel) = behind(usize::MAX);
+    let begun = scene.push(channel, 600 * 1024);
+    scene.turn();
+    assert!(begun.try_recv().is_err(), "256 KiB at a time");
+    // RFC 6455 5.2: RSV1 without an extension fails the connection.
+    scene.read(vec![0xc1, 0x80, 1, 2, 3, 4]);
+    let begun = begun.try_recv().unwrap();
+    assert_eq!((begun.queued, begun.closed), (1, 0));
+    assert_eq!(begun.queued_bytes, 600 * 1024 + 10 - 256 * 1024);
+    (0..3).for_each(|_| _ = scene.turn());
+    let frames = frames_left(&scene);
+    assert_eq!(frames[0], 600 * 1024 + 10);
+    assert_eq!(frames.len(), 2, "a close frame follows");
+}
+
+#[test]
 fn what_a_client_did_not_take_is_counted_to_the_byte() {
     let lost = |scene: &mut Scene| match &scene.events.try_recv().unwrap().events[..] {
         [Event::Closed(closed)] => closed.lost_bytes,

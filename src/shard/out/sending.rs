@@ -264,6 +264,23 @@ impl Shard {
         }
     }
 
+    /// What is queued for a channel was dropped behind its first bytes, which still leave.
+    pub(in crate::shard) fn settle_as_dropped_behind(&mut self, slot: Slot, bytes: usize) {
+        if self.table[slot].flags.has(Flag::Watched) {
+            let is_settled = self.out.watches.retain(slot, |watch| {
+                let leaves = watch.end <= bytes;
+                if !leaves {
+                    watch.part.borrow_mut().counts.closed += 1;
+                }
+                leaves
+            });
+            if is_settled {
+                self.table[slot].flags.take(Flag::Watched);
+            }
+            self.settle_as_queued(slot);
+        }
+    }
+
     /// The watched frames of a connection will never leave.
     pub(in crate::shard) fn drop_watches(&mut self, slot: Slot) {
         if self.table[slot].flags.take(Flag::Watched) {

@@ -468,10 +468,12 @@ impl Shard {
     fn drop_queue(&mut self, slot: Slot) -> usize {
         let unsent = if self.table[slot].flags.has(Flag::Lags) { self.forget_unsent(slot) } else { 0 };
         let connection = &mut self.table[slot];
-        let dropped = unsent + self.out.drop_behind_boundary(connection);
+        let mut dropped = unsent + self.out.drop_behind_boundary(connection);
         if dropped > 0 && connection.flags.take(Flag::CloseSent) {
-            return dropped - usize::from(std::mem::take(&mut connection.close_bytes));
+            dropped -= usize::from(std::mem::take(&mut connection.close_bytes));
         }
+        let in_progress = connection.outbound.queued_bytes();
+        self.settle_as_dropped_behind(slot, in_progress);
         dropped
     }
 
