@@ -8,6 +8,7 @@ use pushring::internals::http::{
 };
 use pushring::internals::http::{cookies, query};
 use pushring::internals::proto::upgrade;
+use std::collections::BTreeMap;
 
 /// The limits are so small that ordinary requests meet them.
 const TIGHT: u8 = 1;
@@ -154,8 +155,8 @@ fn look_closer(request: &ParsedRequest<'_>, limits: &HttpLimits) {
         let fields: Vec<_> = head.values("cookie").flat_map(|field| field.split(|&byte| byte == b';')).collect();
         assert!(fields.iter().all(|pair| !pair.trim_ascii().starts_with(b"a=")));
     }
-    let params = query::params(head.target.query);
-    for (name, value) in &params {
+    let last_of_each: BTreeMap<_, _> = query::pairs(head.target.query).collect();
+    for (name, value) in &last_of_each {
         assert_eq!(query::param(head.target.query, name).as_deref(), Some(value.as_str()));
     }
     if let Some(authority) = head.authority {

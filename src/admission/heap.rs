@@ -1,7 +1,7 @@
 //! Heap use of values: as the allocator counts, by capacity, without the space they take in place.
 
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Something that may wait and take memory meanwhile.
@@ -70,6 +70,14 @@ impl<K: HeapBytes, V: HeapBytes> HeapBytes for BTreeMap<K, V> {
         let nodes = self.len().div_ceil(8);
         nodes * (11 * (size_of::<K>() + size_of::<V>()) + 16)
             + self.iter().map(|(key, value)| key.heap_bytes() + value.heap_bytes()).sum::<usize>()
+    }
+}
+
+impl<K: HeapBytes> HeapBytes for BTreeSet<K> {
+    /// As of a map.
+    fn heap_bytes(&self) -> usize {
+        let nodes = self.len().div_ceil(8);
+        nodes * (11 * size_of::<K>() + 16) + self.iter().map(HeapBytes::heap_bytes).sum::<usize>()
     }
 }
 

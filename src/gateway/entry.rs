@@ -23,7 +23,11 @@ use crate::{
     resume, sse,
     words::close_reason,
 };
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry as Place},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 /// The decision on a request.
 #[derive(Debug)]
@@ -120,6 +124,8 @@ pub struct ContractRequest {
     pub url_params: BTreeMap<String, String>,
     /// The query, decoded; of equal names the last.
     pub query_params: BTreeMap<String, String>,
+    /// Names in `headers` and `query_params` that the request has more than once. A process over a link is not told.
+    pub repeated: BTreeSet<String>,
 }
 
 impl HeapBytes for ContractRequest {
@@ -129,6 +135,7 @@ impl HeapBytes for ContractRequest {
             + self.headers.heap_bytes()
             + self.url_params.heap_bytes()
             + self.query_params.heap_bytes()
+            + self.repeated.heap_bytes()
     }
 }
 
@@ -515,15 +522,16 @@ impl<'s> RequestCheck<'s, '_, '_> {
 
     fn dynamic(&self, binding: &'s HttpBinding, params: &Params<'_, '_>) -> Dynamic<'s> {
         let host = self.head.authority.map_or("localhost", |host| host.host);
-        let mut headers = BTreeMap::new();
-        for header in self.head.headers() {
+        let fields = self.head.headers().iter().map(|header| {
             let value = std::str::from_utf8(header.value).unwrap_or_default();
             let name = header.name.to_ascii_lowercase();
             // Tokens with which a client resumes a channel or logs in are kept from processes.
             let is_offer = name == "sec-websocket-protocol";
             let value = if is_offer { resume::element::without_secrets(value) } else { value.to_owned() };
-            headers.insert(name, value);
-        }
+            (name, value)
+        });
+        let mut repeated = BTreeSet::new();
+        let mut headers = last_of_each(fields, &mut repeated);
         if let Some(authority) = self.head.target.authority {
             // RFC 9112 section 3.2.2: the Host field beside an absolute target is ignored, by the process too.
             headers.insert("host".into(), authority.text.to_owned());
@@ -535,13 +543,34 @@ impl<'s> RequestCheck<'s, '_, '_> {
             bound_path: binding.path.clone(),
             headers,
             url_params: params.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            query_params: query::params(self.head.target.query),
+            query_params: last_of_each(query::pairs(self.head.target.query), &mut repeated),
+            repeated,
         };
         // Looked at where it matters: a large body, on a path that is open to all.
         let is_logged_in = binding.rule.authenticated || (self.head.has_body() && self.check_token(None).is_ok());
         let (owner, timeout_s) = (binding.owner, self.timeout_s());
         Dynamic { owner, process: &binding.process, timeout_s, is_logged_in, request }
     }
+}
+
+/// The last of equal names; the others' names are added to `repeated`.
+fn last_of_each(
+    pairs: impl Iterator<Item = (String, String)>,
+    repeated: &mut BTreeSet<String>,
+) -> BTreeMap<String, String> {
+    let mut last = BTreeMap::new();
+    for (name, value) in pairs {
+        match last.entry(name) {
+            Place::Vacant(place) => drop(place.insert(value)),
+            Place::Occupied(mut place) => {
+                if !repeated.contains(place.key()) {
+                    repeated.insert(place.key().clone());
+                }
+                place.insert(value);
+            }
+        }
+    }
+    last
 }
 
 fn not_bound() -> PreparedResponse {

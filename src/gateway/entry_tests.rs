@@ -548,6 +548,7 @@ fn what_a_process_is_told() {
         headers: map(&[("host", "Localhost:18101"), ("x-multi", "v1"), ("x-bytes", ""), ("content-length", "0")]),
         url_params: map(&[("id", "abc%20d")]),
         query_params: map(&[("a", "3"), ("b", "two words")]),
+        repeated: ["a", "x-multi"].map(str::to_owned).into(),
     };
     assert_eq!((dynamic.owner, dynamic.process.as_str(), dynamic.request), (OwnerId(7), APP, expected));
     let old = "GET /wsecho:wsecho:sys/dyn HTTP/1.0\r\n\r\n";

@@ -2,11 +2,11 @@
 //! are UTF-8 with replacement characters for what is not, and the last of several equal names wins (node contract,
 //! section 2). Paths are not decoded anywhere.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
-/// The decoded pairs of `query` (without its `?`), the last of equal names kept.
-pub fn params(query: Option<&str>) -> BTreeMap<String, String> {
-    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect()
+/// The decoded pairs of `query` (without its `?`), in order.
+pub fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned()
 }
 
 /// The decoded value of the last pair called `name`.
@@ -26,14 +26,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decoded_and_the_last_wins() {
+    fn decoded_in_order_and_the_last_wins() {
         let query = Some("a=1&b=two+words&a=3&c=%C3%A9%2F&d&=e&f=%ff&g=%zz");
-        let params = params(query);
-        let expected =
-            [("", "e"), ("a", "3"), ("b", "two words"), ("c", "é/"), ("d", ""), ("f", "\u{fffd}"), ("g", "%zz")];
-        assert_eq!(params.iter().map(|(k, v)| (&**k, &**v)).collect::<Vec<_>>(), expected);
+        let expected = [
+            ("a", "1"),
+            ("b", "two words"),
+            ("a", "3"),
+            ("c", "é/"),
+            ("d", ""),
+            ("", "e"),
+            ("f", "\u{fffd}"),
+            ("g", "%zz"),
+        ];
+        assert!(pairs(query).eq(expected.map(|(name, value)| (name.to_owned(), value.to_owned()))));
         assert_eq!(param(query, "a").as_deref(), Some("3"));
         assert_eq!(param(query, "x"), None);
-        assert!(super::params(None).is_empty());
+        assert_eq!(pairs(None).count(), 0);
     }
 }

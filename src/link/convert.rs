@@ -126,7 +126,7 @@ fn closed_out(closed: Closed) -> ToPeer {
 fn http_out(request: HttpRequest) -> Option<(ToPeer, Bytes)> {
     let HttpRequest { id, ask, body, timeout_s } = request;
     let HttpAsk::Path(asked) = ask else { return None };
-    let ContractRequest { source, method, url, bound_path, headers, url_params, query_params } = *asked;
+    let ContractRequest { source, method, url, bound_path, headers, url_params, query_params, .. } = *asked;
     let head = HttpHead {
         request: id.0,
         timeout_s,
@@ -151,6 +151,7 @@ fn http_in(head: HttpHead, body: Bytes) -> HttpRequest {
         headers,
         url_params,
         query_params,
+        repeated: Default::default(),
     }));
     HttpRequest { id: RequestId(request), ask, body, timeout_s }
 }

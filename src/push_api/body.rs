@@ -102,12 +102,14 @@ fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
     T::try_from(whole?).ok()
 }
 
-/// The same value, with integers written as such.
-fn with_integers(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, with_integers(value))).collect(),
-        value => number::<u64>(&value).map_or(value, Value::from),
+/// The value with integers written as such. Objects in `depth` objects have no field twice; deeper ones are no order's.
+fn strict_value(json: &RawValue, depth: u8) -> serde_json::Result<Value> {
+    if depth == 0 || !json.get().starts_with('{') {
+        let value: Value = serde_json::from_str(json.get())?;
+        return Ok(number::<u64>(&value).map_or(value, Value::from));
     }
+    let fields: JsonFields = serde_json::from_str(json.get())?;
+    fields.0.into_iter().map(|(name, value)| Ok((name, strict_value(&value, depth - 1)?))).collect()
 }
 
 /// The field that is wrong, and why.
@@ -189,8 +191,8 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
         (None, None, None) => return Err(Wrong::new("text", "give one of text, json and data")),
         _ => return Err(Wrong::new("text", "give one of text, json and data, not several")),
     };
-    let policy: Option<Value> = take(&mut fields, "", "policy")?;
-    let policy = policy.map(|policy| serde_json::from_value(with_integers(policy))).transpose();
+    let policy: Option<Box<RawValue>> = take(&mut fields, "", "policy")?;
+    let policy = policy.map(|policy| serde_json::from_value(strict_value(&policy, 2)?)).transpose();
     let policy: Option<Policy> = policy.map_err(|error| Wrong::new("policy", error.to_string()))?;
     let except: Option<Vec<ChannelNumber>> = take(&mut fields, "", "except")?;
     let except = except.unwrap_or_default().into_iter().map(|number| number.0).collect();
@@ -444,6 +446,8 @@ mod tests {
             (r#"{"to":{"topic":"a"},"to":{"topic":"b"},"text":"x"}"#, "body"),
             (r#"{"to":{"topic":"a"},"text":"x","\u0074ext":"y"}"#, "body"),
             (r#"{"to":{"topic":"a","topic":"b"},"text":"x"}"#, "to"),
+            (r#"{"to":{"topic":"a"},"text":"x","policy":{"conflate":{"key":1,"key":2}}}"#, "policy"),
+            (r#"{"to":{"topic":"a"},"text":"x","policy":{"conflate":{"key":1},"conflate":{"key":2}}}"#, "policy"),
             // The broker's own: another user's, and the messages of another topic in their envelopes.
             (r#"{"to":{"topic":"\u001euser/ann"},"text":"x"}"#, "to.topic"),
             (r#"{"to":{"topic":"\u001eenvelope/a"},"text":"x"}"#, "to.topic"),
@@ -476,6 +480,7 @@ mod tests {
             "topic=a;except=7;except=8",
             "topic=a;policy=close;policy=drop_newest",
             "topic=a;except=+7",
+            "topic=a;policy=conflate:+7",
             "channels=x",
             "channels=+7",
             "policy=x",

@@ -195,6 +195,7 @@ mod tests {
             headers: Default::default(),
             url_params: Default::default(),
             query_params: Default::default(),
+            repeated: Default::default(),
         }
     }
 

@@ -49,6 +49,7 @@ impl ShardHandler for ApiOnShard {
 impl ApiOnShard {
     /// The path below `/api`, if the request may ask at all.
     fn admit(&self, asked: &ContractRequest) -> Result<String, ApiAnswer> {
+        request::check_repeated(asked)?;
         self.guard.admit(&asked.headers)?;
         let path = asked.url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
         let path = path.unwrap_or("/").strip_prefix(&*self.prefix).and_then(|path| path.strip_prefix("/api"));

@@ -385,10 +385,7 @@ fn no_number() -> ApiAnswer {
 
 /// The code and reason with which a request closes a channel.
 fn close_of(query: &Query) -> Result<(u16, &str), ApiAnswer> {
-    let code = match query.get("code").map(|code| code.parse()).transpose() {
-        Ok(code) => code.unwrap_or(CLOSE_CODE),
-        Err(_) => 0,
-    };
+    let code = query.get("code").map_or(CLOSE_CODE, |code| digits(code).unwrap_or(0));
     if !crate::proto::close::code_may_travel(code) {
         let why = "a code that may travel (RFC 6455 7.4): 1000 to 1014, 3000 to 4999";
         return Err(ApiAnswer::error(400, Some("code"), why));

@@ -41,6 +41,32 @@ pub(super) fn is_batch(asked: &ContractRequest) -> bool {
     !asked.headers.contains_key("push-to") && mime_of(asked).eq_ignore_ascii_case(NDJSON)
 }
 
+/// Header fields and query parameters that a request has once: of two, readers would take different ones. (RFC 9110
+/// section 5.3 lets a field repeat only where its values are a list.)
+const ONCE: [&str; 13] = [
+    "after",
+    "authorization",
+    "code",
+    "content-type",
+    "idempotency-key",
+    "limit",
+    "nodes",
+    "origin",
+    "prefix",
+    "process",
+    "push-to",
+    "reason",
+    "sec-fetch-site",
+];
+
+/// Refuses a request that has more than one of a field or parameter that is read here.
+pub(super) fn check_repeated(asked: &ContractRequest) -> Result<(), ApiAnswer> {
+    match ONCE.into_iter().find(|name| asked.repeated.contains(*name)) {
+        None => Ok(()),
+        Some(name) => Err(body::Wrong::new(name, "it is there twice").into()),
+    }
+}
+
 /// The order of a request that is no batch.
 pub(super) fn read(asked: &ContractRequest, body: Bytes) -> Result<PublishOrder, ApiAnswer> {
     let mime = mime_of(asked);

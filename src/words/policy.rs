@@ -1,5 +1,6 @@
 //! Policies: the fate of frames for a client that does not keep up.
 
+use super::strict::digits;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -132,7 +133,7 @@ impl FromStr for Policy {
     /// Reads its name; that of [`Self::Conflate`] with its key, as `conflate:7`.
     fn from_str(text: &str) -> Result<Self, InvalidPolicy> {
         let (name, key) = match text.split_once(':') {
-            Some((name, key)) => (name, Some(key.parse().map_err(|_| InvalidPolicy)?)),
+            Some((name, key)) => (name, Some(digits(key).ok_or(InvalidPolicy)?)),
             None => (text, None),
         };
         let named =
@@ -158,7 +159,7 @@ mod tests {
             assert_eq!(Policy::PLAIN.contains(&policy), policy.key().is_none());
         }
         assert_eq!("conflate:7".parse(), Ok(Policy::Conflate { key: 7 }));
-        for bad in ["", "Close", "conflate", "conflate:", "conflate:x", "conflate:-1", "close:1"] {
+        for bad in ["", "Close", "conflate", "conflate:", "conflate:x", "conflate:-1", "conflate:+1", "close:1"] {
             assert_eq!(bad.parse::<Policy>(), Err(InvalidPolicy), "{bad}");
         }
     }

@@ -168,6 +168,53 @@ fn who_may_not_changes_nothing() {
     }
 }
 
+/// Of two, this reader and a proxy before it could take different ones.
+#[test]
+fn what_a_request_has_once_is_refused_twice_and_named() {
+    let scene = start();
+    let doors = [(scene.api.address(), ""), (scene.broker.address(), "/push:pushring:sys")];
+    for (address, prefix) in doors {
+        let ask = |method_and_path: &str, fields: &str| {
+            let (method, path) = method_and_path.split_once(' ').unwrap();
+            let (status, _, body) = ask(address, &format!("{method} {prefix}{path}"), fields, b"x");
+            (status, serde_json::from_str::<Value>(&body).unwrap_or_else(|_| panic!("{body}"))["field"].clone())
+        };
+        let to = format!("{}Push-To: process=rooms:test:sys\r\n", authorized());
+        assert_eq!(ask("POST /api/push", &to), (202, Value::Null));
+        for (field, value) in [
+            ("Push-To", "process=rooms:test:sys"),
+            ("Idempotency-Key", "a"),
+            ("Content-Type", "text/plain"),
+            ("Authorization", &format!("Bearer {TOKEN}")),
+            ("Origin", &format!("http://{address}")),
+            ("Sec-Fetch-Site", "none"),
+        ] {
+            let twice = format!("{field}: {value}\r\n{}: {value}\r\n", field.to_uppercase());
+            let others = if to.contains(field) { to.replace(field, "X-Other") } else { to.clone() };
+            assert_eq!(
+                ask("POST /api/push", &format!("{others}{twice}")),
+                (400, field.to_lowercase().into()),
+                "{field}"
+            );
+        }
+        for (request, parameter) in [
+            ("GET /api/topics?process=a:b:c&process=a:b:c", "process"),
+            ("GET /api/topics?process=a:b:c&limit=1&limit=2", "limit"),
+            ("DELETE /api/channels/1?code=1000&code=1001", "code"),
+            ("DELETE /api/channels/1?reason=a&reason=b", "reason"),
+        ] {
+            assert_eq!(ask(request, &authorized()), (400, parameter.into()), "{request}");
+        }
+        // A list may stand in several fields (RFC 9110 section 5.3), and what is not read here is not judged.
+        assert_eq!(ask("POST /api/push?a=1&a=2", &format!("{to}Accept: a/b\r\nAccept: c/d\r\n")), (202, Value::Null));
+    }
+    scene.rooms.broadcast(pushring::Message::text("end")).to(Audience::Process).send().unwrap();
+    for (mut client, _) in scene.clients {
+        let heard: Vec<_> = (0..5).map(|_| recv(&mut client).into_data()).collect();
+        assert_eq!(heard, [&b"x"[..], b"x", b"x", b"x", b"end"]);
+    }
+}
+
 #[test]
 fn a_batch_is_answered_line_by_line_and_a_key_is_obeyed_once() {
     let mut scene = start();
