@@ -6,6 +6,7 @@ use super::usage::Usage;
 use super::wire::Overview;
 use crate::admission::HeldAs;
 use crate::broker::{ClosedBy, Durations, FleetReport, HandshakeTimes, MemoryReport, Report};
+use crate::http::accept::media_ranges;
 use crate::tls::Alert;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
@@ -26,12 +27,12 @@ impl Exposition {
     /// The format for a client that sends `accept` (RFC 9110 section 12.5.1): the classic text, unless it names
     /// OpenMetrics and prefers it or likes both alike.
     pub fn of_accept(accept: &str) -> Self {
-        let quality = |media: &str| {
-            let weights = accept.split(',').filter_map(|range| weight(range, media));
-            weights.reduce(f32::max)
+        let weight = |mime: &str| {
+            let ranges = media_ranges(accept.as_bytes()).filter(|range| range.accepts(mime));
+            ranges.map(|range| range.weight).max()
         };
-        let open = quality("application/openmetrics-text").filter(|weight| *weight > 0.0);
-        let classic = quality("text/plain").unwrap_or(0.0);
+        let open = weight("application/openmetrics-text");
+        let classic = weight("text/plain").unwrap_or(0);
         if open.is_some_and(|open| open >= classic) { Self::OpenMetrics } else { Self::Classic }
     }
 
@@ -42,16 +43,6 @@ impl Exposition {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
-}
-
-/// How much `range`, one of an Accept field, is liked, if it is `media`.
-fn weight(range: &str, media: &str) -> Option<f32> {
-    let mut parts = range.split(';').map(str::trim);
-    if !parts.next()?.eq_ignore_ascii_case(media) {
-        return None;
-    }
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-    Some(weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0))
 }
 
 /// All counts of `overview`, by shard, and what the program takes.

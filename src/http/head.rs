@@ -4,6 +4,7 @@
 //! could frame differently (RFC 9112 section 11.2) is refused here: both lengths, repeated lengths, folded lines, bare
 //! CR or LF, a space before the colon, transfer codings that we do not undo.
 
+use super::accept::media_ranges;
 use super::limits::{HEADERS_MAX, HttpLimits, Rejection};
 use super::target::{Authority, RequestTarget};
 use smallvec::SmallVec;
@@ -132,19 +133,13 @@ impl<'a> Head<'a> {
     /// (RFC 9110 section 12.5.1; weights are not compared, for a client that can do with either is served with words).
     pub fn wants_json(&self) -> bool {
         let mut wants = false;
-        for range in self.values("accept").flat_map(list) {
-            let mut parts = range.split(|&c| c == b';').map(<[u8]>::trim_ascii);
-            let mime = parts.next().unwrap_or_default();
-            let is_refused = parts.any(|parameter| {
-                let weight = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="));
-                weight.is_some_and(|weight| weight.starts_with(b"0") && weight.iter().all(|c| matches!(c, b'0' | b'.')))
-            });
-            if mime.eq_ignore_ascii_case(b"text/html") && !is_refused {
+        for range in self.values("accept").flat_map(media_ranges) {
+            if range.accepts("text/html") {
                 return false;
             }
-            let is_json = mime.eq_ignore_ascii_case(b"application/json")
-                || mime.len() > 5 && mime[mime.len() - 5..].eq_ignore_ascii_case(b"+json");
-            wants |= is_json && !is_refused;
+            let suffix = range.mime.len().checked_sub(5).filter(|at| *at > 0).map(|at| &range.mime[at..]);
+            let is_json = suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json"));
+            wants |= range.accepts("application/json") || is_json && range.weight > 0;
         }
         wants
     }

@@ -9,6 +9,7 @@
 //!
 //! It must not know the rules of entry, the meaning of paths, processes, or WebSocket frames.
 
+pub mod accept;
 pub mod body;
 pub mod connection;
 pub mod content;

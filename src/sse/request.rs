@@ -3,6 +3,7 @@
 
 use super::id::EventId;
 use crate::channel::ChannelId;
+use crate::http::accept::media_ranges;
 use crate::http::{Date, Head, PreparedResponse};
 use crate::resume::ResumeToken;
 use crate::words::strict::digits;
@@ -32,13 +33,9 @@ pub fn asked(head: &Head<'_>) -> Option<SseAsk> {
     }
 }
 
-/// Returns whether `Accept` names the media type; a client that means it says so without a weight of 0.
+/// Returns whether `Accept` names the media type: a wildcard is every client's.
 fn wants_stream(head: &Head<'_>) -> bool {
-    let ranges = head.values("accept").flat_map(|value| value.split(|&byte| byte == b','));
-    ranges.map(<[u8]>::trim_ascii).any(|range| {
-        let mime = range.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-        mime.eq_ignore_ascii_case(b"text/event-stream")
-    })
+    head.values("accept").flat_map(media_ranges).any(|range| range.accepts("text/event-stream"))
 }
 
 /// The place where a client that comes back was: none, if it does not; an error, if what it says is no id of ours.
@@ -102,7 +99,9 @@ mod tests {
         for accept in ["text/event-stream", "*/*, TEXT/EVENT-STREAM", "text/event-stream;q=0.9"] {
             assert_eq!(asks(accept), Some(SseAsk::Stream), "{accept}");
         }
-        for accept in ["*/*", "text/html", "text/event-stream2", ""] {
+        for accept in
+            ["*/*", "text/html", "text/event-stream2", "", "text/event-stream;q=0", "text/event-stream; q=0.0"]
+        {
             assert_eq!(asks(accept), None, "{accept}");
         }
         let upgrade = "GET / HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\nupgrade: websocket\r\n\r\n";
