@@ -44,6 +44,12 @@ impl DeliveryOptions {
         Self { ask: Some(OutcomeTo::Failure(ticket)), ..Self::default() }
     }
 
+    /// Has `here` called with what became of it, on a thread that must not wait.
+    #[cfg(feature = "link")]
+    pub(crate) fn telling_here(here: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self { ask: Some(OutcomeTo::Ticket(TicketSender::calling(here))), ..Self::default() }
+    }
+
     /// Has `here` called with what became of it on this node, and `nodes` with what the other nodes of the fleet say,
     /// each on a thread that must not wait.
     #[cfg(feature = "link")]
@@ -51,8 +57,7 @@ impl DeliveryOptions {
         here: impl FnOnce(Outcome) + Send + 'static,
         nodes: impl FnOnce(OnNodes) + Send + 'static,
     ) -> Self {
-        let ask = Some(OutcomeTo::Ticket(TicketSender::calling(here)));
-        Self { ask, nodes: Some(OutcomeAsker::calling(nodes)), ..Self::default() }
+        Self { nodes: Some(OutcomeAsker::calling(nodes)), ..Self::telling_here(here) }
     }
 
     /// With this policy.

@@ -215,20 +215,30 @@ impl<'a> ProcessOrders<'a> {
         }
     }
 
-    /// How a push or close is delivered. A question is answered by the broker, with an event; one that other nodes are
-    /// asked too, once both are known.
+    /// How a push or close is delivered. A question is answered once its outcome is known, and not among the events: a
+    /// peer may await it while it handles one, and those behind that may fill the window. One that other nodes are
+    /// asked too is answered once both are known.
     fn delivery(&self, policy: Option<Policy>, ask: Option<u64>, ask_nodes: bool) -> Result<DeliveryOptions, Stop> {
         let delivery = match ask {
             None => DeliveryOptions::default(),
             Some(ask) => {
                 self.ask()?;
                 match ask_nodes {
-                    false => DeliveryOptions::asking_event(ask),
+                    false => self.asking(ask),
                     true => self.asking_nodes(ask),
                 }
             }
         };
         Ok(delivery.with_policy(policy))
+    }
+
+    fn asking(&self, ask: u64) -> DeliveryOptions {
+        let session = self.session.clone();
+        DeliveryOptions::telling_here(move |outcome| {
+            let head = ToPeer::Outcome(convert::outcome_out(ask, &outcome));
+            // The only error is that the session is over. Shards come by here: they do not write.
+            let _ = session.frames.send_later(LinkFrame::bare(&head), FrameMark::Answer);
+        })
     }
 
     fn asking_nodes(&self, ask: u64) -> DeliveryOptions {

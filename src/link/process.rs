@@ -85,7 +85,6 @@ fn frame(event: Event) -> Option<(LinkFrame, FrameMark)> {
     let mark = match &event {
         Event::Opened(opened) => FrameMark::Opened(Box::new(live_channel(opened))),
         Event::Closed(closed) => FrameMark::Closed(closed.channel.get()),
-        Event::Outcome { .. } => FrameMark::Answer,
         _ => FrameMark::Event,
     };
     let (head, blob) = event_out(event)?;

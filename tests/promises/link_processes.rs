@@ -6,12 +6,13 @@ use crate::chat;
 use crate::link_support;
 use crate::support;
 
-use link_support::{Linked, attach, hello, refusal};
+use link_support::{Linked, Raw, attach, hello, refusal};
 use pushring::internals::gateway::{Claims, mint};
 use pushring::link::{self, Client, ClientOptions, ConnectError, Endpoint, LinkToken, RefusedCode};
 use pushring::process_lib::http::{bind_http_path, bind_ws_path, close_ws, send_response, send_ws_push};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, WsMessageType, await_message, take_blob};
 use pushring::{AttachOptions, Audience, Event, Message as Push};
+use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use support::{PATIENCE, connect, recv, recv_close, send};
@@ -214,6 +215,39 @@ fn broadcasts_and_outcomes_come_back_under_their_number() {
     assert_eq!(recv(&mut clients[2]), Message::text("all"));
     assert_eq!(recv(&mut clients[2]), Message::text("list"));
     assert_eq!(recv_close(&mut clients[2]), (4000, "enough".to_string()));
+}
+
+#[test]
+fn an_answer_does_not_wait_behind_events_that_nobody_acknowledges() {
+    let linked = Linked::start("answers", |_| {});
+    let attach = json!({"process": {"id": "p:test:sys"}});
+    let hello =
+        json!({"version_min": 1, "version_max": 1, "attach": attach, "window": {"frames": 4, "bytes": 1 << 20}});
+    let (mut raw, welcome) = Raw::attach(&linked.path, &hello);
+    assert_eq!(welcome["window"]["frames"], 4);
+    raw.send(&json!({"bind": {"path": "/", "ask": 1}}), b"");
+    assert_eq!(raw.next_said().unwrap().0, "done");
+    let mut client = connect(&linked.broker, "/p:test:sys/");
+    for n in 0..20 {
+        send(&mut client, n.to_string());
+    }
+    let (_, opened, _) = raw.next_said().unwrap();
+    for n in 0..2 {
+        assert_eq!(raw.next_said().unwrap().2, n.to_string().as_bytes());
+    }
+    // The window is full: of the other messages none comes, and each answer does.
+    let push = json!({"push": {"channel": opened["channel"], "kind": "text", "ask": 2}});
+    raw.send(&push, b"hello");
+    let (name, outcome, _) = raw.next_said().unwrap();
+    assert_eq!((&*name, &outcome["ask"], &outcome["sent"]), ("outcome", &json!(2), &json!(1)));
+    raw.send(&json!({"subscribe": {"channel": opened["channel"], "topic": "a", "ask": 3}}), b"");
+    let (name, outcome, _) = raw.next_said().unwrap();
+    assert_eq!((&*name, &outcome["ask"], &outcome["sent"]), ("outcome", &json!(3), &json!(1)));
+    raw.send(&json!({"ack": {"received": 6}}), b"");
+    for n in 2..6 {
+        assert_eq!(raw.next_said().unwrap().2, n.to_string().as_bytes());
+    }
+    linked.stop();
 }
 
 #[test]

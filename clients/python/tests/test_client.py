@@ -147,7 +147,7 @@ class Linked(unittest.IsolatedAsyncioTestCase):
             client = await Client.open("/busy:python:sys/")
             opened = await soon(anext(aiter(process)))
             assert isinstance(opened, pushring.Opened)
-            process._events.extend((None, pushring.Message(opened.channel, "x")) for _ in range(1000))
+            process._events.extend((None, 0, pushring.Message(opened.channel, "x")) for _ in range(1000))
             turns = 0
 
             async def count() -> None:
@@ -241,6 +241,61 @@ class Linked(unittest.IsolatedAsyncioTestCase):
                 await process.push(opened.channel, b"x")
             became = await soon(process.push(opened.channel, "last", outcome=True))
             self.assertEqual(became.sent + became.queued + became.dropped, 1)
+            client.close()
+
+
+    async def test_answers_pass_events_and_these_wait_in_the_window(self) -> None:
+        async with pushring.attach(LINK, "flooded:python:sys", policy="drop_newest") as process:
+            await process.bind("/")
+            client = await Client.open("/flooded:python:sys/")
+            opened = await soon(anext(aiter(process)))
+            assert isinstance(opened, pushring.Opened)
+            frames = process._welcome["window"]["frames"]
+            for _ in range(3 * frames):
+                client.send("x")
+            flood = asyncio.ensure_future(client.writer.drain())
+
+            async def full() -> None:
+                # All but the one in hand.
+                while len(process._events) < frames - 1:
+                    await asyncio.sleep(0.01)
+
+            await soon(full())
+            told = process._told
+            for _ in range(100):
+                became = await soon(process.push(opened.channel, "y", outcome=True))
+                self.assertEqual(became.sent + became.queued + became.dropped, 1)
+            self.assertEqual((len(process._events), process._told), (frames - 1, told))
+            for _ in range(3 * frames):
+                self.assertIsInstance(await soon(anext(aiter(process))), pushring.Message)
+            await soon(flood)
+            client.close()
+
+    async def test_many_questions_while_one_event_is_handled_are_answered_within_a_bound(self) -> None:
+        async with pushring.attach(LINK, "asking:python:sys", policy="drop_newest") as process:
+            await process.bind("/")
+            client = await Client.open("/asking:python:sys/")
+            opened = await soon(anext(aiter(process)))
+            assert isinstance(opened, pushring.Opened)
+            process._welcome["window"], process._welcome["asks_max"] = {"frames": 64, "bytes": 1 << 20}, 64
+            most = 0
+            for _ in range(1000):
+                await soon(process.push(opened.channel, b"", outcome=True))
+                most = max(most, process._arrived - process._told)
+            self.assertLess(most, 64 + 5 * 64)
+            with unittest.mock.patch.object(_link, "KEPT_WINDOWS", 0), self.assertRaises(pushring.Failed) as failed:
+                for _ in range(1000):
+                    await soon(process.push(opened.channel, b"", outcome=True))
+            self.assertEqual(failed.exception.code, "events_wait")
+            client.send("next")
+            self.assertEqual(await soon(anext(aiter(process))), pushring.Message(opened.channel, "next"))
+
+            async def acknowledged() -> None:
+                while process._unacknowledged_windows_of_answers() > 4:
+                    await asyncio.sleep(0.01)
+
+            await soon(acknowledged())
+            await soon(process.push(opened.channel, b"", outcome=True))
             client.close()
 
 

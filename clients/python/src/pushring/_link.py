@@ -5,10 +5,12 @@ with its session when the connection is lost, so that nothing is lost or doubled
 (the broker was started anew, or the grace period is over) every channel is told of as closed, paths are bound again, and
 questions without an answer fail with `LinkLost`.
 
-Invariants: what is kept is bounded by the broker's window, both ways; an event is acknowledged once the next one is asked for,
-so what was not handled before a crash is told to the process that attaches next. Only while an answer is awaited are events
-acknowledged as they arrive, since the answer stands behind them; they are kept then, however many. Events that are there are
-given without a wait, but not for longer than the loop can be spared: it reads, beats and sends meanwhile.
+Invariants: an event is acknowledged once the next one is asked for, so what was not handled before a crash is told to the
+process that attaches next, and what is kept is bounded by the broker's window, both ways: beyond it the broker stops reading
+the clients. Answers do not wait for events, so they may be awaited while one is handled. Each takes a place among what is not
+acknowledged: where a process asks tens of thousands of questions while it handles one event, the events behind it are
+acknowledged too, up to `KEPT_WINDOWS`; then it has to take events before it asks on. Events that are there are given without
+a wait, but not for longer than the loop can be spared: it reads, beats and sends meanwhile.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ HELLO_BYTES_MAX = 1 << 16
 ACK_DELAY_S = 0.005
 # How long events are given one after the other before the loop has its turn.
 LOOP_SPARED_S = 0.005
+# How many windows of events may wait here before none is acknowledged that was not taken.
+KEPT_WINDOWS = 4
 
 Where = Union[str, "tuple[str, int]"]
 
@@ -65,7 +69,8 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """An order was not executed; `code` says why."""
+    """An order was not executed; `code` says why: one of LINK.md's table, or `events_wait`: more events wait to be taken than
+    are kept, so iterate over the process before you ask on."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -132,10 +137,11 @@ class Process:
         self._orders_bytes = 0
         self._acknowledged = 0
         self._room: list[asyncio.Future[None]] = []
-        # Numbered frames of the broker: arrived, and told so. Events wait with the count at which they came.
+        # Numbered frames of the broker: arrived, and told so. Events wait with the count at which they came, and their bytes.
         self._arrived = 0
         self._told = 0
-        self._events: deque[tuple[int | None, Event]] = deque()
+        self._events: deque[tuple[int | None, int, Event]] = deque()
+        self._events_bytes = 0
         self._in_hand: int | None = None
         self._holds_one = False
         self._is_ack_due = False
@@ -196,7 +202,8 @@ class Process:
             self._arrival = loop.create_future()
             await self._arrival
             self._spared_since = loop.time()
-        self._in_hand, event = self._events.popleft()
+        self._in_hand, size, event = self._events.popleft()
+        self._events_bytes -= size
         self._holds_one = True
         if isinstance(event, Opened):
             self.channels[event.channel] = event
@@ -383,6 +390,8 @@ class Process:
         """Sends an order that is answered, and waits for the answer."""
         while self._error is None and len(self._asks) >= self._welcome["asks_max"]:
             await self._wait_for_room()
+        if self._unacknowledged_windows_of_answers() > 4:
+            raise Failed("events_wait", f"{len(self._events)} events wait: take them before you ask on")
         self._ask += 1
         ask = self._ask
         (name, fields), = head.items()  # fmt: skip
@@ -390,8 +399,6 @@ class Process:
         self._asks[ask] = answer
         try:
             await self._order(_frame({name: {**fields, "ask": ask}}, blob))
-            # What has arrived before may fill the window that the answer needs.
-            self._acknowledge_soon()
             return await answer
         finally:
             self._asks.pop(ask, None)
@@ -429,12 +436,23 @@ class Process:
     # -- acknowledgements
 
     def _dealt_with(self) -> int:
-        if self._asks:
+        if self._unacknowledged_windows_of_answers() > 2 and self._may_keep_more():
             return self._arrived
         if self._holds_one and self._in_hand is not None:
             return self._in_hand - 1
-        first = next((number for number, _ in self._events if number is not None), None)
+        first = next((number for number, *_ in self._events if number is not None), None)
         return self._arrived if first is None else first - 1
+
+    def _unacknowledged_windows_of_answers(self) -> float:
+        """At most a window of what is unacknowledged is events. Beyond it there are answers: counted in `asks_max`, of which
+        the broker keeps some seven."""
+        beyond = self._arrived - self._told - self._welcome["window"]["frames"]
+        return float(beyond / self._welcome["asks_max"])
+
+    def _may_keep_more(self) -> bool:
+        window = self._welcome["window"]
+        frames, size = KEPT_WINDOWS * window["frames"], KEPT_WINDOWS * window["bytes"]
+        return bool(len(self._events) < frames and self._events_bytes < size)
 
     def _acknowledge_soon(self) -> None:
         if not self._is_ack_due and self._wire is not None:
@@ -519,7 +537,7 @@ class Process:
         if self._session is not None:
             hello["session"] = self._session
         wire.send(_frame({"hello": hello}))
-        name, fields, _ = await wire.frame(HELLO_BYTES_MAX, HELLO_BYTES_MAX)
+        name, fields, *_ = await wire.frame(HELLO_BYTES_MAX, HELLO_BYTES_MAX)
         try:
             if name == "refused":
                 raise Refused(str(fields["code"]), str(fields["reason"]))
@@ -527,7 +545,7 @@ class Process:
                 raise ProtocolError(f"the first frame is {name}, and not a welcome")
             live: list[Channel] = []
             while len(live) < fields["live"]:
-                name, listed, _ = await wire.frame(fields["head_bytes_max"], fields["blob_bytes_max"])
+                name, listed, *_ = await wire.frame(fields["head_bytes_max"], fields["blob_bytes_max"])
                 if name != "live":
                     raise ProtocolError(f"{name}, where channels are listed")
                 live += [_events.channel(channel) for channel in listed["channels"]]
@@ -563,15 +581,15 @@ class Process:
         """The session has ended, and with it all its channels."""
         self._session, self._is_anew = None, True
         opened = dict.fromkeys(self.channels)
-        for at, (_, event) in enumerate(self._events):
-            self._events[at] = (None, event)
+        for at, (_, size, event) in enumerate(self._events):
+            self._events[at] = (None, size, event)
             if isinstance(event, Opened):
                 opened[event.channel] = None
             elif isinstance(event, Closed):
                 opened.pop(event.channel, None)
         self._in_hand = None
         reason = "the session ended while the link was lost"
-        self._events.extend((None, Closed(channel, 1012, reason, "broker", 0)) for channel in opened)
+        self._events.extend((None, 0, Closed(channel, 1012, reason, "broker", 0)) for channel in opened)
         self._orders.clear()
         self._orders_bytes = 0
         for answer in self._asks.values():
@@ -580,7 +598,7 @@ class Process:
         self._make_room()
         self._tell_arrival()
 
-    def _heard(self, name: str, fields: dict[str, Any], blob: bytes) -> None:
+    def _heard(self, name: str, fields: dict[str, Any], blob: bytes, size: int) -> None:
         try:
             if name == "beat":
                 return
@@ -593,7 +611,8 @@ class Process:
                 raise Ended(f"{fields['code']}: {fields['reason']}")
             self._arrived += 1
             if name in READERS:
-                self._events.append((self._arrived, READERS[name](fields, blob)))
+                self._events.append((self._arrived, size, READERS[name](fields, blob)))
+                self._events_bytes += size
                 self._tell_arrival()
                 return
             self._answered(name, fields)
@@ -685,8 +704,8 @@ class _Wire:
 
         look()
 
-    async def frame(self, head_bytes_max: int, blob_bytes_max: int) -> tuple[str, dict[str, Any], bytes]:
-        """The next frame. EOFError, OSError: the connection is over."""
+    async def frame(self, head_bytes_max: int, blob_bytes_max: int) -> tuple[str, dict[str, Any], bytes, int]:
+        """The next frame: name, fields, blob, and how many bytes it has. EOFError, OSError: the connection is over."""
         while True:
             if len(self._buffer) >= 8:
                 head_bytes, blob_bytes = struct.unpack_from(">II", self._buffer)
@@ -697,7 +716,7 @@ class _Wire:
                     head = bytes(self._buffer[8 : 8 + head_bytes])
                     blob = bytes(self._buffer[8 + head_bytes : end])
                     del self._buffer[:end]
-                    return (*_named(head), blob)
+                    return (*_named(head), blob, end)
             data = await self._reader.read(1 << 18)
             if not data:
                 silence = "the broker is silent" if self._is_silent else "the broker has closed the connection"
