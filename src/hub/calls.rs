@@ -9,11 +9,12 @@ use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
 use crate::gateway::Grant;
 use crate::shard::event::Closed;
-use base64::Engine;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,17 +102,61 @@ impl Queue {
 
 struct WaitingEvent {
     text: Box<str>,
-    /// Given back when it is taken.
-    _charge: Charge,
+    charge: Charge,
 }
 
-/// Events taken for delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Events taken for delivery, charged until this is dropped.
+#[derive(Debug)]
 pub struct TakenEvents {
-    /// In JSON, in order.
-    pub events: Vec<String>,
+    /// In JSON, in order: `{"lost":N,"events":[…]}`.
+    pub body: Bytes,
+    /// How many they are.
+    pub events: u64,
     /// How many are missing before them.
     pub lost: u64,
+    _charges: Vec<Charge>,
+}
+
+impl TakenEvents {
+    fn new(events: Vec<WaitingEvent>, lost: u64) -> Self {
+        let mut charges = Vec::with_capacity(events.len());
+        let mut body = format!(r#"{{"lost":{lost},"events":["#).into_bytes();
+        body.reserve_exact(events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 1);
+        for WaitingEvent { text, charge } in events {
+            if !charges.is_empty() {
+                body.push(b',');
+            }
+            body.extend_from_slice(text.as_bytes());
+            charges.push(charge);
+        }
+        body.extend_from_slice(b"]}");
+        Self { body: body.into(), events: charges.len() as u64, lost, _charges: charges }
+    }
+}
+
+/// The words of a client in an event: `text`, or `base64` of bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'p> {
+    pub payload: &'p [u8],
+    pub is_text: bool,
+}
+
+impl Said<'_> {
+    fn field_bytes(self) -> usize {
+        let mut bytes = Measure(0);
+        self.write_field(&mut bytes).expect("it only counts");
+        bytes.0
+    }
+
+    fn write_field(self, mut to: impl io::Write) -> io::Result<()> {
+        match std::str::from_utf8(self.payload) {
+            Ok(text) if self.is_text => {
+                to.write_all(br#","text":"#)?;
+                Ok(serde_json::to_writer(to, text)?)
+            }
+            _ => write!(to, r#","base64":"{}""#, Base64Display::new(self.payload, &STANDARD)),
+        }
+    }
 }
 
 impl WebhookQueue {
@@ -126,27 +171,30 @@ impl WebhookQueue {
     }
 
     /// Something has happened. Returns whether it will be told.
-    pub(super) fn tell(&self, memory: &ProcessMemory, event: &Value) -> bool {
-        let text = event.to_string().into_boxed_str();
-        let bytes = text.len() + EVENT_BYTES;
+    pub(super) fn tell(&self, memory: &ProcessMemory, event: &Value, said: Option<Said<'_>>) -> bool {
+        let is_told = self.queue_up(memory, event, said).is_some();
+        if !is_told {
+            self.lose(1, 0);
+        }
+        is_told
+    }
+
+    fn queue_up(&self, memory: &ProcessMemory, event: &Value, said: Option<Said<'_>>) -> Option<()> {
+        let event = event.to_string();
+        // Before it is written, which takes as much memory.
+        let bytes = event.len() + said.map_or(0, |said| said.field_bytes());
         let mut queue = self.queue();
         let limits = &self.0.limits;
-        let has_room = queue.events.len() < limits.events_max && queue.bytes + bytes <= limits.bytes_max;
-        let charge = if has_room { queue.charge(memory, text.len()) } else { None };
-        match charge {
-            Some(_charge) => {
-                queue.bytes += bytes;
-                queue.events.push_back(WaitingEvent { text, _charge });
-                queue.count_places();
-                self.0.changed.notify_all();
-                true
-            }
-            None => {
-                queue.lost += 1;
-                queue.unreported += 1;
-                false
-            }
-        }
+        let has_room = queue.events.len() < limits.events_max && queue.bytes + bytes + EVENT_BYTES <= limits.bytes_max;
+        let charge = has_room.then(|| queue.charge(memory, bytes))??;
+        drop(queue);
+        let text = text_of(event, said, bytes);
+        let mut queue = self.queue();
+        queue.bytes += text.len() + EVENT_BYTES;
+        queue.events.push_back(WaitingEvent { text, charge });
+        queue.count_places();
+        self.0.changed.notify_all();
+        Some(())
     }
 
     /// Waits for events, and takes the first of them: one at least. None: there are none, and there will be none.
@@ -158,23 +206,24 @@ impl WebhookQueue {
             }
             queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut taken = TakenEvents { events: Vec::new(), lost: std::mem::take(&mut queue.unreported) };
-        let mut bytes = 0;
+        let (mut taken, mut bytes) = (Vec::<WaitingEvent>::new(), 0);
         while let Some(first) = queue.events.front()
-            && taken.events.len() < events_max
-            && (taken.events.is_empty() || bytes + first.text.len() <= bytes_max)
+            && taken.len() < events_max
+            && (taken.is_empty() || bytes + first.text.len() <= bytes_max)
+            && let Some(event) = queue.events.pop_front()
         {
-            let Some(WaitingEvent { text, .. }) = queue.events.pop_front() else { break };
-            bytes += text.len();
-            queue.bytes -= text.len() + EVENT_BYTES;
-            taken.events.push(text.into());
+            bytes += event.text.len();
+            queue.bytes -= event.text.len() + EVENT_BYTES;
+            taken.push(event);
         }
         if queue.events.len() <= queue.events.capacity() / 8 {
             let room = 2 * queue.events.len();
             queue.events.shrink_to(room);
         }
         queue.count_places();
-        Some(taken)
+        let lost = std::mem::take(&mut queue.unreported);
+        drop(queue);
+        Some(TakenEvents::new(taken, lost))
     }
 
     /// So many that were taken are lost after all, and `unreported` others that were not reported yet.
@@ -247,13 +296,35 @@ pub(super) fn subscribed(channel: ChannelId, user: Option<&str>, topic: &str, is
     json!({"event": event, "at_ms": at_ms, "channel": channel, "user": user, "topic": topic})
 }
 
-/// The JSON of a client's message: `text`, or `base64` of bytes.
-pub(super) fn message(channel: ChannelId, user: Option<&str>, payload: &Bytes, is_text: bool, at_ms: u64) -> Value {
-    let (form, said) = match std::str::from_utf8(payload) {
-        Ok(text) if is_text => ("text", text.to_owned()),
-        _ => ("base64", STANDARD.encode(payload)),
-    };
-    json!({"event": "message", "at_ms": at_ms, "channel": channel, "user": user, form: said})
+/// A client's message, without what it said.
+pub(super) fn message(channel: ChannelId, user: Option<&str>, at_ms: u64) -> Value {
+    json!({"event": "message", "at_ms": at_ms, "channel": channel, "user": user})
+}
+
+/// An event in JSON, of so many bytes. What a client said is written behind the other fields: it may be long, and is
+/// copied once.
+fn text_of(event: String, said: Option<Said<'_>>, bytes: usize) -> Box<str> {
+    let Some(said) = said else { return event.into() };
+    let mut text = Vec::with_capacity(bytes);
+    text.extend_from_slice(event.strip_suffix('}').unwrap_or(&event).as_bytes());
+    said.write_field(&mut text).expect("a vector takes every write");
+    text.push(b'}');
+    debug_assert_eq!(text.len(), bytes, "it was measured");
+    String::from_utf8(text).expect("JSON is UTF-8").into()
+}
+
+/// Counts what is written.
+struct Measure(usize);
+
+impl io::Write for Measure {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -274,37 +345,48 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted_and_told_with_the_next() {
         let (calls, memory) = (calls(2, 1 << 20), memory(Budget::default()));
-        let told: Vec<bool> = (0..5).map(|n| calls.tell(&memory, &json!(n))).collect();
+        let told: Vec<bool> = (0..5).map(|n| calls.tell(&memory, &json!({"n": n}), None)).collect();
         assert_eq!((told, calls.waiting(), calls.lost()), (vec![true, true, false, false, false], 2, 3));
-        assert_eq!(calls.take(1, 100), Some(TakenEvents { events: vec!["0".into()], lost: 3 }));
-        assert_eq!(calls.take(9, 100), Some(TakenEvents { events: vec!["1".into()], lost: 0 }));
+        let taken = calls.take(1, 100).unwrap();
+        assert_eq!((&taken.body[..], taken.events, taken.lost), (&br#"{"lost":3,"events":[{"n":0}]}"#[..], 1, 3));
+        assert!(memory.tenant().total() > 7, "it is charged until it is delivered");
+        assert_eq!((calls.take(9, 100).unwrap().lost, calls.waiting()), (0, 0));
+        drop(taken);
         assert_eq!(memory.tenant().total(), 0, "nothing waits");
         calls.lose(2, 3);
-        assert!(calls.tell(&memory, &json!(5)));
+        assert!(calls.tell(&memory, &json!({"n": 5}), None) && calls.tell(&memory, &json!({"n": 6}), None));
         calls.close();
-        assert_eq!((calls.take(9, 100).unwrap().lost, calls.lost()), (5, 5));
-        assert_eq!((calls.take(9, 100), calls.is_closed()), (None, true));
+        let taken = calls.take(9, 100).unwrap();
+        assert_eq!((&taken.body[..], taken.events), (&br#"{"lost":5,"events":[{"n":5},{"n":6}]}"#[..], 2));
+        assert!(calls.lost() == 5 && calls.take(9, 100).is_none() && calls.is_closed());
         calls.wait_closed(Duration::from_secs(3600));
     }
 
     #[test]
     fn bytes_are_bounded_and_charged() {
-        let text = json!("x".repeat(1000));
-        let (few, purse_of_few) = (calls(100, 3 * (1002 + EVENT_BYTES)), memory(Budget::default()));
-        assert_eq!((0..9).filter(|_| few.tell(&purse_of_few, &text)).count(), 3);
-        assert_eq!(purse_of_few.tenant().total(), 3 * 1002 + 4 * EVENT_BYTES, "there are places for four");
-        assert_eq!(few.take(9, 2500).unwrap().events.len(), 2, "as many as fit");
-        assert_eq!(few.take(9, 1).unwrap().events.len(), 1, "and one at least");
+        let (text, said) = (json!({}), Some(Said { payload: &[b'x'; 1000], is_text: true }));
+        let bytes = 2 + said.unwrap().field_bytes();
+        let (few, purse_of_few) = (calls(100, 3 * (bytes + EVENT_BYTES)), memory(Budget::default()));
+        assert_eq!((0..9).filter(|_| few.tell(&purse_of_few, &text, said)).count(), 3);
+        assert_eq!(purse_of_few.tenant().total(), 3 * bytes + 4 * EVENT_BYTES, "there are places for four");
+        assert_eq!(few.take(9, 2500).unwrap().events, 2, "as many as fit");
+        assert_eq!(few.take(9, 1).unwrap().events, 1, "and one at least");
         let (many, short) = (calls(usize::MAX, usize::MAX), memory(Budget::of(1 << 20)));
-        let fit = (0..2000).filter(|_| many.tell(&short, &text)).count();
+        let fit = (0..2000).filter(|_| many.tell(&short, &text, said)).count();
         assert!((100..1000).contains(&fit), "{fit} in half of a MiB");
     }
 
     #[test]
     fn a_message_is_told_as_what_it_is() {
-        let told = |payload: &'static [u8], is_text| {
-            message(ChannelId::new(7), Some("ann"), &Bytes::from_static(payload), is_text, 1)
+        let told = |payload: &[u8], is_text| -> Value {
+            let (event, said) = (message(ChannelId::new(7), Some("ann"), 1).to_string(), Said { payload, is_text });
+            let bytes = event.len() + said.field_bytes();
+            let text = text_of(event, Some(said), bytes);
+            let told: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&told["channel"], &told["user"]), (&json!(7), &json!("ann")));
+            told
         };
+        assert_eq!(told("\"\n\u{0}é".as_bytes(), true)["text"], "\"\n\u{0}é");
         assert_eq!(told(b"hi", true)["text"], "hi");
         assert_eq!(told(b"hi", false)["base64"], "aGk=");
         assert_eq!(told(b"\xff", false)["base64"], "/w==");

@@ -21,6 +21,7 @@ mod turns;
 pub use calls::{CallLimits, TakenEvents, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
+use self::calls::Said;
 use self::grammar::{HubOrder, NumberedOrder, PublishedPayload, RefusedOrder};
 use self::slow_orders::SlowOrderLimit;
 use self::turns::ClientTurns;
@@ -209,7 +210,7 @@ impl Hub {
             Event::Closed(closed) => {
                 let grant = self.forget(closed.channel);
                 let user = grant.as_ref().and_then(|grant| grant.user.as_deref());
-                self.tell(WebhookEvent::Closed, || calls::closed(&closed, user, clock::unix_ms()));
+                self.tell(WebhookEvent::Closed, None, || calls::closed(&closed, user, clock::unix_ms()));
                 Ok(())
             }
             Event::Control { channel, kind: ControlKind::Text, payload } => self.said(channel, &payload),
@@ -219,15 +220,15 @@ impl Hub {
         }
     }
 
-    /// Passes an event to the backend. Returns whether it was queued.
-    fn tell(&self, what: WebhookEvent, event: impl FnOnce() -> serde_json::Value) -> bool {
+    /// Passes an event, with what a client said, to the backend. Returns whether it was queued.
+    fn tell(&self, what: WebhookEvent, said: Option<Said<'_>>, event: impl FnOnce() -> serde_json::Value) -> bool {
         let Some(calls) = self.calls.as_ref().filter(|calls| calls.tells(what)) else { return false };
         let mut event = event();
         if let Some(node) = self.process.handle().fleet_node() {
             // As it is addressed from any node.
             event["at"] = format!("{node}/{}", event["channel"]).into();
         }
-        calls.tell(&self.memory, &event)
+        calls.tell(&self.memory, &event, said)
     }
 
     fn user_of(&self, channel: ChannelId) -> Option<&str> {
@@ -237,7 +238,8 @@ impl Hub {
     /// A message that is no order: it goes to the backend; without one, the client is told that it was not taken.
     fn message(&mut self, channel: ChannelId, kind: MessageKind, payload: &Bytes) -> HubResult {
         let (user, is_text) = (self.user_of(channel), kind == MessageKind::Text);
-        if self.tell(WebhookEvent::Message, || calls::message(channel, user, payload, is_text, clock::unix_ms())) {
+        let said = Some(Said { payload, is_text });
+        if self.tell(WebhookEvent::Message, said, || calls::message(channel, user, clock::unix_ms())) {
             return Ok(());
         }
         let is_told = self.calls.as_ref().is_some_and(|calls| calls.tells(WebhookEvent::Message));
@@ -264,7 +266,7 @@ impl Hub {
         for name in user.iter().chain(&grant.topics) {
             self.process.subscribe(channel, name.clone()).send()?;
         }
-        self.tell(WebhookEvent::Opened, || calls::opened(channel, &grant, clock::unix_ms()));
+        self.tell(WebhookEvent::Opened, None, || calls::opened(channel, &grant, clock::unix_ms()));
         self.hold(channel, grant);
         Ok(())
     }
@@ -393,7 +395,7 @@ impl Hub {
             self.process.unsubscribe(channel, out_of).send()?;
         }
         let user = grant.user.as_deref();
-        self.tell(WebhookEvent::Subscribed, || calls::subscribed(channel, user, name, true, clock::unix_ms()));
+        self.tell(WebhookEvent::Subscribed, None, || calls::subscribed(channel, user, name, true, clock::unix_ms()));
         Ok(Ok(("subscribed", name.into())))
     }
 
@@ -404,7 +406,7 @@ impl Hub {
             self.process.unsubscribe(channel, twin).send()?;
         }
         let user = grant.user.as_deref();
-        self.tell(WebhookEvent::Subscribed, || calls::subscribed(channel, user, name, false, clock::unix_ms()));
+        self.tell(WebhookEvent::Subscribed, None, || calls::subscribed(channel, user, name, false, clock::unix_ms()));
         Ok(())
     }
 

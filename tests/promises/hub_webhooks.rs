@@ -154,6 +154,11 @@ fn what_does_not_fit_is_counted_and_told() {
     for _ in 3..=5 {
         assert_eq!(recv(&mut client).to_text().unwrap(), "\u{1e}{\"error\":\"busy\"}");
     }
+    // Operators see it while the backend has not answered.
+    let metrics = daemon.get("/metrics:pushring:sys/", "");
+    for line in ["pushring_webhook_events_lost_total 3", "pushring_webhook_events_waiting 2"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     answer.send(200).unwrap();
     let (second, answer) = requests.recv_timeout(PATIENCE).unwrap();
     let (lost, events) = second.events();
@@ -184,6 +189,36 @@ fn what_is_given_up_is_told_with_what_follows() {
     let (second, answer) = requests.recv_timeout(PATIENCE).unwrap();
     assert_eq!((second.events().0, &second.events().1[0]["text"]), (1, &json!("heard")));
     answer.send(200).unwrap();
+}
+
+/// It has taken the events, whatever else it says, or never ends to say: sent again they would come twice.
+#[test]
+fn a_backend_that_answers_200_and_goes_on_has_taken_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let secret = TemporaryFile::new("webhook-long", SECRET);
+    let daemon = daemon(listener.local_addr().unwrap().port(), &secret, &["--hub-webhook-events", "message"]);
+    let mut client = connect(&daemon);
+    let framings = ["Content-Length: 10000000", "Content-Length: 7", "Transfer-Encoding: chunked"];
+    let mut open = Vec::new();
+    for (n, framing) in framings.into_iter().enumerate() {
+        send(&mut client, n.to_string());
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut request, mut part) = (Vec::new(), [0; 4096]);
+        while !request.ends_with(b"]}") {
+            let bytes = stream.read(&mut part).unwrap();
+            request.extend_from_slice(&part[..bytes]);
+        }
+        let request = String::from_utf8(request).unwrap();
+        let is_next = request.contains(r#"{"lost":0,"#) && request.matches(&format!(r#""text":"{n}""#)).count() == 1;
+        assert!(is_next && request.matches("\"text\"").count() == 1, "{n}: {request}");
+        write!(stream, "HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").unwrap();
+        if n == 0 {
+            let mut stream = stream.try_clone().unwrap();
+            std::thread::spawn(move || while stream.write_all(&[b'x'; 4096]).is_ok() {});
+        }
+        open.push(stream);
+    }
 }
 
 #[test]

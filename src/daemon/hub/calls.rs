@@ -19,7 +19,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
-use hyper::{Request, Response, Uri};
+use hyper::http::response::Parts;
+use hyper::{Request, Uri};
 use pushring::internals::driver::clock;
 use pushring::internals::driver::retry::RetryPauses;
 use pushring::internals::hub::{CallLimits, TakenEvents, WebhookEvent, WebhookQueue};
@@ -33,9 +34,6 @@ use std::time::{Duration, Instant};
 /// Events, and their bytes, in one request: what a small backend handles at a time.
 const BATCH_EVENTS_MAX: usize = 100;
 const BATCH_BYTES_MAX: usize = 256 << 10;
-
-/// The most bytes read of an answer, which is ignored.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// The pauses behind failures.
 const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(500), most: Duration::from_secs(30) };
@@ -112,6 +110,7 @@ pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue)
     }
     let host = uri.host().unwrap_or_default().to_owned();
     let (give_up, counts) = (config.hub_webhook_give_up.duration(), daemon.hub_counts().clone());
+    daemon.hub_counts().watch(calls.clone());
     let caller = WebhookCaller { calls, client, uri, host, key, give_up, counts };
     thread::Builder::new().name("webhooks".to_owned()).spawn(move || caller.run()).context("no thread for webhooks")
 }
@@ -130,7 +129,7 @@ impl WebhookCaller {
     fn run(self) {
         let mut left = 0;
         while let Some(taken) = self.calls.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX) {
-            let events = taken.events.len() as u64;
+            let events = taken.events;
             let is_over = self.end().is_some_and(|end| Instant::now() >= end);
             if !is_over && self.deliver(&taken) {
                 self.counts.events_delivered.fetch_add(events, Relaxed);
@@ -139,7 +138,6 @@ impl WebhookCaller {
                 self.calls.lose(events, taken.lost);
                 left += if is_over { events } else { 0 };
             }
-            self.count();
         }
         if left > 0 {
             tracing::error!(
@@ -156,31 +154,28 @@ impl WebhookCaller {
         self.calls.closed_since().map(|since| since + AT_END_MAX)
     }
 
-    fn count(&self) {
-        self.counts.events_lost.store(self.calls.lost(), Relaxed);
-        self.counts.events_waiting.store(self.calls.waiting() as u64, Relaxed);
-    }
-
     /// Returns whether the backend has taken it.
     fn deliver(&self, taken: &TakenEvents) -> bool {
-        let body = body_of(taken);
         let id = format!("msg_{:016x}", random());
         let until = Instant::now() + self.give_up;
         let mut failures = 0;
         loop {
-            self.count();
             self.counts.calls.fetch_add(1, Relaxed);
-            let (why, wanted) = match self.call(&id, &body) {
-                Ok(answer) if answer.status().is_success() => return true,
-                Ok(answer) => (format!("it answers {}", answer.status()), retry_after(&answer)),
+            let (why, wanted) = match self.call(&id, &taken.body) {
+                Ok(answer) if answer.status.is_success() => return true,
+                Ok(answer) => (format!("it answers {}", answer.status), retry_after(&answer)),
                 Err(error) => (format!("{error:#}"), Duration::ZERO),
             };
             self.counts.calls_failed.fetch_add(1, Relaxed);
             failures += 1;
             let pause = RETRIES.after(failures).max(wanted);
             if Instant::now() + pause >= until || self.calls.is_closed() {
-                let events = taken.events.len();
-                tracing::error!(host = self.host, why, events, "a webhook was given up: its events are lost");
+                tracing::error!(
+                    host = self.host,
+                    why,
+                    events = taken.events,
+                    "a webhook was given up: its events are lost"
+                );
                 return false;
             }
             if failures == 1 {
@@ -190,7 +185,7 @@ impl WebhookCaller {
         }
     }
 
-    fn call(&self, id: &str, body: &Bytes) -> anyhow::Result<Response<Bytes>> {
+    fn call(&self, id: &str, body: &Bytes) -> anyhow::Result<Parts> {
         let timestamp = clock::unix_s().to_string();
         let request = Request::post(&self.uri)
             .header("content-type", "application/json")
@@ -199,7 +194,7 @@ impl WebhookCaller {
             .header("webhook-timestamp", &timestamp)
             .header("webhook-signature", signature(&self.key, id, &timestamp, body))
             .body(Full::new(body.clone()))?;
-        self.client.send(request, ANSWER_BYTES_MAX, || self.end())
+        self.client.send_for_status(request, || self.end())
     }
 }
 
@@ -212,14 +207,9 @@ fn signature(key: &Hmac<Sha256>, id: &str, timestamp: &str, body: &[u8]) -> Stri
     format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
 }
 
-/// `{"lost":N,"events":[…]}`
-fn body_of(taken: &TakenEvents) -> Bytes {
-    format!(r#"{{"lost":{},"events":[{}]}}"#, taken.lost, taken.events.join(",")).into()
-}
-
 /// The seconds that an answer asks for (RFC 9110 section 10.2.3), within reason; dates are left to HTTP caches.
-fn retry_after(answer: &Response<Bytes>) -> Duration {
-    let asked = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+fn retry_after(answer: &Parts) -> Duration {
+    let asked = answer.headers.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(asked.unwrap_or(0)).min(RETRIES.most)
 }
 
@@ -232,6 +222,7 @@ fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::Response;
 
     #[test]
     fn the_signature_is_the_standards() {
@@ -246,15 +237,9 @@ mod tests {
 
     #[test]
     fn a_receiver_may_ask_for_a_longer_pause_within_bounds() {
-        let answer = |value: &str| Response::builder().header("retry-after", value).body(Bytes::new()).unwrap();
+        let answer = |value: &str| Response::builder().header("retry-after", value).body(()).unwrap().into_parts().0;
         assert_eq!(retry_after(&answer("7")), Duration::from_secs(7));
         assert_eq!(retry_after(&answer("99999")), RETRIES.most);
         assert_eq!(retry_after(&answer("Wed, 21 Oct 2015 07:28:00 GMT")), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_request_says_what_was_lost_before_it() {
-        let taken = TakenEvents { events: vec![r#"{"a":1}"#.into(), r#"{"b":2}"#.into()], lost: 3 };
-        assert_eq!(&body_of(&taken)[..], br#"{"lost":3,"events":[{"a":1},{"b":2}]}"#);
     }
 }

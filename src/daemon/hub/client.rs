@@ -6,6 +6,8 @@
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::http::response::Parts;
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
@@ -13,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
+use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,6 +23,10 @@ use std::time::{Duration, Instant};
 
 /// How long one request may take, from the name's look-up to the last byte of the answer.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// How much of a body that is ignored is read, and for how long.
+const IGNORED_BYTES_MAX: usize = 64 << 10;
+const IGNORED_WITHIN: Duration = Duration::from_millis(50);
 
 /// How often it is looked whether a request is to end earlier.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -90,16 +97,43 @@ impl HttpClient {
         body_bytes_max: usize,
         until: impl Fn() -> Option<Instant>,
     ) -> anyhow::Result<Response<Bytes>> {
+        self.in_time(until, async {
+            let (head, body) = self.begin(request).await?.into_parts();
+            let body = Limited::new(body, body_bytes_max).collect().await;
+            let body = body.map_err(|_| anyhow::anyhow!("its answer broke off, or is over {body_bytes_max} bytes"))?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        })
+    }
+
+    /// As [`send`](Self::send), for the head of the answer alone: what else comes is read for a moment, so that the
+    /// connection can be used again, and changes nothing.
+    ///
+    /// # Errors
+    /// There is no answer, or not in time.
+    pub(super) fn send_for_status(
+        &self,
+        request: Request<Full<Bytes>>,
+        until: impl Fn() -> Option<Instant>,
+    ) -> anyhow::Result<Parts> {
+        self.in_time(until, async {
+            let (head, body) = self.begin(request).await?.into_parts();
+            let rest = Limited::new(body, IGNORED_BYTES_MAX).collect();
+            let _ = tokio::time::timeout(IGNORED_WITHIN, rest).await;
+            Ok(head)
+        })
+    }
+
+    async fn begin(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        self.pool.request(request).await.map_err(|error| anyhow::anyhow!("{}", causes(&error)))
+    }
+
+    fn in_time<T>(
+        &self,
+        until: impl Fn() -> Option<Instant>,
+        answer: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
         let latest = Instant::now() + REQUEST_MAX;
         self.runtime.block_on(async {
-            let answer = async {
-                let answer = self.pool.request(request).await.map_err(|error| anyhow::anyhow!("{}", causes(&error)))?;
-                let (head, body) = answer.into_parts();
-                let body = Limited::new(body, body_bytes_max).collect().await;
-                let body =
-                    body.map_err(|_| anyhow::anyhow!("its answer broke off, or is over {body_bytes_max} bytes"))?;
-                Ok(Response::from_parts(head, body.to_bytes()))
-            };
             let mut answer = pin!(answer);
             loop {
                 let end = until().map_or(latest, |until| until.min(latest));

@@ -14,6 +14,8 @@ pub(crate) use keys::{AuthorityKeys, begin as begin_keys, read_once as read_keys
 use super::config::DaemonConfig;
 use anyhow::ensure;
 use pushring::control::HubCounts;
+use pushring::internals::hub::WebhookQueue;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Checks the settings.
@@ -34,11 +36,17 @@ pub(crate) struct Counts {
     calls: AtomicU64,
     calls_failed: AtomicU64,
     events_delivered: AtomicU64,
-    events_lost: AtomicU64,
-    events_waiting: AtomicU64,
+    /// What waits for the backend, if there is one.
+    webhooks: OnceLock<WebhookQueue>,
 }
 
 impl Counts {
+    /// Events for the backend wait in `webhooks`.
+    fn watch(&self, webhooks: WebhookQueue) {
+        // There is one backend.
+        let _ = self.webhooks.set(webhooks);
+    }
+
     /// As operators are told.
     pub(crate) fn told(&self) -> HubCounts {
         let of = |count: &AtomicU64| count.load(Relaxed);
@@ -49,8 +57,8 @@ impl Counts {
             webhook_calls: of(&self.calls),
             webhook_calls_failed: of(&self.calls_failed),
             webhook_events_delivered: of(&self.events_delivered),
-            webhook_events_lost: of(&self.events_lost),
-            webhook_events_waiting: of(&self.events_waiting),
+            webhook_events_lost: self.webhooks.get().map_or(0, WebhookQueue::lost),
+            webhook_events_waiting: self.webhooks.get().map_or(0, |webhooks| webhooks.waiting() as u64),
         }
     }
 }
