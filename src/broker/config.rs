@@ -22,6 +22,9 @@ pub struct Config {
     /// A listener opened elsewhere, by a service manager for instance; `listen` is then ignored. All shards share the
     /// socket. Default none: each shard opens its own.
     pub listener: Option<Arc<TcpListener>>,
+    /// Whether clients wait in the listener's backlog until the broker is told to [open](super::BrokerHandle::open), so
+    /// that none of them comes before the paths are bound. Default: no.
+    pub opens_later: bool,
     /// Threads; 0 is one for each core that this process may use.
     pub shards: usize,
     /// Whether each shard stays on a core of its own. Default off: a library does not own the machine.
@@ -54,6 +57,7 @@ impl Default for Config {
             listens_plain: true,
             tls_listen: None,
             listener: None,
+            opens_later: false,
             shards: 0,
             pin: false,
             driver: DriverKind::Auto,

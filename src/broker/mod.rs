@@ -274,6 +274,7 @@ impl Broker {
                 probe,
                 last_shard: last_shard.clone(),
                 peers: peers.clone(),
+                opens_later: config.opens_later,
                 log: tracing::dispatcher::get_default(tracing::Dispatch::clone),
             };
             let (ready, ended) = (ready_sender.clone(), ended_sender.clone());

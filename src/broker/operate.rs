@@ -189,6 +189,14 @@ impl BrokerHandle {
         self.shared.draining.is_marked()
     }
 
+    /// Accepts clients from now on, where [`Config::opens_later`] kept them waiting.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn open(&self) -> Result<(), PushError> {
+        self.shared.send_all(|_| Command::Open)
+    }
+
     /// Changes the rules of entry, the numbers of the shards and the limits of connections to those of `config`, all of
     /// them or none. Of the rest of `config` nothing is looked at: it holds from a start on. No connection is closed
     /// for it; what was agreed on with a client stays, and new clients meet the new rules.

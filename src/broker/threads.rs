@@ -46,6 +46,7 @@ pub(super) struct ShardThread {
     pub probe: Arc<Probe>,
     pub last_shard: Arc<LastShard>,
     pub peers: Inboxes,
+    pub opens_later: bool,
     /// The log subscriber of the thread that started the broker, for the shards' threads.
     pub log: tracing::Dispatch,
 }
@@ -111,6 +112,7 @@ impl ShardThread {
             tls.prepare_thread();
         }
         let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
+        let shard = if self.opens_later { shard.closed() } else { shard };
         let pump = Pump::new(shard, self.inbox, self.listeners, &self.wake, self.clock, self.probe)?.among(self.peers);
         Ok((runtime, pump))
     }

@@ -529,6 +529,7 @@ impl DaemonConfig {
             listens_plain: self.listen.0.is_some(),
             tls_listen: self.tls_listen.0,
             listener: None,
+            opens_later: true,
             shards: self.shards,
             pin: self.pin,
             driver: self.driver.into(),

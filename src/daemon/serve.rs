@@ -190,6 +190,8 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     }
     acme::start(&daemon, &broker.handle(), &config)?;
     signals::handle(signals, operator, daemon)?;
+    // Clients of a daemon that was started anew come at once: what serves them is bound by now.
+    broker.handle().open()?;
     announce(&broker, &config);
     systemd::ready(&broker.address().to_string());
     systemd::keep_informed(broker.handle())?;
@@ -239,6 +241,7 @@ fn start_api(config: &DaemonConfig, broker: &Broker, threads: &mut Threads) -> a
     match Broker::start(config.api_broker(address)?) {
         Ok(api) => {
             threads.push(push_api::start(&api.handle(), true, broker.handle(), options())?);
+            api.handle().open()?;
             tracing::info!(address = %api.address(), "backends may publish at http://{}/api/push", api.address());
             Ok(Some(api))
         }

@@ -81,6 +81,8 @@ pub enum Command {
         /// When.
         asked_us: u64,
     },
+    /// Accept clients from now on.
+    Open,
     /// Obey these numbers from now on.
     Reconfigure(Arc<super::config::ShardConfig>),
     /// Close channels one after another, then stop.

@@ -118,6 +118,8 @@ pub struct Shard {
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room
     /// that is left there is to be looked at in the next.
     goes_on: bool,
+    /// Whether clients are accepted; until then they wait in the listener's backlog.
+    pub(super) is_open: bool,
 }
 
 /// An order to another shard, for a request that waits.
@@ -160,7 +162,19 @@ impl Shard {
             put_off: VecDeque::new(),
             chores: VecDeque::new(),
             goes_on: false,
+            is_open: true,
         }
+    }
+
+    /// The same, which accepts no client before it is told to ([`Command::Open`]).
+    #[must_use]
+    pub fn closed(self) -> Self {
+        Self { is_open: false, ..self }
+    }
+
+    /// Returns whether it accepts clients.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// Sets the time of day, for tokens and dates; deadlines do not know it.

@@ -105,6 +105,7 @@ impl Shard {
                 drop(to.send(self.channel_page(&filter, from, limit)));
             }
             Command::Processes(to) => drop(to.send(self.channels_by_process())),
+            Command::Open => self.is_open = true,
             Command::Reconfigure(config) => self.reconfigure(config),
             Command::Drain(drain) => self.drain(*drain),
             Command::Stop { within_ms, told } => return self.stop(within_ms, told),

@@ -356,7 +356,7 @@ impl<S: Sockets> Turns<S> {
             || self.shard.goes_on()
             || !self.readable.is_empty()
             || !self.handshake_queue.is_empty()
-            || (self.accept_pending && now_ms >= self.accept_pause_until_ms)
+            || (self.accept_pending && self.may_accept(now_ms))
             || self.news_left
             || !self.put_off.is_empty()
             || self.orders.has_orders()
@@ -395,8 +395,12 @@ impl<S: Sockets> Turns<S> {
         Ok(())
     }
 
+    fn may_accept(&self, now_ms: u64) -> bool {
+        self.shard.is_open() && now_ms >= self.accept_pause_until_ms
+    }
+
     fn accept(&mut self, now_ms: u64, until_ns: u64) -> Result<(), S::Error> {
-        if now_ms < self.accept_pause_until_ms {
+        if !self.may_accept(now_ms) {
             return Ok(());
         }
         while self.accept_pending && self.shard.spent_ns() < until_ns {

@@ -44,6 +44,7 @@ mod broadcast_leaves_room_for_others;
 mod budget_closes_1013;
 mod calls_that_may_wait;
 mod chat_example;
+mod clients_wait_until_it_is_open;
 mod close_codes_are_documented;
 mod control_socket;
 mod daemon;

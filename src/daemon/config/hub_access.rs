@@ -26,6 +26,7 @@ impl DaemonConfig {
         let settings = Settings { hosts: HostPolicy::Any, ..Settings::default() };
         Ok(pushring::Config {
             listen,
+            opens_later: config.opens_later,
             shards: 1,
             driver: config.driver,
             settings,
