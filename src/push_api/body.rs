@@ -219,6 +219,8 @@ fn wanted(text: &str) -> Option<OutcomeWanted> {
 }
 
 fn audience(mut to: JsonFields) -> Result<(PublishTo, Option<ProcessId>), Wrong> {
+    let is_null = |name: &&str| to.0.get(*name).is_some_and(|value| value.get() == "null");
+    let null = ["topic", "path", "channels", "user"].into_iter().find(is_null);
     let topic: Option<String> = take(&mut to, "to.", "topic")?;
     let path: Option<String> = take(&mut to, "to.", "path")?;
     let ids: Option<Vec<Named>> = take(&mut to, "to.", "channels")?;
@@ -231,7 +233,14 @@ fn audience(mut to: JsonFields) -> Result<(PublishTo, Option<ProcessId>), Wrong>
         (None, Some(path), None, None) => PublishTo::All(Audience::Path(path.into())),
         (None, None, Some(ids), None) => named("to.channels", ids)?,
         (None, None, None, Some(user)) => PublishTo::User(user),
-        (None, None, None, None) if process.is_some() => PublishTo::All(Audience::Process),
+        // A program with an unset variable means somebody, and not everybody.
+        (None, None, None, None) if process.is_some() => match null {
+            Some(name) => {
+                let why = "it is null: leave it out to reach all channels of the process";
+                return Err(Wrong::new(format!("to.{name}"), why));
+            }
+            None => PublishTo::All(Audience::Process),
+        },
         (None, None, None, None) => {
             return Err(Wrong::new("to", "name one of topic, path, channels and user, or a process alone"));
         }
@@ -397,6 +406,7 @@ mod tests {
         assert_eq!(of(r#"{"to":{"channels":[1,2]},"data":"AP8="}"#).message, Message::binary(vec![0, 255]));
         assert_eq!(of(r#"{"to":{"user":"ann"},"text":""}"#).to, PublishTo::User("ann".into()));
         assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, PublishTo::All(Audience::Process));
+        assert_eq!(of(r#"{"to":{"user":"ann","topic":null},"text":""}"#).to, PublishTo::User("ann".into()));
         let others = OnOthers::from([("b".to_owned(), vec![ChannelId::new(2), ChannelId::new(3)])]);
         let to = PublishTo::Channels(vec![ChannelId::new(1)], others);
         let order = of(r#"{"to":{"channels":["b/2",1,"b/3"]},"text":"","outcome":"nodes"}"#);
@@ -429,6 +439,8 @@ mod tests {
             (r#"{"to":{"channels":[1.5]},"text":"x"}"#, "to.channels"),
             (r#"{"to":{"channels":[4294967296.0]},"text":"x"}"#, "to.channels"),
             (r#"{"to":{"channels":[null]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"process":"chat","user":null},"text":"x"}"#, "to.user"),
+            (r#"{"to":{"process":"chat","channels":null},"text":"x"}"#, "to.channels"),
             (r#"{"to":{"topic":"a"},"text":"x","policy":{"conflate":{"key":-1}}}"#, "policy"),
             (r#"{"to":{"process":""},"text":"x"}"#, "to.process"),
             (r#"{"to":{"room":"x"},"text":"x"}"#, "to.room"),
