@@ -139,9 +139,13 @@ impl Fleet {
         let thread = thread.spawn(move || {
             let _log = tracing::dispatcher::set_default(&log);
             let _down = Down(start.state.clone());
-            // Tasks that are dropped need the runtime.
-            let _entered = runtime.enter();
-            LocalSet::new().block_on(&runtime, start.work(stopped));
+            {
+                // Tasks that are dropped need the runtime.
+                let _entered = runtime.enter();
+                LocalSet::new().block_on(&runtime, start.work(stopped));
+            }
+            // The look-up of a server's name cannot be stopped, and dropping the runtime would wait for it.
+            runtime.shutdown_background();
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }

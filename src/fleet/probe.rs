@@ -32,6 +32,8 @@ pub fn probe(options: &Options) -> Result<FleetProbe, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let within = runtime.block_on(async { tokio::time::timeout(WITHIN, ask(options)).await });
+    // The look-up of a name may take longer, and nobody waits for it.
+    runtime.shutdown_background();
     within.unwrap_or_else(|_| Err(format!("no answer within {} s", WITHIN.as_secs())))
 }
 
