@@ -16,15 +16,22 @@ const ALIASES: [(&str, &str); 6] = [
     ("none", "off"),
 ];
 
+/// A crate that logs at `info` what this program logs by itself, a few lines at a time: each refusal of a NATS server,
+/// so one for each push where a permission is missing. It says so only to those who name it, or ask for more than info.
+const TALKATIVE: &str = "async_nats";
+
 /// The filter that `text` describes.
 ///
 /// # Errors
 /// A word that is neither a level nor a part of this program: a filter would take it for the name of a part, and let
 /// nothing else pass.
 pub(crate) fn parse(text: &str) -> anyhow::Result<EnvFilter> {
-    let words: Vec<String> =
+    let mut words: Vec<String> =
         text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(word).collect::<Result<_, _>>()?;
     ensure!(!words.is_empty(), "log: it is empty: {EXAMPLES}");
+    if words.iter().any(|word| word == "info") && !words.iter().any(|word| word.starts_with(TALKATIVE)) {
+        words.push(format!("{TALKATIVE}=warn"));
+    }
     EnvFilter::builder().parse(words.join(",")).with_context(|| format!("log: {text:?} is no filter: {EXAMPLES}"))
 }
 
@@ -57,7 +64,9 @@ mod tests {
     #[test]
     fn levels_and_parts() {
         for (text, filter) in [
-            ("info", "info"),
+            ("info", "async_nats=warn,info"),
+            ("info,async_nats=info", "async_nats=info,info"),
+            ("debug", "debug"),
             ("WARNING", "warn"),
             ("Error, pushring::link=Warning", "pushring::link=warn,error"),
             ("pushring::shard=debug", "pushring::shard=debug"),
