@@ -240,7 +240,7 @@ impl Shard {
                 }
             }
             let is_long = self.work.inflated_ns() >= until_ns;
-            if is_long || self.must_pause(slot) {
+            if is_long || self.must_pause(slot, false) {
                 let connection = &mut self.table[slot];
                 connection.unparsed = Some(Box::new(Unparsed(Box::from(&*input))));
                 if is_long {
@@ -496,9 +496,10 @@ impl Shard {
         }
     }
 
-    /// Returns whether the next frame of this connection must wait; if so its wait has been noted.
+    /// Returns whether the next frame of this connection must wait; if so its wait has been noted. `goes_on` tells that
+    /// it has waited, and parsed nothing since.
     #[inline]
-    fn must_pause(&mut self, slot: Slot) -> bool {
+    fn must_pause(&mut self, slot: Slot, goes_on: bool) -> bool {
         let connection = &self.table[slot];
         if connection.outbound.is_blocked() && self.pauses_for_client(slot) {
             return true;
@@ -509,7 +510,7 @@ impl Shard {
         let flags = &mut self.table[slot].flags;
         flags.set(Flag::WaitsForOwner);
         flags.set(Flag::HasWaited);
-        self.owners.wait_for_room(place, slot, wanted);
+        self.owners.wait_for_room(place, slot, wanted, goes_on);
         true
     }
 
@@ -582,8 +583,8 @@ impl Shard {
         if connection.is_paused() {
             return;
         }
-        // Those before it may have filled the queue again.
-        if connection.unparsed.is_some() && self.must_pause(slot) {
+        // Those before it may have filled the queue again: then it is still before them.
+        if connection.unparsed.is_some() && self.must_pause(slot, true) {
             return;
         }
         let token = self.table.token(slot);

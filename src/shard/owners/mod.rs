@@ -8,6 +8,7 @@ mod arena;
 pub mod directory;
 pub mod grants;
 mod guests;
+mod line;
 pub(super) mod owner;
 pub(super) mod sharing;
 mod subscribing;
@@ -17,6 +18,7 @@ mod unread;
 
 use self::directory::{Directory, Owner};
 use self::grants::Grants;
+use self::line::Line;
 use self::owner::LocalOwner;
 use self::sharing::SharedRound;
 use self::unread::Unread;
@@ -55,7 +57,7 @@ pub(super) struct Owners {
     /// Whether there is an Opened in those batches.
     opened_untold: bool,
     /// Owners with connections that wait for room in their queue, the next to be looked at first.
-    full: VecDeque<u32>,
+    full: Line<u32>,
     /// So many of them are to be looked at before the shard may sleep: a queue may have got room since.
     unlooked: usize,
     grants: Grants,
@@ -73,7 +75,7 @@ impl Owners {
             touched_anew: 0,
             hosted: VecDeque::new(),
             opened_untold: false,
-            full: VecDeque::new(),
+            full: Line::default(),
             unlooked: 0,
             grants: Grants::default(),
         }
@@ -286,13 +288,15 @@ impl Owners {
         self.shard
     }
 
-    /// This connection waits until the owner has so much room.
-    pub(super) fn wait_for_room(&mut self, place: u32, slot: Slot, wanted: RoomWanted) {
+    /// This connection waits until the owner has so much room. `is_passed_over` tells that it was let go, and those
+    /// before it have left no room.
+    pub(super) fn wait_for_room(&mut self, place: u32, slot: Slot, wanted: RoomWanted, is_passed_over: bool) {
         let local = &mut self.locals[place as usize];
-        local.waiting.push_back(slot);
+        local.waiting.push(slot, is_passed_over);
         local.sharing.is_waited_for |= wanted == RoomWanted::Low;
         if !std::mem::replace(&mut local.is_full, true) {
-            self.full.push_back(place);
+            // The owners of a node share its queue, and so its room.
+            self.full.push(place, is_passed_over);
             // It has not been asked yet to say when there is room.
             self.look_at_full();
         }
@@ -332,19 +336,19 @@ impl Owners {
         let wait = || local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize, local.wanted());
         // A handler here need not be asked to say when there is room: this is looked at again once it has run.
         if !may_go_on && wait() {
-            return self.full.push_back(place);
+            return self.full.push(place, false);
         }
         let going = local.waiting.len().min(RESUMED_MAX);
         if local.sharing.is_waited_for {
             local.sharing.begin_next(local.waiting.len() + waited_for);
         }
-        local.waiting.drain(..going).for_each(resume);
+        local.waiting.let_go(going).for_each(resume);
         if local.waiting.is_empty() {
             // It ends with what is left to it.
-            (local.waiting, local.is_full) = (VecDeque::new(), false);
+            (local.waiting, local.is_full) = (Line::default(), false);
             self.forget_if_idle(place);
         } else {
-            self.full.push_back(place);
+            self.full.push(place, false);
             self.unlooked += 1;
         }
     }
@@ -368,7 +372,7 @@ impl Owners {
             self.locals.remove(place as usize);
             // Its last connection may have ended while it waited for room.
             if is_full {
-                self.full.retain(|&full| full != place);
+                self.full.retain(|full| full != place);
                 self.unlooked = self.unlooked.min(self.full.len());
             }
         }
@@ -387,7 +391,7 @@ impl Owners {
             assert_eq!(self.find(local.owner.id), Some(place), "an owner is where its number says");
             assert!(!local.is_idle(), "an owner of whom nothing is left is forgotten");
             assert_eq!(local.batch.is_some(), self.touched.contains(&place), "owners with events are listed");
-            assert_eq!(local.is_full, self.full.contains(&place), "full owners are listed");
+            assert_eq!(local.is_full, self.full.contains(place), "full owners are listed");
             assert!(local.waiting.is_empty() || local.is_full, "owners that are waited for are listed");
             assert!(self.unlooked <= self.full.len(), "what is to be looked at is listed");
             local.subscriptions.check(self.shard);

@@ -7,13 +7,14 @@
 use crate::queue::events::{EventBatch, QueueLevel, QueueLimits, RoomWanted};
 use crate::shard::owners::arena::Arena;
 use crate::shard::owners::directory::Owner;
+use crate::shard::owners::line::Line;
 use crate::shard::owners::sharing::QueueSharing;
 use crate::shard::owners::subscriptions::Subscriptions;
 use crate::shard::owners::unread::Unread;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashSet;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A process that has channels or events on this shard.
@@ -22,7 +23,7 @@ pub(in crate::shard) struct LocalOwner {
     lists: Slab<PathChannels>,
     by_path: HashMap<Arc<str>, u32>,
     /// Connections that wait for room in its queue, in the order in which they will go on; some do no more.
-    pub waiting: VecDeque<Slot>,
+    pub(super) waiting: Line<Slot>,
     /// How many of them do no more, at most.
     gone: usize,
     /// It stands in the list of those with connections that wait.
@@ -63,7 +64,7 @@ impl LocalOwner {
             owner,
             lists: Slab::new(),
             by_path: HashMap::new(),
-            waiting: VecDeque::new(),
+            waiting: Line::default(),
             gone: 0,
             is_full: false,
             sharing: QueueSharing::default(),
@@ -137,7 +138,7 @@ impl LocalOwner {
         }
         if self.lists.is_empty() {
             // Only its channels wait for room, and the last of them has gone.
-            (self.waiting, self.gone) = (VecDeque::new(), 0);
+            (self.waiting, self.gone) = (Line::default(), 0);
         }
         moved
     }
@@ -147,7 +148,7 @@ impl LocalOwner {
     pub(crate) fn stop_waiting(&mut self, waits: impl Fn(Slot) -> bool) {
         self.gone += 1;
         if self.gone > self.waiting.len() / 2 {
-            self.waiting.retain(|&slot| waits(slot));
+            self.waiting.retain(waits);
             self.gone = 0;
         }
     }
