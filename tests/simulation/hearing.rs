@@ -302,6 +302,7 @@ impl World {
     /// Returns whether a channel may have ended so.
     fn cause_of(&self, channel: &Channel, client: &Client, closed: &Closed) -> bool {
         let (code, is_stopping) = (closed.code, self.stopped_ms.is_some());
+        // The time for the answer to a close frame begins when the frame is queued, whatever waits before it.
         let was_slow = client.left.is_some()
             || client.was_stalled
             || matches!(client.state, State::Unlawful | State::Gone)
@@ -309,7 +310,7 @@ impl World {
             || self.has_jumped()
             || self.settings.piece_bytes_max < 1_000
             || self.settings.message_bytes_max > 3_000
-            || self.settings.window_bytes_max < 1_000;
+            || self.network.borrow().sockets[client.plan.socket.0 as usize].is_narrow();
         let is_unread = &*closed.reason == "the process does not read its events";
         let closes = Policy::closes;
         match closed.by {

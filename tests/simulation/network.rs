@@ -23,6 +23,10 @@ const TO_SERVER_BYTES_MAX: usize = 64 * 1024;
 /// The window of every socket once the faults have stopped.
 const CALM_WINDOW_BYTES: usize = 64 * 1024;
 
+/// A socket with a smaller one takes less than the largest queue in the shortest time for which an answer to a close
+/// frame is waited: a window in each step at most, of which sends that are cut short leave two thirds.
+const NARROW_WINDOW_BYTES: usize = 1_250;
+
 /// Something whole on its way to a client.
 struct InFlight {
     /// Where it ends, counted from the first byte that was ever sent.
@@ -100,6 +104,11 @@ impl Socket {
 
     fn unread(&self) -> usize {
         (self.sent - self.read) as usize
+    }
+
+    /// Returns whether the client may be slow to get what waits for it, however fast it reads.
+    pub fn is_narrow(&self) -> bool {
+        self.window < NARROW_WINDOW_BYTES
     }
 
     /// Returns whether a client that waits for bytes would be told of the end instead.
