@@ -191,6 +191,15 @@ impl KeptFrames {
         })
     }
 
+    /// The bytes of a range, if they are still there and lie side by side.
+    #[inline]
+    pub(crate) fn slice(&self, range: Range) -> Option<&[u8]> {
+        match &self.segments.get(range.segment.wrapping_sub(self.front) as usize)?.as_ref()?.body {
+            KeptBody::Joined(bytes) => bytes.get((range.start & !KEPT) as usize..(range.end & !KEPT) as usize),
+            KeptBody::Blob { .. } => None,
+        }
+    }
+
     /// Returns whether the bytes of a range are still there.
     pub(crate) fn has(&self, range: Range) -> bool {
         self.segments.get(range.segment.wrapping_sub(self.front) as usize).is_some_and(Option::is_some)

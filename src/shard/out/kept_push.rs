@@ -9,9 +9,9 @@ use crate::proto::{Opcode, server_header};
 use crate::resume::text;
 use crate::shard::command::{Policy, ShardAudience, WhenFull};
 use crate::shard::core::Shard;
-use crate::shard::out::broadcast::Encoding;
+use crate::shard::out::broadcast::{Encoding, Forms};
 use crate::shard::out::kept::FRAME_BYTES_MAX;
-use crate::shard::out::push::{FrameResult, fits};
+use crate::shard::out::push::{BroadcastTo, FrameResult, fits};
 use crate::shard::out::range::{Range, RangeBytes};
 use crate::shard::out::window::Cast;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
@@ -22,7 +22,45 @@ use bytes::Bytes;
 /// A connection that takes up its log is given so much at a time.
 const FEED_BYTES: usize = 256 * 1024;
 
+/// Connections to which a frame that is kept is not simply given, too.
+const NOT_AT_ONCE: u32 = Flag::CloseSent.bit() | Flag::Detached.bit() | Flag::Lags.bit() | Flag::Sse.bit();
+
 impl Shard {
+    /// The short way of most of a broadcast's frames to channels that outlive their connections: as it is kept already,
+    /// to a channel that has nothing in the way of it. Returns whether it was that; if not, nothing has happened.
+    #[inline]
+    pub(super) fn keep_at_once(
+        &mut self,
+        slot: Slot,
+        forms: &mut Forms,
+        BroadcastTo { policy, part, .. }: BroadcastTo<'_>,
+        since: u32,
+    ) -> bool {
+        let Some(range) = forms.only().and_then(|plain| plain.kept()).filter(|_| part.is_none()) else { return false };
+        let (Some(connection), Some(kept_channel)) = (self.table.get_mut(slot), self.out.kept_channels.get_mut(&slot))
+        else {
+            return false;
+        };
+        let is_free = matches!(connection.phase, ConnectionPhase::Open(_))
+            && !connection.flags.has_any(NOT_AT_ONCE)
+            && !connection.outbound.is_blocked()
+            && fits(connection.outbound.queued_bytes(), range.len(), self.config.outbound_bytes_max)
+            && connection.outbound.extend(range, &self.out.window);
+        if is_free {
+            connection.policy = policy.map(Policy::when_full);
+            let may_have_grown =
+                kept_channel.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
+            self.out.mark_bulk(connection, slot, since);
+            self.out.need(range);
+            self.stats.pushed += 1;
+            self.work.spend(work::OFFER_NS);
+            if may_have_grown {
+                self.count_log(slot);
+            }
+        }
+        is_free
+    }
+
     /// Puts a frame into the log of a kept channel that is open, and on its way if the connection takes it.
     pub(in crate::shard) fn offer_kept(
         &mut self,

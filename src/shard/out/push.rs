@@ -38,12 +38,12 @@ const NOT_AT_ONCE: u32 = ASIDE | Flag::Sse.bit();
 
 /// The audience and options of a broadcast.
 #[derive(Clone, Copy)]
-struct BroadcastTo<'a> {
+pub(super) struct BroadcastTo<'a> {
     owner: OwnerId,
     /// The audience of its listeners of event streams.
     heard_by: Option<&'a ListenerAudience>,
-    policy: Option<Policy>,
-    part: Option<&'a SharedPart>,
+    pub policy: Option<Policy>,
+    pub part: Option<&'a SharedPart>,
 }
 
 /// The fate of one frame at one channel, as far as is known before the socket was offered it.
@@ -320,7 +320,7 @@ impl Shard {
 
     #[inline]
     fn offer_form(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: u32) {
-        if !self.offer_at_once(slot, forms, to, since) {
+        if !self.offer_at_once(slot, forms, to, since) && !self.keep_at_once(slot, forms, to, since) {
             self.offer_any_form(slot, forms, to, since);
         }
     }

@@ -286,8 +286,7 @@ impl Window {
     #[inline]
     pub(crate) fn slice(&self, range: Range) -> Option<&[u8]> {
         if range.is_kept() {
-            let RangeBytes::Joined(bytes) = self.get(range) else { return None };
-            return Some(bytes);
+            return self.kept.slice(range);
         }
         match self.segment(range.segment) {
             Some(WindowSegment::Joined(joined)) => joined.bytes.get(range.start as usize..range.end as usize),
