@@ -15,6 +15,8 @@ use pushring::{AttachOptions, Audience, Event, Message as Push};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::thread;
+use std::time::Instant;
 use support::{PATIENCE, connect, recv, recv_close, send};
 use tungstenite::Message;
 
@@ -163,6 +165,23 @@ fn order_and_content_hold_under_load_in_both_directions() {
             }
         }
     });
+}
+
+#[test]
+fn a_process_that_only_asks_need_not_take_anything() {
+    let linked = Linked::start("asking", |_| {});
+    let process = attach(&linked.path, "asks");
+    for _ in 0..1000 {
+        process.bind("/a", Default::default()).unwrap();
+        process.unbind("/a").unwrap();
+    }
+    // Answers that are not acknowledged are kept, and 65,536 of them are a violation.
+    let deadline = Instant::now() + PATIENCE;
+    let kept = || linked.broker.handle().held_by_process().iter().map(|tenant| tenant.held.link).sum::<usize>();
+    while kept() > 32 << 10 {
+        assert!(Instant::now() < deadline, "{} bytes are kept", kept());
+        thread::yield_now();
+    }
 }
 
 #[test]
