@@ -65,7 +65,7 @@
 //! | [`ProcessHandle::bind_at`], [`ProcessHandle::bind_at_with`], [`ProcessHandle::bind_http_at`], [`ProcessHandle::unbind_at`], [`ProcessHandle::bind`], [`ProcessHandle::bind_http`], [`ProcessHandle::unbind`], [`ProcessHandle::unbind_http`], and the same of [`Process`] | likewise |
 //! | [`Process::end`], [`Process::fail`], [`ShardProcess::end`], `Kernel::end`, `Kernel::fail` | likewise, and so does dropping one of these; on a shard's thread another thread does |
 //! | [`BrokerHandle::reports`], [`BrokerHandle::disconnects`], [`BrokerHandle::processes`], [`BrokerHandle::channels`], [`BrokerHandle::fullest_channels`] | an answer of shards |
-//! | [`BrokerHandle::reload`], [`BrokerHandle::set_challenges`], [`BrokerHandle::drain`], [`BrokerHandle::stop`] | every shard to have the order |
+//! | [`BrokerHandle::reload`], [`BrokerHandle::set_challenges`], [`BrokerHandle::open`], [`BrokerHandle::drain`], [`BrokerHandle::stop`] | every shard to have the order |
 //!
 //! # Where to look
 //!

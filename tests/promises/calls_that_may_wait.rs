@@ -314,6 +314,9 @@ const WAITING: &[Call] = &[
     ("processes", |broker, _| drop(broker.processes())),
     ("channels", |broker, _| drop(broker.channels(&ChannelFilter::default(), 0, 10))),
     ("fullest_channels", |broker, _| drop(broker.fullest_channels(3))),
+    ("open", |broker, _| {
+        let _ = broker.open();
+    }),
     ("stop_and_tell", |broker, _| broker.stop_and_tell(Duration::ZERO, PATIENCE)),
     ("bind_at", |broker, here| drop(broker.acting(here.process()).unwrap().bind_at("/more"))),
     ("unbind_at", |broker, here| drop(broker.acting(here.process()).unwrap().unbind_at("/more"))),
