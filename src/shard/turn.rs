@@ -274,7 +274,7 @@ impl<S: Sockets> Turns<S> {
         self.take_news()?;
         self.accept(now_ms, work.begin_ns / 2)?;
         self.tick(now_ms, work.begin_ns, unix_ms);
-        self.take_orders(now_ms, self.shard.spent_ns() + work.orders_ns);
+        self.take_orders(now_ms, work.orders_until_ns(self.shard.spent_ns()));
         self.shard.begin_reads(work.handlers_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
         self.shake_hands(now_ms);
