@@ -14,7 +14,7 @@ mod support;
 use node_support::{Node, NodeMessage, Options};
 use pushring::control::{ControlAnswer, ControlRequest};
 use pushring::link::{LinkConfig, LinkServer};
-use pushring::{AttachOptions, Broker, Config, HttpRule, Process, QueueLimits};
+use pushring::{AttachOptions, Broker, ChannelId, Config, HttpRule, Message, Process, QueueLimits};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -261,13 +261,9 @@ fn small_messages_that_a_process_does_not_read_beside_one_that_does() {
     }
 }
 
-#[test]
-fn topics_and_who_is_subscribed() {
-    let _turn = take_turn();
-    let broker = broker();
-    let process = attach(&broker, QueueLimits::default());
-    process.bind("/", Default::default()).unwrap();
-    let clients: Vec<_> = (0..60).map(|_| connect(&broker, "/p:test:sys/", UPGRADE)).collect();
+/// Channels of a process that is bound at `/`, and their clients.
+fn open(broker: &Broker, process: &Process, count: usize) -> (Vec<TcpStream>, Vec<ChannelId>) {
+    let clients: Vec<_> = (0..count).map(|_| connect(broker, "/p:test:sys/", UPGRADE).0).collect();
     let (mut events, mut channels) = (Vec::new(), Vec::new());
     while channels.len() < clients.len() {
         process.recv_batch(&mut events, PATIENCE).unwrap();
@@ -276,6 +272,47 @@ fn topics_and_who_is_subscribed() {
             _ => None,
         }));
     }
+    (clients, channels)
+}
+
+#[test]
+fn queues_of_messages_that_have_left() {
+    let _turn = take_turn();
+    let broker = broker();
+    let process = attach(&broker, QueueLimits::default());
+    process.bind("/", Default::default()).unwrap();
+    let (clients, channels) = open(&broker, &process, 400);
+    let scene = Scene::new(broker);
+    let mut batch = process.batch();
+    for _ in 0..20 {
+        // Two messages to each channel in turn do not touch in the window.
+        for &channel in channels.iter().cycle().take(2 * channels.len()) {
+            batch.add(process.push(channel, Message::binary(&b"."[..])));
+        }
+        batch.flush().unwrap();
+    }
+    drop(batch);
+    process.broadcast(Message::binary(&b"the last"[..])).send().unwrap();
+    for mut client in &clients {
+        let (mut all, mut some) = (Vec::new(), [0; 512]);
+        while !all.ends_with(b"the last") {
+            let read = client.read(&mut some).unwrap();
+            assert!(read > 0, "a client was let go");
+            all.extend_from_slice(&some[..read]);
+        }
+    }
+    // What stays are queues that the next messages will need.
+    scene.judge("spare queues", 32 * 1024);
+}
+
+#[test]
+fn topics_and_who_is_subscribed() {
+    let _turn = take_turn();
+    let broker = broker();
+    let process = attach(&broker, QueueLimits::default());
+    process.bind("/", Default::default()).unwrap();
+    let (clients, channels) = open(&broker, &process, 60);
+    let mut events = Vec::new();
     let scene = Scene::new(broker);
     for (at, &channel) in channels.iter().enumerate() {
         // Half of them alone in their topics, half with all others.

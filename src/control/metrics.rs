@@ -122,10 +122,11 @@ const GAUGES: [GaugeMetric; 3] = [
 /// A kind of memory that a shard holds.
 type HeldKind = (&'static str, fn(&MemoryReport) -> usize);
 
-const HELD: [HeldKind; 5] = [
+const HELD: [HeldKind; 6] = [
     ("queued", |memory| memory.queued_bytes),
     ("shared", |memory| memory.shared_bytes),
     ("window", |memory| memory.window_bytes),
+    ("spare", |memory| memory.spare_bytes),
     ("incoming", |memory| memory.incoming_bytes),
     ("inbox", |memory| memory.inbox_bytes),
 ];

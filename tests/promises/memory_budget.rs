@@ -29,7 +29,7 @@ fn all_free(broker: &Broker) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let memory = memory(broker);
-        if memory.used_bytes() == 0 && memory.process_queue_bytes < 16 * 1024 {
+        if memory.waiting_bytes() == 0 && memory.process_queue_bytes < 16 * 1024 {
             return;
         }
         assert!(Instant::now() < deadline, "{memory:?}");

@@ -165,7 +165,7 @@ impl World {
             let report = pump.shard().report();
             // Subscriptions last.
             let topic_bytes = if subscriptions > 0 { report.memory.topic_bytes } else { 0 };
-            if report.memory.used_bytes() + report.memory.kept_bytes() + report.window_bytes > topic_bytes {
+            if report.memory.waiting_bytes() + report.memory.kept_bytes() + report.window_bytes > topic_bytes {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }
         }

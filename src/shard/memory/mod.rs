@@ -39,6 +39,8 @@ pub struct MemoryReport {
     pub shared_bytes: usize,
     /// Frames and responses that wait for their first send.
     pub window_bytes: usize,
+    /// Empty queues of channels, kept for the next messages.
+    pub spare_bytes: usize,
     /// Messages and requests that have not wholly arrived, and what was read but may not be parsed yet.
     pub incoming_bytes: usize,
     /// Payloads of orders that the shard has not executed yet.
@@ -56,6 +58,11 @@ pub struct MemoryReport {
 impl MemoryReport {
     /// The memory that this shard counts against its lease.
     pub fn used_bytes(&self) -> usize {
+        self.waiting_bytes() + self.spare_bytes
+    }
+
+    /// The part of it that waits for something.
+    pub fn waiting_bytes(&self) -> usize {
         self.queued_bytes + self.shared_bytes + self.window_bytes + self.incoming_bytes + self.inbox_bytes
     }
 
@@ -73,6 +80,7 @@ pub(super) struct Memory {
     incoming: usize,
     shared: Rc<Cell<usize>>,
     window: usize,
+    spare: usize,
     inbox: usize,
     holders: FxHashMap<Slot, MemoryHolder>,
     /// The memory held for each owner; `None` for connections without an owner, not yet or no longer.
@@ -117,6 +125,7 @@ impl Memory {
             incoming: 0,
             shared: Rc::default(),
             window: 0,
+            spare: 0,
             inbox: 0,
             holders: FxHashMap::default(),
             accounts: FxHashMap::default(),
@@ -131,7 +140,7 @@ impl Memory {
     }
 
     pub(super) fn used(&self) -> usize {
-        self.own + self.incoming + self.shared.get() + self.window + self.inbox
+        self.own + self.incoming + self.shared.get() + self.window + self.spare + self.inbox
     }
 
     /// Takes note of what a connection holds now, for the owner whose it is. Returns whether it holds anything.
@@ -253,9 +262,9 @@ impl Memory {
         fullest.map(|(_, kind, slot)| (kind, slot))
     }
 
-    /// Takes note of what waits in the window for its first send.
-    pub(super) fn note_window(&mut self, bytes: usize) {
-        self.window = bytes;
+    /// Takes note of what waits in the window for its first send, and of spare queues.
+    pub(super) fn note_window(&mut self, bytes: usize, spare_bytes: usize) {
+        (self.window, self.spare) = (bytes, spare_bytes);
     }
 
     /// Takes note of the payloads in the inbox.
@@ -368,6 +377,7 @@ impl Memory {
             queued_bytes: self.own,
             shared_bytes: self.shared.get(),
             window_bytes: self.window,
+            spare_bytes: self.spare,
             incoming_bytes: self.incoming,
             inbox_bytes: self.inbox,
             ..MemoryReport::default()

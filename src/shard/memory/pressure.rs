@@ -104,10 +104,15 @@ impl Shard {
 
     /// Brings the held memory below the leased, once a turn.
     pub(in crate::shard) fn balance_memory(&mut self) {
-        self.memory.note_window(self.out.window_own_bytes());
+        self.memory.note_window(self.out.window_own_bytes(), self.out.spare_bytes());
         self.memory.begin_turn();
         let published = self.memory.publish(PUBLISHED_MAX);
         self.work.spend(published as u64 * work::LOOK_AT_OWNER_NS);
+        if self.memory.is_pressed() {
+            let (dropped, bytes) = self.out.drop_spares();
+            self.work.spend(work::drop_ns(dropped, bytes));
+            self.memory.note_window(self.out.window_own_bytes(), self.out.spare_bytes());
+        }
         // History goes first; then owners above their share make room for the others, whichever shard they are on, for
         // a part of the turn.
         let until_ns = self.work.spent_ns() + GIVE_NS;

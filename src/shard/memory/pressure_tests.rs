@@ -30,7 +30,7 @@ fn fill(stage: &mut Stage, client: Client, bytes: usize) {
 }
 
 fn used(stage: &Stage) -> usize {
-    stage.shard.report().memory.used_bytes()
+    stage.shard.report().memory.waiting_bytes()
 }
 
 #[test]

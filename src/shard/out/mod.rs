@@ -112,6 +112,17 @@ impl Out {
         self.window.heap_bytes() + self.watches.heap_bytes()
     }
 
+    /// The memory of spare queues.
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.spares.heap_bytes()
+    }
+
+    /// Lets go of spare queues. Returns their number, and the bytes that they took.
+    pub(super) fn drop_spares(&mut self) -> (usize, usize) {
+        let spares = std::mem::take(&mut self.spares);
+        (spares.len(), spares.heap_bytes())
+    }
+
     /// Returns whether anything waits that a socket may take.
     pub(super) fn wants_flush(&self) -> bool {
         !self.waiting.urgent.is_empty() || !self.waiting.bulk.is_empty()

@@ -16,6 +16,7 @@
 //! Does not depend on sockets, owners or policies; it says what fits, and the shard decides.
 
 use crate::shard::memory::SharedCharge;
+use crate::shard::out::WINDOW_BYTES_MAX;
 use crate::shard::out::conflation::Conflated;
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::pieces::{DataFrames, OutboundPiece, Pieces};
@@ -83,14 +84,28 @@ pub(crate) enum ControlLane {
 pub(crate) struct Spares {
     #[expect(clippy::vec_box, reason = "the boxes themselves are what moves between here and the queues")]
     backlogs: Vec<Box<Backlog>>,
+    /// The bytes that they take of the heap.
+    bytes: usize,
 }
 
 impl Spares {
-    /// Keeps what one batch of sends may need; more is given back to the allocator.
-    const MAX: usize = 256;
+    /// As much as a full window: where messages to single channels fill it, nearly every channel that they reach has a
+    /// queue, and the next window needs them again.
+    const BYTES_MAX: usize = WINDOW_BYTES_MAX;
 
     fn take(&mut self) -> Box<Backlog> {
-        self.backlogs.pop().unwrap_or_default()
+        let Some(backlog) = self.backlogs.pop() else { return Box::default() };
+        self.bytes -= backlog.spare_bytes();
+        backlog
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.backlogs.len()
+    }
+
+    /// All that is allocated here.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.bytes + self.backlogs.capacity() * size_of::<Box<Backlog>>()
     }
 
     /// The bytes that the next one would have to be allocated.
@@ -99,11 +114,19 @@ impl Spares {
     }
 
     fn give(&mut self, mut backlog: Box<Backlog>) {
-        if self.backlogs.len() < Self::MAX && backlog.pieces.capacity() <= 64 {
+        if self.bytes < Self::BYTES_MAX && backlog.pieces.capacity() <= RANGES_MAX {
             backlog.pieces.clear();
             *backlog = Backlog { pieces: std::mem::take(&mut backlog.pieces), ..Backlog::default() };
+            self.bytes += backlog.spare_bytes();
             self.backlogs.push(backlog);
         }
+    }
+}
+
+impl Backlog {
+    /// The bytes that an empty one takes of the heap.
+    fn spare_bytes(&self) -> usize {
+        size_of::<Self>() + self.pieces.heap_bytes()
     }
 }
 

@@ -519,6 +519,28 @@ fn what_is_pinned_when_the_socket_fills_is_not_dropped() {
 }
 
 #[test]
+fn spare_queues_are_bounded_and_counted() {
+    let (mut window, mut spares) = (Window::default(), Spares::default());
+    let mut queues: Vec<Outbound> = (0..4000).map(|_| Outbound::default()).collect();
+    for _ in 0..2 {
+        for queue in &mut queues {
+            // What lies between keeps one from going on where the other ends.
+            let range = window.append_joined(Cast::Many, b"", b"frame");
+            window.append_joined(Cast::Many, b"", b"of another");
+            queue.push_range(range, COPY_BYTES_MAX, &window, &mut spares);
+        }
+    }
+    assert_eq!((spares.len(), spares.heap_bytes()), (0, 0), "all of them are in use");
+    queues.iter_mut().for_each(|queue| queue.sent_all(&mut spares));
+    let of_one = spares.bytes / spares.len();
+    assert!((Spares::BYTES_MAX..Spares::BYTES_MAX + of_one).contains(&spares.bytes), "{}", spares.bytes);
+    let sum = spares.backlogs.iter().map(|backlog| backlog.spare_bytes()).sum::<usize>();
+    assert_eq!(spares.heap_bytes(), sum + spares.backlogs.capacity() * size_of::<usize>());
+    let (spare, taken) = (spares.bytes, spares.take());
+    assert_eq!(spares.bytes, spare - taken.spare_bytes());
+}
+
+#[test]
 fn small_frames_are_counted_as_they_come_and_dropped_by_the_chunk() {
     let (mut window, mut spares, mut queue) = (Window::default(), Spares::default(), Outbound::default());
     let empty = frame(Opcode::Binary, Vec::new());
