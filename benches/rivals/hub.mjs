@@ -66,7 +66,7 @@ async function subscribed(server, topic, count) {
   return { came, end: () => sockets.forEach((socket) => socket.cut()) };
 }
 
-/** Event streams: µs of CPU for each delivery, a message in flight. */
+/** Event streams: µs of CPU for each delivery, with one message in flight, and with sixteen that are published side by side. */
 async function sse() {
   const rows = {};
   for (const make of [() => pushring(values.pushring), nchan]) {
@@ -74,21 +74,31 @@ async function sse() {
     let came = 0;
     const path = server.name === 'pushring' ? '/hub?topic=public.a' : '/sub/public.a';
     const streams = await crowd(clients, () => eventStream(server.port, path, (data) => { came += data === TEXT ? 1 : 0; }));
-    const publisher = await keptAlive(server.publishPort);
-    await pause(300);
-    const [cpu, end] = [server.cpu(), Date.now() + seconds * 1000];
-    let sent = 0;
-    while (Date.now() < end) {
-      ok(await publisher.ask(server.publish('public.a', TEXT)));
-      sent += 1;
-      await until(() => came === sent * clients, () => `${came} of ${sent * clients} events came`);
+    const row = rows[server.name] = {};
+    for (const inFlight of [1, 16]) {
+      const publishers = await Promise.all(Array.from({ length: inFlight }, () => keptAlive(server.publishPort)));
+      await pause(300);
+      came = 0;
+      const [cpu, end] = [server.cpu(), Date.now() + seconds * 1000];
+      let sent = 0;
+      while (Date.now() < end) {
+        const request = server.publish('public.a', TEXT);
+        await Promise.all(publishers.map(async (publisher) => ok(await publisher.ask(request))));
+        sent += inFlight;
+        await until(() => came === sent * clients, () => `${came} of ${sent * clients} events came`);
+      }
+      row[`µs a delivery, ${inFlight} in flight`] = (server.cpu() - cpu) / came * 1e6;
+      row[`deliveries, ${inFlight} in flight`] = came;
+      publishers.forEach((publisher) => publisher.end());
     }
-    rows[server.name] = { 'µs a delivery': (server.cpu() - cpu) / came * 1e6, deliveries: came };
-    publisher.end();
     streams.forEach((stream) => stream.destroy());
     await server.stop();
   }
-  return { rows, ratio: rows.pushring['µs a delivery'] / rows['nginx + nchan']['µs a delivery'] };
+  const ratio = (inFlight) => {
+    const [ours, theirs] = [rows.pushring, rows['nginx + nchan']].map((row) => row[`µs a delivery, ${inFlight} in flight`]);
+    return ours / theirs;
+  };
+  return { rows, ratios: { '1 in flight': ratio(1), '16 in flight': ratio(16) } };
 }
 
 /** Publishing: µs of CPU for each, 16 connections that are kept alive; and for each delivery where there are ten thousand. */
@@ -128,7 +138,7 @@ async function publish() {
     }
     await server.stop();
   }
-  return { rows, ratio: rows.pushring['µs a publish'] / rows['nginx + nchan']['µs a publish'] };
+  return { rows, ratios: { 'a publish': rows.pushring['µs a publish'] / rows['nginx + nchan']['µs a publish'] } };
 }
 
 /** What of a stream's numbers came to a client: those that are missing, and those that came twice. */
@@ -241,18 +251,20 @@ async function recovery() {
     }
   }
   const more = (name) => rows[name]['µs more a recovered client'];
-  return { rows, ratio: more('pushring') / more('Socket.IO 4.8') };
+  return { rows, ratios: { 'a recovered client': more('pushring') / more('Socket.IO 4.8') } };
 }
 
 for (const name of positionals.length ? positionals : Object.keys(CELLS)) {
-  const ratios = [];
+  const all = {};
   for (let run = 1; run <= runs; run += 1) {
-    const { rows, ratio } = await CELLS[name]();
+    const { rows, ratios } = await CELLS[name]();
     console.log(`\n${name}, run ${run} of ${runs}:`);
     console.table(rows);
-    ratios.push(ratio);
+    for (const [of, ratio] of Object.entries(ratios)) (all[of] ??= []).push(ratio);
   }
-  const median = ratios.sort((one, other) => one - other)[ratios.length >> 1];
-  console.log(`${name}: median ratio of CPU, pushring to the other: ${median.toFixed(3)}`);
+  for (const [of, ratios] of Object.entries(all)) {
+    const median = ratios.sort((one, other) => one - other)[ratios.length >> 1];
+    console.log(`${name}, ${of}: median ratio of CPU, pushring to the other: ${median.toFixed(3)}`);
+  }
 }
 process.exit(0);
