@@ -60,7 +60,7 @@ fn named(setting: &'static str, list: &WordList) -> impl Iterator<Item = anyhow:
     })
 }
 
-/// Distinguishes states of a file.
+/// Distinguishes states of a file: which it is, when it was changed, its size. A change of its owner or mode is one.
 type Stamp = [(u64, i64, i64, u64); 2];
 
 struct Loaded {
@@ -194,7 +194,7 @@ fn read_file(setting: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 fn stamp(pair: &CertificateFiles) -> Option<Stamp> {
     let of = |path: &Path| {
         let data = fs::metadata(path).ok()?;
-        Some((data.ino(), data.mtime(), data.mtime_nsec(), data.size()))
+        Some((data.ino(), data.ctime(), data.ctime_nsec(), data.size()))
     };
     Some([of(&pair.chain)?, of(&pair.key)?])
 }
@@ -272,6 +272,11 @@ mod tests {
         let kept = Certificates::read(&config, &second).unwrap();
         assert_eq!((names(&kept), kept.differ(&second)), (vec!["second.example".to_owned()], false));
         assert!(!kept.have_changed(), "it is told once");
+        // What could not be read may be readable now: its contents are the same.
+        fs::set_permissions(path("key.pem"), fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(kept.have_changed());
+        let kept = Certificates::read(&config, &kept).unwrap();
+        assert!(!kept.have_changed());
         fs::remove_file(path("key.pem")).unwrap();
         assert!(kept.have_changed());
         assert_eq!(names(&Certificates::read(&config, &kept).unwrap()), ["second.example"]);
