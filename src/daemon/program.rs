@@ -183,8 +183,8 @@ impl Daemon {
         let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;
         let mut current = self.current();
         let secrets = Secrets { keys: current.secrets.keys.clone(), ..secrets };
-        let certificates = Certificates::read(&wanted, &current.certificates)?;
         let (config, mut changes) = effective_now(&current.config, &wanted)?;
+        let certificates = Certificates::read(&config, &current.certificates)?;
         let link_certificates = Certificates::read_link(&config, &current.link_certificates)?;
         for (key, before, after) in [
             ("jwt_secret_file", &current.secrets.first, &secrets.first),

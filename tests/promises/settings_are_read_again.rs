@@ -109,3 +109,20 @@ fn a_fault_in_the_file_changes_nothing() {
     let (code, log) = running.daemon.wait();
     assert!(code == Some(0) && log.contains("the settings are unchanged"), "{log}");
 }
+
+/// What only a restart applies is in nobody's way before: neither is there a certificate of an authority yet, nor is
+/// one looked for.
+#[test]
+fn a_host_whose_certificate_is_to_be_obtained_is_one_after_a_restart() {
+    let pair = crate::support::tls::make(&["localhost"]);
+    let chain = TemporaryFile::new("reload-acme-chain.pem", &pair.chain);
+    let key = TemporaryFile::new("reload-acme-key.pem", &pair.key);
+    let before = format!("tls_listen = \"127.0.0.1:0\"\ntls_certs = [\"{}:{}\"]\n", chain.path(), key.path());
+    let running = Running::start("acme", &before);
+    let state = std::env::temp_dir().join(format!("pushring-reload-acme-{}", std::process::id()));
+    let after = format!("{before}tls_acme = [\"push.example.com\"]\ntls_acme_state = \"{}\"\n", state.display());
+    let changes = running.reload(&after).unwrap();
+    assert_eq!(changes, json!({"now": [], "new_connections": [], "restart": ["tls_acme", "tls_acme_state"]}));
+    assert!(!state.exists());
+    assert_eq!(running.last()["failed"], Value::Null);
+}
