@@ -62,9 +62,28 @@ fn wait_for(what: &str, is_so: impl Fn() -> bool) {
 
 /// The authority: its processes, its directory's URL. What it trusts of names is that all are this machine.
 struct Authority {
-    _processes: [Running; 2],
+    _resolver: Running,
+    pebble: Option<Running>,
+    args: [String; 4],
+    port: u16,
     url: String,
     ca: PathBuf,
+}
+
+impl Authority {
+    /// It starts, and knows nobody: what it is told it keeps in memory. Returns whether the program is there.
+    fn start(&mut self) -> bool {
+        self.pebble = None;
+        // It waits some seconds before it validates, and refuses some nonces, to see that clients bear it: the latter
+        // we keep.
+        let args = self.args.each_ref().map(String::as_str);
+        self.pebble = start("pebble", &args, &[("PEBBLE_VA_NOSLEEP", "1")]);
+        let port = self.port;
+        if self.pebble.is_some() {
+            wait_for("the authority listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        }
+        self.pebble.is_some()
+    }
 }
 
 fn authority(directory: &Path, http_port: u16) -> Option<Authority> {
@@ -88,13 +107,28 @@ fn authority(directory: &Path, http_port: u16) -> Option<Authority> {
     let (dns, dns_management) = (format!("127.0.0.1:{dns}"), format!("127.0.0.1:{dns_management}"));
     let resolver = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", "", "-dns01", &dns];
     let resolver = start("pebble-challtestsrv", &[&resolver[..], &["-management", &dns_management]].concat(), &[])?;
-    let config = file("pebble.json").display().to_string();
-    // It waits some seconds before it validates, and refuses some nonces, to see that clients bear it: the latter we
-    // keep.
-    let pebble = start("pebble", &["-config", &config, "-dnsserver", &dns], &[("PEBBLE_VA_NOSLEEP", "1")])?;
-    wait_for("the authority listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let url = format!("https://127.0.0.1:{port}/dir");
-    Some(Authority { _processes: [resolver, pebble], url, ca: file("ca.pem") })
+    let args = ["-config".to_owned(), file("pebble.json").display().to_string(), "-dnsserver".to_owned(), dns];
+    let (url, ca) = (format!("https://127.0.0.1:{port}/dir"), file("ca.pem"));
+    let mut authority = Authority { _resolver: resolver, pebble: None, args, port, url, ca };
+    authority.start().then_some(authority)
+}
+
+/// The flags of a daemon that gets its certificate there.
+fn flags(authority: &Authority, http_port: u16, tls_port: u16, state: &Path) -> Vec<String> {
+    [
+        ("listen", format!("127.0.0.1:{http_port}")),
+        ("tls-listen", format!("127.0.0.1:{tls_port}")),
+        ("tls-redirect", "on".to_owned()),
+        ("hosts", NAME.to_owned()),
+        ("tls-acme", NAME.to_owned()),
+        ("tls-acme-url", authority.url.clone()),
+        ("tls-acme-ca", authority.ca.display().to_string()),
+        ("tls-acme-contacts", "admin@example.com".to_owned()),
+        ("tls-acme-state", state.display().to_string()),
+        ("admin-listen", "off".to_owned()),
+    ]
+    .map(|(flag, value)| format!("--{flag}={value}"))
+    .to_vec()
 }
 
 /// Takes any certificate.
@@ -165,20 +199,7 @@ fn a_certificate_is_asked_for_used_and_kept() {
         return;
     };
     let state = directory.0.join("state");
-    let args: Vec<String> = [
-        ("listen", format!("127.0.0.1:{http_port}")),
-        ("tls-listen", format!("127.0.0.1:{tls_port}")),
-        ("tls-redirect", "on".to_owned()),
-        ("hosts", NAME.to_owned()),
-        ("tls-acme", NAME.to_owned()),
-        ("tls-acme-url", authority.url.clone()),
-        ("tls-acme-ca", authority.ca.display().to_string()),
-        ("tls-acme-contacts", "admin@example.com".to_owned()),
-        ("tls-acme-state", state.display().to_string()),
-        ("admin-listen", "off".to_owned()),
-    ]
-    .map(|(flag, value)| format!("--{flag}={value}"))
-    .to_vec();
+    let args = flags(&authority, http_port, tls_port, &state);
     let serve = || Daemon::spawn(pushring(&["serve"]).args(&args));
     let daemon = serve();
     // Before there is one, it shows one of its own making: nothing waits for an authority.
@@ -208,6 +229,34 @@ fn a_certificate_is_asked_for_used_and_kept() {
     let (_, log) = daemon.wait();
     assert!(!log.contains("a certificate was issued") && !log.contains("no certificate"), "{log}");
     assert_eq!(chain_in(&certificate), issued);
+}
+
+/// Authorities may lose accounts, or close them.
+#[test]
+fn an_account_that_the_authority_does_not_know_is_replaced() {
+    let (http_port, tls_port) = (free_port(), free_port());
+    let directory = Directory(std::env::temp_dir().join(format!("pushring-acme-account-{}", std::process::id())));
+    std::fs::create_dir_all(&directory.0).unwrap();
+    let Some(mut authority) = authority(&directory.0, http_port) else {
+        println!("NOT RUN: there is no pebble and pebble-challtestsrv (PEBBLE names their directory)");
+        return;
+    };
+    let state = directory.0.join("state");
+    let args = flags(&authority, http_port, tls_port, &state);
+    let (certificate, account) = (state.join("certificate.pem"), state.join("account.json"));
+    let mut accounts = Vec::new();
+    for _ in 0..2 {
+        let daemon = Daemon::spawn(pushring(&["serve"]).args(&args));
+        wait_for("a certificate is there", || certificate.exists());
+        wait_for("it is used", || shown(tls_port) == chain_in(&certificate));
+        accounts.push(std::fs::read(&account).unwrap());
+        daemon.signal("TERM");
+        let (_, log) = daemon.wait();
+        assert!(!log.contains("no certificate was issued"), "{log}");
+        std::fs::remove_file(&certificate).unwrap();
+        assert!(authority.start());
+    }
+    assert_ne!(accounts[0], accounts[1]);
 }
 
 /// An authority that is not there is told of, and nothing else happens.

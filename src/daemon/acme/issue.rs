@@ -50,9 +50,16 @@ impl CertificateAuthority {
     }
 
     async fn order(&self, names: &[String], state: &AcmeState, broker: &BrokerHandle) -> anyhow::Result<String> {
-        let account = self.account(state).await.context("no account")?;
         let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
-        let mut order = account.new_order(&NewOrder::new(&identifiers)).await.context("no order")?;
+        let wanted = NewOrder::new(&identifiers);
+        let account = self.account(state).await.context("no account")?;
+        let mut order = match account.new_order(&wanted).await {
+            Err(error) if is_unknown_account(&error) => {
+                self.new_account(state).await.context("no account")?.new_order(&wanted).await
+            }
+            order => order,
+        }
+        .context("no order")?;
         let mut challenges = Challenges::new();
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
@@ -86,6 +93,10 @@ impl CertificateAuthority {
                 return Ok(self.client()?.from_credentials(kept.credentials).await?);
             }
         }
+        self.new_account(state).await
+    }
+
+    async fn new_account(&self, state: &AcmeState) -> anyhow::Result<Account> {
         let contact: Vec<&str> = self.contacts.iter().map(String::as_str).collect();
         let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
         let (account, credentials) = self.client()?.create(&new, self.url.clone(), None).await?;
@@ -102,6 +113,12 @@ impl CertificateAuthority {
             None => Account::builder()?,
         })
     }
+}
+
+/// Returns whether the authority has no such account, any more perhaps (RFC 8555 6.7).
+fn is_unknown_account(error: &instant_acme::Error) -> bool {
+    const UNKNOWN: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
+    matches!(error, instant_acme::Error::Api(problem) if problem.r#type.as_deref() == Some(UNKNOWN))
 }
 
 /// An account and where it is one.

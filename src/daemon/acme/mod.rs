@@ -18,7 +18,10 @@ use super::certificates::CertificateFiles;
 use super::config::DaemonConfig;
 use anyhow::{Context, ensure};
 use state::{AcmeState, CERTIFICATE, PLACEHOLDER};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+/// The setting that names the directory of the state.
+const SETTING: &str = "tls_acme_state";
 
 /// The default directory of the state: the one that systemd gives a service, or its usual place.
 fn default_directory() -> PathBuf {
@@ -41,9 +44,16 @@ pub(crate) fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
         return None;
     }
     let file = |name: &str| directory(config).join(name);
-    let is_there = |path: &PathBuf| Path::exists(path);
+    // What may not be looked at is told as such when it is read.
+    let is_there = |path: &PathBuf| path.try_exists().unwrap_or(true);
     let file = Some(file(CERTIFICATE)).filter(is_there).unwrap_or_else(|| file(PLACEHOLDER));
-    Some(CertificateFiles { setting: "tls_acme_state", chain: file.clone(), key: file })
+    Some(CertificateFiles { setting: SETTING, chain: file.clone(), key: file })
+}
+
+/// Returns whether this is the file of our own making that is used until the authority has issued one, which exists
+/// only once the daemon was started.
+pub(crate) fn is_placeholder(pair: &CertificateFiles) -> bool {
+    pair.setting == SETTING && pair.chain.ends_with(PLACEHOLDER)
 }
 
 /// Checks the settings.

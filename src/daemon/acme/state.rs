@@ -29,6 +29,8 @@ impl AcmeState {
         let name = || format!("tls_acme_state: {}", directory.display());
         DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(name)?;
         let found = fs::metadata(directory).with_context(name)?;
+        let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+        ensure!(is_ours, "{} belongs to another user, who could read the keys: chown it, or name another", name());
         if found.mode() & 0o077 != 0 {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).with_context(name)?;
         }
@@ -93,6 +95,10 @@ mod tests {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
         AcmeState::open(&directory).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700, "it is shut again");
+        let is_root = std::os::unix::fs::chown(&directory, Some(65_534), None).is_ok();
+        let others = if is_root { &directory } else { Path::new("/") };
+        let error = AcmeState::open(others).unwrap_err().to_string();
+        assert!(error.contains("belongs to another user"), "{error}");
         fs::write(root.0.join("file"), "").unwrap();
         assert!(AcmeState::open(&root.0.join("file")).is_err());
     }

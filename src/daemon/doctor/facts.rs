@@ -58,6 +58,8 @@ pub(super) struct TlsFiles {
     pub key: PathBuf,
     /// The key's permission bits, where they can be seen.
     pub key_mode: Option<u32>,
+    /// An authority is to issue the certificate, and has not yet.
+    pub is_awaited: bool,
     /// The certificate for clients, or why there is none: the files cannot be read, or do not match.
     pub shown: Result<Shown, String>,
 }

@@ -8,7 +8,7 @@ use super::listeners;
 use crate::daemon::certificates::{self, CertificateFiles};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::control::{ControlPath, made_for};
-use crate::daemon::{fleet, groups, hub, memory, token};
+use crate::daemon::{acme, fleet, groups, hub, memory, token};
 use pushring::control::{self, ControlAnswer, ControlRequest};
 use pushring::internals::driver::clock;
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
@@ -70,7 +70,8 @@ fn tls_files(pair: CertificateFiles) -> TlsFiles {
         not_after_unix_s: certificate.not_after_unix_s(),
         chain: chain_of(&certificate.chain().collect::<Vec<_>>()),
     });
-    TlsFiles { chain: pair.chain, key: pair.key, key_mode, shown: shown.map_err(|error| format!("{error:#}")) }
+    let (is_awaited, shown) = (acme::is_placeholder(&pair), shown.map_err(|error| format!("{error:#}")));
+    TlsFiles { chain: pair.chain, key: pair.key, key_mode, is_awaited, shown }
 }
 
 /// How certificates hang together, by the names in them.

@@ -4,9 +4,10 @@
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::doctor::facts::{Chain, Facts, Shown, TlsFiles};
+use std::net::IpAddr;
 
 /// When an operator should hear of a certificate's end: what renews by itself has done so by then (Let's Encrypt's are
-/// renewed with 30 days left).
+/// renewed with 30 days left, those that live for days with a third of that).
 const NEAR_END_S: u64 = 21 * DAY_S;
 const DAY_S: u64 = 24 * 3600;
 
@@ -15,8 +16,10 @@ pub(super) fn certificates(config: &DaemonConfig, facts: &Facts) -> Vec<Finding>
     if config.tls_listen.0.is_none() {
         return Vec::new();
     }
-    let mut findings: Vec<_> = facts.tls.iter().flat_map(|files| of_files(files, facts.now_unix_s)).collect();
-    let shown: Vec<&Shown> = facts.tls.iter().filter_map(|files| files.shown.as_ref().ok()).collect();
+    let (awaited, there): (Vec<_>, Vec<_>) = facts.tls.iter().partition(|files| files.is_awaited);
+    let mut findings: Vec<_> = there.iter().flat_map(|files| of_files(files, facts.now_unix_s)).collect();
+    findings.extend(awaited.iter().map(|_| not_issued(config)));
+    let shown: Vec<&Shown> = there.iter().filter_map(|files| files.shown.as_ref().ok()).collect();
     if !shown.is_empty() {
         findings.extend(names(config, &shown));
     }
@@ -69,6 +72,18 @@ fn of_files(files: &TlsFiles, now_unix_s: u64) -> Vec<Finding> {
     findings
 }
 
+/// The daemon's own, of which nothing is to be mended.
+fn not_issued(config: &DaemonConfig) -> Finding {
+    let names = config.tls_acme.0.join(", ");
+    let words = format!("none was issued for {names} yet: until then browsers refuse the daemon's own");
+    Finding::new(
+        Level::Note,
+        "certificate",
+        words,
+        "start the daemon, which asks for one; its log says what came of it",
+    )
+}
+
 /// From when and until when it is good.
 fn term(name: &str, shown: &Shown, now_unix_s: u64) -> Finding {
     const CHECK: &str = "certificate";
@@ -83,8 +98,11 @@ fn term(name: &str, shown: &Shown, now_unix_s: u64) -> Finding {
         let days = (now_unix_s - shown.not_after_unix_s) / DAY_S;
         return new(Level::Problem, format!("{name} ({names}) has expired {days} days ago: clients refuse it"));
     };
+    let life_s = shown.not_after_unix_s - shown.not_before_unix_s;
     match left_s {
-        ..NEAR_END_S => new(Level::Warning, format!("{name} ({names}) expires in {} days", left_s / DAY_S)),
+        _ if left_s < NEAR_END_S.min(life_s / 4) => {
+            new(Level::Warning, format!("{name} ({names}) expires in {} days", left_s / DAY_S))
+        }
         _ => Finding::ok(CHECK, format!("{name} ({names}) fits its key and is good for {} days", left_s / DAY_S)),
     }
 }
@@ -105,7 +123,9 @@ fn key_mode(files: &TlsFiles) -> Option<Finding> {
 fn names(config: &DaemonConfig, shown: &[&Shown]) -> Vec<Finding> {
     const CHECK: &str = "certificate's names";
     let mut findings = Vec::new();
-    for host in config.hosts.0.iter().filter(|host| *host != "*") {
+    // Addresses are answered without being named; whether a certificate is for one is not looked at.
+    let is_name = |host: &&String| *host != "*" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+    for host in config.hosts.0.iter().filter(is_name) {
         let host = host.to_ascii_lowercase();
         let (wanted, probe) = match host.strip_prefix('.') {
             Some(parent) => (format!("*.{parent}"), format!("label.{parent}")),
@@ -166,7 +186,13 @@ mod tests {
     }
 
     fn files(shown: Result<Shown, String>) -> TlsFiles {
-        TlsFiles { chain: "/etc/chain.pem".into(), key: "/etc/key.pem".into(), key_mode: Some(0o600), shown }
+        TlsFiles {
+            chain: "/etc/chain.pem".into(),
+            key: "/etc/key.pem".into(),
+            key_mode: Some(0o600),
+            is_awaited: false,
+            shown,
+        }
     }
 
     /// A daemon with this certificate, after 900 days.
@@ -207,12 +233,30 @@ mod tests {
         worst(Level::Problem, "in 24 hours only", "clock", change(|shown| shown.not_before_unix_s = 901 * DAY_S));
         worst(Level::Warning, "expires in 20 days", "renew", change(|shown| shown.not_after_unix_s = 921 * DAY_S - 1));
         worst(Level::Ok, "good for 21 days", "", change(|shown| shown.not_after_unix_s = 921 * DAY_S));
+        let lives_6_days = |shown: &mut Shown, left_s| {
+            shown.not_after_unix_s = 900 * DAY_S + left_s;
+            shown.not_before_unix_s = shown.not_after_unix_s - 6 * DAY_S;
+        };
+        worst(Level::Ok, "good for 2 days", "", |files, _| lives_6_days(files.shown.as_mut().unwrap(), 2 * DAY_S));
+        worst(Level::Warning, "expires in 1 days", "renew", |files, _| {
+            lives_6_days(files.shown.as_mut().unwrap(), DAY_S)
+        });
         worst(Level::Warning, "signed itself", "--tls-acme", change(|shown| shown.chain = Chain::OwnSignature));
         worst(Level::Warning, "no issuer's", "behind it", change(|shown| shown.chain = Chain::Alone));
         worst(Level::Warning, "certificate 2 was not", "behind it", change(|shown| shown.chain = Chain::Broken(2)));
         worst(Level::Problem, "the key is not", "--tls-certs", |files, _| {
             files.shown = Err("the key is not its".to_owned())
         });
+    }
+
+    /// Who looks before the first start has nothing to mend.
+    #[test]
+    fn a_certificate_that_is_still_to_be_issued_is_no_fault() {
+        for shown in [Err("placeholder.pem: No such file".to_owned()), Ok(shown(&["example.com"]))] {
+            worst(Level::Note, "none was issued", "start the daemon", |files, _| {
+                (files.is_awaited, files.shown, files.key_mode) = (true, shown, None);
+            });
+        }
     }
 
     #[test]
@@ -239,6 +283,7 @@ mod tests {
             findings.iter().filter_map(|finding| Some((finding.level, finding.fix.clone()?))).collect::<Vec<_>>()
         };
         assert_eq!(words("example.com, .example.com, *"), []);
+        assert_eq!(words("192.0.2.7, ::1, [2001:db8::7]"), []);
         assert!(words("other.com")[0].1.contains("for other.com") && words("other.com")[0].0 == Level::Warning);
         assert!(words(".sub.example.com")[0].1.contains("*.sub.example.com"));
         let (level, fix) = &words("a.example.com")[0];
