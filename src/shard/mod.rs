@@ -24,6 +24,9 @@ pub mod handler;
 mod handlers;
 mod handling;
 mod handshake_queue;
+#[cfg(all(test, feature = "tls"))]
+#[path = "handshakes_tests.rs"]
+mod handshakes;
 mod intake;
 mod memory;
 pub mod operating;
@@ -31,6 +34,9 @@ mod out;
 pub mod outcome;
 mod owners;
 mod read_queue;
+#[cfg(all(test, feature = "tls"))]
+#[path = "records_end_tests.rs"]
+mod records_end;
 #[cfg(test)]
 #[path = "resume_tests.rs"]
 mod resume_simulation;

@@ -520,6 +520,7 @@ impl<S: Sockets> Turns<S> {
             let Some(socket) = self.shard.socket(token) else { continue };
             mark_of(&mut self.marks, token).is_queued = false;
             self.read_one(token, socket, now_ms);
+            self.shard.shake_on(token);
         }
     }
 

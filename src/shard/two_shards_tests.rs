@@ -6,7 +6,7 @@ use super::command::{CarriedSocket, Command};
 use super::flush::SocketId;
 use super::stage::OWNER;
 use super::wires::{Wire, Wires};
-use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd};
+use super::{Common, ConnectionToken, Directory, Effect, ListenerKind, Owner, Shard, ShardConfig, SocketEnd};
 use crate::admission::{Budget, Ledger};
 use crate::gateway::{Settings, Snapshot, SubdomainTokens};
 use crate::process_id::ProcessId;
@@ -71,11 +71,21 @@ impl TwoShards {
 
     /// A new socket that takes `room` bytes, and the shard's token of it, if the shard takes it in.
     pub(crate) fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
+        self.accept_at(ListenerKind::Plain, shard, room)
+    }
+
+    /// The same at one of the listeners.
+    pub(crate) fn accept_at(
+        &mut self,
+        listener: ListenerKind,
+        shard: usize,
+        room: usize,
+    ) -> Option<(i32, ConnectionToken)> {
         let socket = self.sockets;
         self.sockets += 1;
         self.wires.add(socket, room);
         let peer = ([127, 0, 0, 1], 1).into();
-        let token = self.shards[shard].handle_accept(SocketId(socket), peer, self.now_ms)?;
+        let token = self.shards[shard].handle_accept_at(listener, SocketId(socket), peer, self.now_ms)?;
         self.wire(socket, |wire| wire.watched = Some((shard, token)));
         Some((socket, token))
     }

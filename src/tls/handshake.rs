@@ -27,7 +27,9 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
-use rustls::{AlertDescription, CipherSuite, Error, HandshakeKind, KeyLog, PeerMisbehaved, ServerConfig, version};
+use rustls::{
+    AlertDescription, CipherSuite, Error, HandshakeKind, KeyLog, PeerMisbehaved, ServerConfig, SignatureScheme, version,
+};
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
@@ -257,6 +259,11 @@ impl Handshake {
         }
     }
 
+    /// Bytes of the client that came early: they are handled with the next ones.
+    pub fn hold(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+    }
+
     /// The end that an error of rustls' is, which has said its alert behind `before`; not for every error there is.
     fn explain(&mut self, error: Error, before: usize, out: &mut Vec<u8>) -> HandshakeStep {
         if let Error::AlertReceived(alert) = error {
@@ -439,20 +446,26 @@ fn plain_alert(sent: &[u8]) -> Option<Alert> {
 pub(super) struct CertificateResolver(pub Arc<[Certificate]>);
 
 impl ResolvesServerCert for CertificateResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(hello.server_name(), hello.signature_schemes()).map(|certificate| certificate.key.clone())
+    }
+}
+
+impl CertificateResolver {
     /// Of those that sign as the client understands: the first that has that very host's name; else the first with a
     /// wildcard for it; else the first. Else the first at all, with which the handshake fails as RFC 8446 4.2.3 asks
     /// (`handshake_failure`).
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let signs = |certificate: &&Certificate| certificate.can_sign(hello.signature_schemes());
-        let name = hello.server_name().map(str::to_ascii_lowercase);
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Certificate> {
+        let signs = |certificate: &&Certificate| certificate.can_sign(schemes);
+        // RFC 6066 3: without the dot at its end, which some clients send all the same.
+        let name = name.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase());
         let find =
             |is_it: &dyn Fn(&Certificate) -> bool| self.0.iter().filter(signs).find(|certificate| is_it(certificate));
         let named = name.and_then(|name| {
             find(&|certificate| certificate.names().any(|own| own == name))
                 .or_else(|| find(&|certificate| certificate.is_for(&name)))
         });
-        let chosen = named.or_else(|| self.0.iter().find(signs)).or_else(|| self.0.first());
-        chosen.map(|certificate| certificate.key.clone())
+        named.or_else(|| self.0.iter().find(signs)).or_else(|| self.0.first())
     }
 }
 

@@ -241,6 +241,19 @@ fn the_certificate_is_the_one_for_the_host_that_is_named() {
     }
 }
 
+/// RFC 6066 3: rustls' own clients leave the dot out, others do not.
+#[test]
+fn a_host_is_the_same_with_a_dot_at_its_end() {
+    let certificates = CertificateResolver([certificate(&["first.example"]), certificate(&["*.wild.example"])].into());
+    let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+    for (name, expected) in
+        [("a.wild.example", 1), ("A.Wild.Example.", 1), ("first.example.", 0), ("a.wild.example..", 0), (".", 0)]
+    {
+        let chosen = certificates.choose(Some(name), &schemes).unwrap();
+        assert_eq!(chosen.names().next(), certificates.0[expected].names().next(), "{name}");
+    }
+}
+
 #[test]
 fn a_ticket_takes_up_a_connection_on_a_server_with_other_certificates() {
     let before = server(&[&["localhost"]]);

@@ -16,6 +16,8 @@ pub enum ReceiveEnd {
 /// The result of receiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenedRecords {
+    /// So many records were whole.
+    pub records: usize,
     /// So many bytes of data, now at the start of what was given.
     pub plain: usize,
     /// So many bytes at the end are the beginning of a record: they are to be given again, with what follows.

@@ -136,7 +136,7 @@ impl Records {
 
     /// Opens all whole records of `bytes`, in place, and joins their data at its start. `now_s` is a clock of seconds.
     pub fn open(&mut self, bytes: &mut [u8], now_s: u32) -> OpenedRecords {
-        let mut opened = OpenedRecords { plain: 0, rest: 0, is_answer_due: false, ended: None };
+        let mut opened = OpenedRecords { records: 0, plain: 0, rest: 0, is_answer_due: false, ended: None };
         let mut at = 0;
         while !self.has_ended && at < bytes.len() {
             match self.open_one(&mut bytes[opened.plain..], at - opened.plain, now_s) {
@@ -145,6 +145,7 @@ impl Records {
                     break;
                 }
                 Ok(Some(record)) => {
+                    opened.records += 1;
                     at += record.bytes;
                     opened.plain += record.plain;
                     opened.ended = record.ended;

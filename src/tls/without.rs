@@ -72,6 +72,11 @@ impl Handshake {
     }
 
     /// Not called.
+    pub fn hold(&mut self, _: &[u8]) {
+        match self.0 {}
+    }
+
+    /// Not called.
     pub fn forget(&mut self) {
         match self.0 {}
     }

@@ -30,7 +30,7 @@ impl Drop for PendingRequest {
 pub(in crate::shard) struct Exchange {
     pub(super) http: http::HttpConnection,
     /// The beginning of a PROXY header that has to come first, as far as it was read.
-    pub(super) proxy_header: Option<Vec<u8>>,
+    pub(in crate::shard) proxy_header: Option<Vec<u8>>,
     /// Whether a response is on its way out.
     pub(super) responding: bool,
     /// How much of it had not left when its deadline was set.

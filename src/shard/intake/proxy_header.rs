@@ -1,9 +1,9 @@
 //! The PROXY header at the beginning of a balancer's connection: it is removed before anything else reads the
 //! connection, TLS included, and gives the address of the client.
 //!
-//! Invariants: the header must come within `head_timeout` of the connect from the proxies configured to send it, and is
-//! not looked for from other peers; nothing of the connection is answered before it has come; a relayed client is never
-//! treated as local to this machine.
+//! Invariants: the header must come within `head_timeout` of the connect (at the TLS listener, within the time for the
+//! handshake) from the proxies configured to send it, and is not looked for from other peers; nothing of the connection
+//! is answered before it has come; a relayed client is never treated as local to this machine.
 
 use crate::admission::Notice;
 use crate::gateway::proxy_protocol::{ProxiedSource, ProxyHeader};
@@ -44,7 +44,14 @@ impl Shard {
                 let generation = self.table[slot].generation;
                 self.relayed_for(slot, header.source);
                 let rest = &mut bytes[header.bytes - held_bytes..];
-                (self.table.is_alive(slot, generation) && !rest.is_empty()).then_some(rest)
+                if !self.table.is_alive(slot, generation) || rest.is_empty() {
+                    return None;
+                }
+                if self.table[slot].is_shaking() {
+                    self.hold(slot, rest);
+                    return None;
+                }
+                Some(rest)
             }
             // Less than the longest header is kept: with as much, it would be whole or no header.
             Ok(None) => {

@@ -100,7 +100,7 @@ impl Shard {
 
     /// This connection is not to be read now. Where its client is known to have left, it is not kept for long, whatever
     /// it waits for.
-    fn hurry_end(&mut self, slot: Slot) {
+    pub(in crate::shard) fn hurry_end(&mut self, slot: Slot) {
         let connection = &self.table[slot];
         if !connection.flags.has(Flag::HangsUp) {
             return;
@@ -114,7 +114,7 @@ impl Shard {
         }
     }
 
-    fn hurry_deadline(&mut self, slot: Slot) {
+    pub(super) fn hurry_deadline(&mut self, slot: Slot) {
         let latest_ms = self.now_ms + self.config.close_timeout_ms;
         if self.table[slot].deadline_tick > Self::tick_of(latest_ms) {
             self.set_deadline(slot, latest_ms);
@@ -595,6 +595,9 @@ impl Shard {
         if let Some(mut unparsed) = connection.unparsed.take() {
             self.work.spend(copy_ns(unparsed.0.len()));
             self.receive(slot, &mut unparsed.0);
+        }
+        if self.table.is_alive(slot, token.generation) {
+            self.end_records(slot);
         }
         if self.table.is_alive(slot, token.generation)
             && let connection = &mut self.table[slot]

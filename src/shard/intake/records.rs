@@ -8,7 +8,7 @@
 //! that matches the reason why TLS ends, and an end without close_notify is distinguished from one with it.
 
 use crate::admission::Prefix;
-use crate::shard::core::Shard;
+use crate::shard::core::{Effect, Shard};
 use crate::shard::event::ClosedBy;
 use crate::shard::table::connection::{ConnectionToken, Flag, Sealed, SocketEnd, Tls};
 use crate::shard::table::slot::Slot;
@@ -32,10 +32,31 @@ impl Shard {
         bytes
     }
 
-    /// Whose this connection is, if it shakes hands: it is read apart from others, for that is dear.
+    /// Whose this connection is, if it shakes hands: it is read apart from others, for that is dear. Behind a balancer
+    /// only its PROXY header says whose it is, which is read like anything.
     pub(in crate::shard) fn shaking_client(&self, token: ConnectionToken) -> Option<Prefix> {
         let connection = &self.table[self.table.resolve(token)?];
-        connection.is_shaking().then(|| SocketAddr::from(connection.peer).ip().into())
+        let shakes = connection.is_shaking() && !connection.awaits_proxy_header();
+        shakes.then(|| SocketAddr::from(connection.peer).ip().into())
+    }
+
+    /// What came with a PROXY header waits until it is its client's turn.
+    pub(in crate::shard) fn hold(&mut self, slot: Slot, bytes: &[u8]) {
+        let Some(Tls::Shaking(shaking)) = self.table[slot].tls.as_deref_mut() else { return };
+        shaking.handshake.hold(bytes);
+        shaking.held_bytes = bytes.len();
+        self.weigh(slot);
+        self.effects.push(Effect::Read(self.table.token(slot)));
+    }
+
+    /// It was this connection's turn. If nothing has come, what was [held](Self::hold) is all there is.
+    pub(in crate::shard) fn shake_on(&mut self, token: ConnectionToken) {
+        let Some(slot) = self.table.resolve(token) else { return };
+        let connection = &self.table[slot];
+        let has_held = matches!(connection.tls.as_deref(), Some(Tls::Shaking(shaking)) if shaking.held_bytes > 0);
+        if has_held && !connection.is_paused() {
+            self.shake(slot, &[]);
+        }
     }
 
     /// The work that the handshakes of one turn may cause.
@@ -51,23 +72,39 @@ impl Shard {
             Some(Tls::Open(open)) => {
                 let opened = open.records.open(bytes, (self.now_ms / 1000) as u32);
                 open.carried = bytes[bytes.len() - opened.rest..].into();
-                self.work.spend(work::open_ns(bytes.len()));
+                open.ended = open.ended.or(opened.ended);
+                self.work.spend(work::open_ns(opened.records, bytes.len()));
                 let token = self.table.token(slot);
                 self.receive(slot, &mut bytes[..opened.plain]);
+                // It may be gone, or go on as a channel elsewhere, which then ends there.
                 if !self.table.is_alive(slot, token.generation) {
                     return;
                 }
                 if opened.is_answer_due {
                     self.answer_new_keys(slot);
                 }
-                match opened.ended {
-                    None => {}
-                    Some(ReceiveEnd::CloseNotify) => self.heard_goodbye(token, slot),
-                    Some(ReceiveEnd::Told(alert)) => self.gave_up(slot, alert),
-                    Some(ReceiveEnd::Broken(alert)) => self.refuse_records(slot, alert),
-                }
+                self.end_records(slot);
             }
             None => {}
+        }
+    }
+
+    /// What a client's records have ended with comes behind their data: while some of that may not be parsed yet, its
+    /// client is one that hangs up.
+    pub(in crate::shard) fn end_records(&mut self, slot: Slot) {
+        let token = self.table.token(slot);
+        let connection = &mut self.table[slot];
+        let must_wait = connection.is_paused() || connection.unparsed.is_some();
+        let Some(Tls::Open(open)) = connection.tls.as_deref_mut() else { return };
+        if must_wait && open.ended.is_some() {
+            self.handle_hangup(token, SocketEnd::Finished);
+            return self.hurry_end(slot);
+        }
+        match open.ended.take() {
+            None => {}
+            Some(ReceiveEnd::CloseNotify) => self.heard_goodbye(token, slot),
+            Some(ReceiveEnd::Told(alert)) => self.gave_up(slot, alert),
+            Some(ReceiveEnd::Broken(alert)) => self.refuse_records(slot, alert),
         }
     }
 
@@ -92,10 +129,9 @@ impl Shard {
     /// A client that is done is told by `close_notify` that we are, too, before its connection is closed (RFC 8446
     /// 6.1), and nothing else any more. Returns whether the connection stays open for that.
     pub(in crate::shard) fn answer_goodbye(&mut self, slot: Slot) -> bool {
-        let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() else { return false };
-        if !open.has_heard_goodbye || std::mem::replace(&mut open.has_said_goodbye, true) {
-            return false;
-        }
+        let owes_goodbye = self.table[slot].owes_goodbye();
+        let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut().filter(|_| owes_goodbye) else { return false };
+        open.has_said_goodbye = true;
         let mut record = Vec::new();
         open.records.seal_alert(Alert::CLOSE_NOTIFY, &mut record);
         // Nothing more comes that could turn the close into a reset.
@@ -132,6 +168,7 @@ impl Shard {
     fn shake(&mut self, slot: Slot, bytes: &[u8]) {
         let Some(Tls::Shaking(shaking)) = self.table[slot].tls.as_deref_mut() else { return };
         let (mut out, since_ms) = (Vec::new(), shaking.since_ms);
+        self.work.spend(work::shake_ns(bytes.len() + std::mem::take(&mut shaking.held_bytes)));
         match shaking.handshake.receive(bytes, &mut out) {
             HandshakeStep::Goes { has_answered } => {
                 if has_answered {
@@ -171,6 +208,8 @@ impl Shard {
 
     fn handshake_failed(&mut self, slot: Slot, failure: &HandshakeFailure, out: &[u8]) {
         self.tls_counts.failed(failure.alert, failure.by_client);
+        // Keys may have been exchanged, and signed for, before it failed by what came along.
+        self.work.spend(self.price_ns());
         if out.is_empty() {
             return self.remove(slot);
         }

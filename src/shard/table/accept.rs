@@ -169,7 +169,8 @@ impl Shard {
                 if client.is_some_and(|client| !self.may_shake(client, server)) {
                     return Err(());
                 }
-                let shaking = Handshaking { handshake: server.handshake(), since_ms: self.now_ms as u32 };
+                let shaking =
+                    Handshaking { handshake: server.handshake(), since_ms: self.now_ms as u32, held_bytes: 0 };
                 Ok(Some(Box::new(Tls::Shaking(Box::new(shaking)))))
             }
         }

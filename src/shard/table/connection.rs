@@ -12,7 +12,7 @@ use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
 use crate::shard::owners::owner::OwnerPlace;
 use crate::shard::owners::sharing::SharedRound;
-use crate::tls::{Handshake, Records, TlsState};
+use crate::tls::{Handshake, ReceiveEnd, Records, TlsState};
 use crate::words::policy::WhenFull;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -140,6 +140,8 @@ pub(in crate::shard) struct Handshaking {
     pub handshake: Handshake,
     /// Since when: the low bits of the shard's milliseconds.
     pub since_ms: u32,
+    /// So many bytes came with its PROXY header, and wait for its client's turn.
+    pub held_bytes: usize,
 }
 
 /// See [`Tls::Open`].
@@ -153,11 +155,14 @@ pub(in crate::shard) struct Sealed {
     pub has_said_goodbye: bool,
     /// The client has said that it sends nothing more.
     pub has_heard_goodbye: bool,
+    /// Its records have ended so, and data before the end is still to be looked at.
+    pub ended: Option<ReceiveEnd>,
 }
 
 impl Sealed {
     pub(crate) fn new(records: Records) -> Self {
-        Self { records, carried: [].into(), is_short: false, has_said_goodbye: false, has_heard_goodbye: false }
+        let (is_short, has_said_goodbye, has_heard_goodbye) = Default::default();
+        Self { records, carried: [].into(), is_short, has_said_goodbye, has_heard_goodbye, ended: None }
     }
 }
 
@@ -418,6 +423,11 @@ impl Connection {
         }
     }
 
+    /// Returns whether a PROXY header is still to come, and until then nothing else.
+    pub(in crate::shard) fn awaits_proxy_header(&self) -> bool {
+        matches!(&self.phase, ConnectionPhase::Http(exchange) if exchange.proxy_header.is_some())
+    }
+
     /// Returns whether nothing was said on it yet but for its handshake of TLS.
     pub(in crate::shard) fn is_shaking(&self) -> bool {
         matches!(self.tls.as_deref(), Some(Tls::Shaking(_)))
@@ -426,6 +436,11 @@ impl Connection {
     /// Returns whether its client has ended it without the word that it says all that was said has come (RFC 8446 6.1).
     pub(in crate::shard) fn is_truncated(&self) -> bool {
         matches!(self.tls.as_deref(), Some(Tls::Open(open)) if !open.has_heard_goodbye)
+    }
+
+    /// Returns whether its client has said that it is done, and was not told so in kind.
+    pub(in crate::shard) fn owes_goodbye(&self) -> bool {
+        matches!(self.tls.as_deref(), Some(Tls::Open(open)) if open.has_heard_goodbye && !open.has_said_goodbye)
     }
 
     /// The memory that it makes the shard hold.

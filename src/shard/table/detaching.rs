@@ -39,7 +39,9 @@ impl Shard {
         if !may_come_back {
             return false;
         }
-        self.effects.push(Effect::Abandon(self.table[slot].socket));
+        if !self.part_from_socket(slot) {
+            self.effects.push(Effect::Abandon(self.table[slot].socket));
+        }
         self.work.spend(work::EFFECT_NS);
         self.let_go_of_socket(slot);
         let connection = &mut self.table[slot];
@@ -50,6 +52,24 @@ impl Shard {
         self.set_deadline(slot, self.now_ms + self.config.resume.window_ms);
         self.tell_holder(slot, |channel| Event::Detached { channel });
         true
+    }
+
+    /// A client that has said over TLS that it is done is told so in kind (RFC 8446 6.1), which takes one send of a
+    /// connection apart from the channel. Returns whether its socket is that connection's now; one that takes nothing
+    /// is not waited for.
+    fn part_from_socket(&mut self, slot: Slot) -> bool {
+        let connection = &mut self.table[slot];
+        if !connection.owes_goodbye() || connection.outbound.is_blocked() {
+            return false;
+        }
+        let (socket, peer, tls) = (connection.socket, connection.peer.into(), connection.tls.take());
+        let sealed = connection.outbound.sealed().to_vec();
+        self.table.over_tls -= 1;
+        let apart = self.insert(socket, peer, None, false, tls);
+        self.table[apart].flags.set(Flag::Uncounted);
+        self.effects.push(Effect::Watch(socket, self.table.token(apart)));
+        self.send_records(apart, &sealed);
+        self.answer_goodbye(apart)
     }
 
     /// Drops the state of the connection rather than of its channel: queued bytes count as sent, and the client will

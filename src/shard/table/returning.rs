@@ -87,7 +87,11 @@ impl Shard {
         let slot = self.insert(socket, peer, counted.arrived(), false, tls);
         self.effects.push(Effect::Watch(socket, self.table.token(slot)));
         self.send_records(slot, &sealed);
+        let token = self.table.token(slot);
         self.take_up_or_open(slot, upgraded);
+        if self.table.is_alive(slot, token.generation) {
+            self.end_records(slot);
+        }
     }
 
     /// Takes up the channel that is asked for, or opens a new one and says why.
@@ -194,9 +198,12 @@ impl Shard {
         self.feed(old);
         self.schedule_probe(old);
         self.tell_holder(old, |channel| Event::Resumed { channel, lost });
-        let mut leftover = upgraded.leftover;
+        let (token, mut leftover) = (self.table.token(old), upgraded.leftover);
         if !leftover.is_empty() {
             self.receive(old, &mut leftover);
+        }
+        if self.table.is_alive(old, token.generation) {
+            self.end_records(old);
         }
     }
 
