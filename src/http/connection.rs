@@ -152,6 +152,11 @@ impl HttpConnection {
         }
     }
 
+    /// Returns whether something has come behind the request that is being answered: the next one, or its beginning.
+    pub fn has_more(&self) -> bool {
+        self.buffer.len() > self.consumed
+    }
+
     /// The most bytes that a refused client may still be sending: the rest of the announced body, or, where no end was
     /// announced or the head could not be read, as much as a body may have. To be read and dropped, since an earlier
     /// close would become a reset, which destroys the response (RFC 9112 9.6).

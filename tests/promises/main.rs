@@ -72,6 +72,7 @@ mod fuzz_corpus_replay;
 mod gateway_login_page;
 mod golden_replay;
 mod golden_types;
+mod half_closed;
 mod hostile_clients;
 mod hostile_http;
 mod http_server_conforms;

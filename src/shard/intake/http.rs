@@ -19,7 +19,7 @@ use crate::shard::memory::SharedCharge;
 use crate::shard::out::kept_channels::ResumeHolder;
 use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::table::arrival::{ResumeRequest, StreamRequest, Upgraded};
-use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering};
+use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering, SocketEnd};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::relayed_message::RelayedMessage;
 use crate::shard::table::slot::Slot;
@@ -117,6 +117,10 @@ impl Shard {
         match decision {
             None => {
                 self.table[slot].phase = ConnectionPhase::Http(exchange);
+                if self.table[slot].flags.has(Flag::HalfClosed) {
+                    // All that its client has asked for has been answered; the rest of this will not come.
+                    return self.connection_failed(slot);
+                }
                 self.set_http_deadline(slot);
             }
             Some(Decision::Answer(response)) => {
@@ -133,7 +137,12 @@ impl Shard {
             }
             Some(Decision::Upgrade { response, ws, target }) => {
                 let leftover = exchange.http.into_leftover();
+                let (token, flags) = (self.table.token(slot), self.table[slot].flags);
                 self.upgrade(slot, response, ws, target, leftover);
+                if flags.has(Flag::HalfClosed) {
+                    // Its end was found while it was answered something else.
+                    self.handle_end(token, SocketEnd::Finished, self.now_ms);
+                }
             }
         }
     }
@@ -447,6 +456,9 @@ impl Shard {
         }
         self.owners[place].asked.insert(slot);
         self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
+        if self.table[slot].flags.has(Flag::HalfClosed) {
+            self.hurry_deadline(slot);
+        }
         Some((id, place))
     }
 
@@ -468,9 +480,11 @@ impl Shard {
             // Nothing can be said yet.
             return self.remove(slot);
         }
-        let last = self.is_stopping() || self.is_draining() || self.table[slot].flags.has(Flag::HalfClosed);
+        let is_over = self.is_stopping() || self.is_draining();
+        let is_half_closed = self.table[slot].flags.has(Flag::HalfClosed);
         self.forget_asked(slot);
         let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return };
+        let last = is_over || (is_half_closed && !exchange.http.has_more());
         exchange.responding = true;
         exchange.phase = HttpPhase::Response;
         let response = match exchange.origin.take() {
