@@ -4,6 +4,9 @@
 use pushring::internals::tls::{Alert, ReceiveEnd, RecordDirection, Records, Suite, TlsState, TrafficSecret};
 use std::io::IoSlice;
 
+/// With so many records behind them keys are renewed.
+const RECORDS_MAX: u64 = 1 << 23;
+
 pub struct Sealed {
     ours: TlsState,
     records: Records,
@@ -18,7 +21,9 @@ impl Sealed {
         let direction = |fill: u8| {
             let mut secret = vec![fill; suite.secret_bytes()];
             secret[..8].copy_from_slice(&(number as u64).to_be_bytes());
-            RecordDirection { secret: TrafficSecret::new(&secret).unwrap(), sequence: 1 }
+            // Of every other one either side renews its keys soon.
+            let sequence = if number.is_multiple_of(2) { 1 } else { RECORDS_MAX - 1 - number as u64 % 20 };
+            RecordDirection { secret: TrafficSecret::new(&secret).unwrap(), sequence }
         };
         let (down, up) = (direction(1), direction(2));
         let ours = TlsState { suite, send: down.clone(), receive: up.clone() };
