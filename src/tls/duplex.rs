@@ -6,7 +6,7 @@
 //! rustls' own, read when a certificate is verified.
 
 use super::handshake::CertificateResolver;
-use super::handshake::certificate::{Certificate, CertificateError};
+use super::handshake::certificate::{Certificate, CertificateError, fault};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
@@ -91,7 +91,7 @@ impl Trust {
     /// See [`TrustError`].
     pub fn from_pem(certificates: &[u8]) -> Result<Self, TrustError> {
         let pinned = CertificateDer::pem_slice_iter(certificates).collect::<Result<Vec<_>, _>>();
-        let pinned = pinned.map_err(|error| TrustError(error.to_string()))?;
+        let pinned = pinned.map_err(|error| TrustError(fault(&error).to_owned()))?;
         let mut roots = RootCertStore::empty();
         let (taken, _) = roots.add_parsable_certificates(pinned.iter().cloned());
         if taken == 0 {

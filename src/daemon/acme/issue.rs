@@ -2,13 +2,14 @@
 
 use super::state::{ACCOUNT, AcmeState};
 use crate::daemon::config::DaemonConfig;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use instant_acme::{
     Account, AccountBuilder, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, OrderStatus,
     RetryPolicy,
 };
 use pushring::BrokerHandle;
 use pushring::internals::gateway::Challenges;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,7 +109,10 @@ impl CertificateAuthority {
     fn client(&self) -> anyhow::Result<AccountBuilder> {
         Ok(match &self.ca {
             Some(file) => {
-                Account::builder_with_root(file).with_context(|| format!("tls_acme_ca: {}", file.display()))?
+                let name = || format!("tls_acme_ca: {}", file.display());
+                fs::read(file).with_context(name)?;
+                // The error has in it what stands there, which may be a key by mistake.
+                Account::builder_with_root(file).map_err(|_| anyhow!("{}: it is no certificate in PEM", name()))?
             }
             None => Account::builder()?,
         })

@@ -3,7 +3,7 @@
 //! Invariants: a request ends in time, whatever the server does; a body is read only up to the given limit; redirects
 //! are not followed, so data goes only to the configured host; errors hold nothing of a URL but its host.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -98,7 +98,8 @@ impl HttpClient {
                 if !ca.as_os_str().is_empty() {
                     let certificates = CertificateDer::pem_file_iter(ca).context("it cannot be read")?;
                     for certificate in certificates {
-                        roots.add(certificate.context("it is no certificate in PEM")?)?;
+                        // The error has in it what stands there, which may be a key by mistake.
+                        roots.add(certificate.map_err(|_| anyhow!("it is no certificate in PEM"))?)?;
                     }
                     ensure!(!roots.is_empty(), "there is no certificate in it");
                 }

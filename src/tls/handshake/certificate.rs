@@ -4,7 +4,7 @@
 
 use memchr::memmem;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
@@ -59,8 +59,9 @@ impl Certificate {
     /// See [`CertificateError`].
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
         let chain_error = |error: &dyn fmt::Display| CertificateError::Chain(error.to_string());
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|error| chain_error(&error))?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| chain_error(&fault(&error)))?;
         let own = chain.first().ok_or_else(|| chain_error(&"there is none"))?;
         let parsed = webpki::EndEntityCert::try_from(own).map_err(|error| chain_error(&format!("{error:?}")))?;
         let names = parsed.valid_dns_names().map(|name| name.to_ascii_lowercase().into()).collect();
@@ -70,7 +71,7 @@ impl Certificate {
         if memmem::find(key, b"ENCRYPTED PRIVATE KEY").or_else(|| memmem::find(key, b"4,ENCRYPTED")).is_some() {
             return Err(CertificateError::Encrypted);
         }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| key_error(&error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| key_error(&fault(&error)))?;
         let key = any_supported_type(&key).map_err(|_| CertificateError::Unsupported)?;
         let key = CertifiedKey::new(chain, key);
         if !may_match(&key) {
@@ -123,6 +124,19 @@ impl Certificate {
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("names", &self.names).field("not_after", &self.not_after_unix_s).finish()
+    }
+}
+
+/// What is wrong with PEM. Nothing is told of what stands in it: that may be a key.
+pub(in crate::tls) fn fault(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it is cut off in the middle of a section",
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line that begins a section goes on behind it: line breaks are lost"
+        }
+        pem::Error::Base64Decode(_) => "what stands in a section is no base64",
+        pem::Error::NoItemsFound => "there is none",
+        _ => "it is no PEM",
     }
 }
 

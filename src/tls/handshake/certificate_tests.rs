@@ -33,6 +33,24 @@ fn a_pair_tells_names_dates_and_price() {
     );
 }
 
+/// Keys lose their line breaks in variables and templates. What is said of them goes to logs.
+#[test]
+fn nothing_of_a_broken_key_is_told() {
+    let (chain, key) = made(&["a"], KeyPair::generate().unwrap());
+    let words = "line breaks are lost";
+    for broken in [key.replace('\n', "\\n"), key.replacen('\n', "", 1), key.replacen("-----\n", "----\n", 1)] {
+        for (chain, key) in [(&chain, &broken), (&broken, &key), (&(chain.clone() + &broken), &key)] {
+            let error = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(words) && error.len() < 250, "{error}");
+        }
+        let error = crate::tls::Trust::from_pem(broken.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(words) && error.len() < 250, "{error}");
+    }
+    let cut_off = &key[..key.len() / 2];
+    let error = Certificate::from_pem(chain.as_bytes(), cut_off.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("cut off") && error.len() < 250, "{error}");
+}
+
 #[test]
 fn a_bad_pair_says_what_is_wrong() {
     let (chain, key) = made(&["a"], KeyPair::generate().unwrap());
