@@ -134,7 +134,7 @@ fn bind(n: usize, path: fn(usize) -> String) -> Box<dyn FnOnce()> {
             // As the broker does: the shards have the state before.
             let before = snapshot.clone();
             snapshot.bind_http(OwnerId(1), &process(), path.as_str(), HttpRule::default()).unwrap();
-            snapshot.unbind_http(&process(), path.as_str()).unwrap();
+            snapshot.unbind_http(OwnerId(1), &process(), path.as_str()).unwrap();
             drop(before);
         }
     })

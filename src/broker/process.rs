@@ -541,8 +541,8 @@ impl ProcessHandle {
     /// As there.
     pub fn unbind_at(&self, path: &str) -> Result<(), BindPathError> {
         self.change(|snapshot| {
-            snapshot.unbind_websocket(&self.id, BoundAt::Whole(path))?;
-            snapshot.unbind_http(&self.id, BoundAt::Whole(path))
+            snapshot.unbind_websocket(self.owner, &self.id, BoundAt::Whole(path))?;
+            snapshot.unbind_http(self.owner, &self.id, BoundAt::Whole(path))
         })
     }
 
@@ -567,7 +567,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn unbind(&self, path: &str) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.unbind_websocket(&self.id, BoundAt::Own(path)))
+        self.change(|snapshot| snapshot.unbind_websocket(self.owner, &self.id, BoundAt::Own(path)))
     }
 
     /// Serves HTTP requests for `/PROCESS_ID` + `path`: content at once, others as [`Event::Http`]. Waits as
@@ -591,7 +591,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.unbind_http(&self.id, BoundAt::Own(path)))
+        self.change(|snapshot| snapshot.unbind_http(self.owner, &self.id, BoundAt::Own(path)))
     }
 
     /// Charges what a route holds of memory.

@@ -188,7 +188,7 @@ fn the_root_registers_unless_it_is_bound() {
     let homepage = "homepage:homepage:sys".parse().unwrap();
     snapshot.bind_websocket(OwnerId(9), &homepage, "/", WebSocketRule::default()).unwrap();
     assert_eq!(root(&snapshot), "ws / ");
-    snapshot.unbind_websocket(&homepage, "/").unwrap();
+    snapshot.unbind_websocket(OwnerId(9), &homepage, "/").unwrap();
     assert_eq!(root(&snapshot), "register");
     snapshot.bind_websocket(OwnerId(9), &homepage, "/our/x", WebSocketRule::default()).unwrap();
     assert_eq!(judge_from(&snapshot, LOOPBACK, "GET /our/x", UPGRADE), "ws /our/x ");
@@ -336,11 +336,15 @@ fn an_unbound_path_falls_back_to_the_base() {
     snapshot.bind_websocket(OwnerId(9), &"homepage:homepage:sys".parse().unwrap(), "/stream", rule).unwrap();
     let streams = judge_from(&snapshot, LOOPBACK, "POST /stream", "");
     assert!(streams.starts_with("404 ") && streams.contains("SSE-Channel"), "{streams}");
-    snapshot.unbind_http(&"chess:chess:template.os".parse().unwrap(), "/auth").unwrap();
-    assert_eq!(
-        judge_from(&snapshot, LOOPBACK, "GET /chess:chess:template.os/auth", ""),
-        "404 nothing is bound to this path"
-    );
+    // Below the base, and whether or not they were ever bound.
+    for path in ["/auth", "/never", "/files/:id"] {
+        snapshot.unbind_http(OwnerId(8), &"chess:chess:template.os".parse().unwrap(), path).unwrap();
+    }
+    let chess = |path: &str| judge_from(&snapshot, LOOPBACK, &format!("GET /chess:chess:template.os/{path}"), "");
+    for path in ["auth", "never", "files/7"] {
+        assert_eq!(chess(path), "404 nothing is bound to this path", "{path}");
+    }
+    assert_eq!(chess("files"), "ask /chess:chess:template.os 15s");
 }
 
 #[test]

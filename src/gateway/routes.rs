@@ -4,8 +4,8 @@
 //! Everything is in persistent maps: a clone shares all, and a change copies the few nodes on the way to what it
 //! changes, so that a bind costs the same however much is bound already. Hashes are keyed at random, for processes
 //! choose paths. The last bind of a path wins; nothing that is bound makes another bind fail. A path that was unbound
-//! is remembered, because it answers 404 even where a less specific pattern or the base path would take it (node
-//! contract, section 3).
+//! is remembered as long as its owner is there, because it answers 404 even where a less specific pattern or the base
+//! path would take it (node contract, section 3).
 //!
 //! Patterns are found by what they begin with, up to the first parameter or wildcard: only those whose beginning the
 //! path has are tried, the most specific first.
@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 pub use super::pattern::Params;
 
-/// Unbound paths remembered per table; above that the oldest are forgotten, so that a process that binds and unbinds
-/// for ever does not grow it for ever.
+/// Unbound paths remembered for each owner; above that the oldest are forgotten, so that a process that binds and
+/// unbinds for ever does not grow the tables for ever.
 const UNBOUND_MAX: usize = 256;
 
 /// A binding with an owner.
@@ -36,8 +36,16 @@ pub struct Routes<B> {
     tables: HashTrieMapSync<Box<str>, RouteTable<B>>,
     /// Patterns whose first segment is not.
     rootless: RouteTable<B>,
-    /// The paths that each owner has bound.
-    by_owner: HashTrieMapSync<OwnerId, HashTrieSetSync<Arc<str>>>,
+    by_owner: HashTrieMapSync<OwnerId, OwnedPaths>,
+    changes: u64,
+}
+
+/// The slots of an owner.
+#[derive(Debug, Clone, Default)]
+struct OwnedPaths {
+    bound: HashTrieSetSync<Arc<str>>,
+    /// By the change that made them so.
+    unbound: RedBlackTreeMapSync<u64, Arc<str>>,
 }
 
 /// Cheap to clone.
@@ -50,9 +58,6 @@ struct RouteTable<B> {
     hashing: RandomState,
     /// The longest beginning of a pattern that there has been.
     prefix_bytes_max: usize,
-    /// Unbound paths by the change that made them so.
-    unbound: RedBlackTreeMapSync<u64, Arc<str>>,
-    changes: u64,
 }
 
 /// Patterns that begin alike: the most specific first; of equals, the one bound first.
@@ -65,9 +70,11 @@ type PatternPlace = (Reverse<Rank>, u64);
 
 #[derive(Debug)]
 struct RouteSlot<B> {
+    /// Who has bound the path, or unbound it.
+    owner: OwnerId,
     /// `None`: unbound.
     binding: Option<Arc<B>>,
-    /// The table's change that made it.
+    /// The change that made it.
     change: u64,
     /// Where it stands among the patterns, if it is one.
     pattern: Option<(u64, PatternPlace)>,
@@ -89,15 +96,13 @@ impl<B> Clone for RouteTable<B> {
             groups: self.groups.clone(),
             hashing: self.hashing.clone(),
             prefix_bytes_max: self.prefix_bytes_max,
-            unbound: self.unbound.clone(),
-            changes: self.changes,
         }
     }
 }
 
 impl<B> Clone for RouteSlot<B> {
     fn clone(&self) -> Self {
-        Self { binding: self.binding.clone(), change: self.change, pattern: self.pattern }
+        Self { owner: self.owner, binding: self.binding.clone(), change: self.change, pattern: self.pattern }
     }
 }
 
@@ -108,8 +113,6 @@ impl<B> Default for RouteTable<B> {
             groups: HashTrieMapSync::default(),
             hashing: RandomState::new(),
             prefix_bytes_max: 0,
-            unbound: RedBlackTreeMapSync::default(),
-            changes: 0,
         }
     }
 }
@@ -120,6 +123,7 @@ impl<B> Default for Routes<B> {
             tables: HashTrieMapSync::default(),
             rootless: RouteTable::default(),
             by_owner: HashTrieMapSync::default(),
+            changes: 0,
         }
     }
 }
@@ -144,62 +148,87 @@ impl<B: Owned> Routes<B> {
     /// When it is too long or has too many parameters.
     pub fn bind(&mut self, pattern: &str, binding: B) -> Result<(), PatternError> {
         let path = Path::parse(pattern)?;
-        let owner = binding.owner();
-        let before = path.table_mut(self).bind(&path, Arc::new(binding));
-        if before != Some(owner) {
-            self.disown(before, &path.shape);
-            match self.by_owner.get_mut(&owner) {
-                Some(paths) => paths.insert_mut(path.shape),
-                None => self.by_owner.insert_mut(owner, HashTrieSetSync::default().insert(path.shape)),
-            }
-        }
+        self.put(path, binding.owner(), Some(Arc::new(binding)));
         Ok(())
     }
 
-    /// Unbinds `pattern` if its binding is `ours`; a pattern that is not bound is ignored.
+    /// Unbinds `pattern` in the name of `owner`, if it `may` take what is bound there; none: nothing is.
     ///
     /// # Errors
     /// The pattern could never have been bound.
-    pub fn unbind(&mut self, pattern: &str, ours: impl Fn(&B) -> bool) -> Result<(), PatternError> {
+    pub fn unbind(
+        &mut self,
+        pattern: &str,
+        owner: OwnerId,
+        may: impl Fn(Option<&B>) -> bool,
+    ) -> Result<(), PatternError> {
         let path = Path::parse(pattern)?;
-        let bound = path.table(self).and_then(|table| table.slots.get(&*path.shape)?.binding.as_deref());
-        if bound.is_some_and(ours) {
-            let before = path.table_mut(self).unbind(&path);
-            self.disown(before, &path.shape);
+        if may(path.table(self).and_then(|table| table.slots.get(&*path.shape)?.binding.as_deref())) {
+            self.put(path, owner, None);
         }
         Ok(())
     }
 
-    /// Removes every binding of `owner`, and every memory of unbound paths in the tables it empties.
+    /// Removes all that `owner` has bound and unbound.
     pub fn remove_owner(&mut self, owner: OwnerId) {
         let Some(paths) = self.by_owner.get(&owner).cloned() else { return };
         self.by_owner.remove_mut(&owner);
-        for shape in paths.iter() {
-            let path = Path::parse(shape).expect("the shape of a pattern is a pattern");
-            let table = path.table_mut(self);
-            table.forget(shape);
-            if table.slots.size() == table.unbound.size()
-                && let Some(first) = &path.first
-            {
-                self.tables.remove_mut(first);
-            }
-        }
+        paths.bound.iter().chain(paths.unbound.values()).for_each(|shape| self.forget(shape));
     }
 
     /// Returns whether anything is bound for `owner`.
     pub fn has_bound(&self, owner: OwnerId) -> bool {
-        self.by_owner.contains_key(&owner)
+        self.by_owner.get(&owner).is_some_and(|paths| !paths.bound.is_empty())
     }
 
-    /// A path is no longer this owner's.
-    fn disown(&mut self, owner: Option<OwnerId>, shape: &Arc<str>) {
-        if let Some(owner) = owner
-            && let Some(paths) = self.by_owner.get_mut(&owner)
+    /// Binds a path, or unbinds it.
+    fn put(&mut self, path: Path, owner: OwnerId, binding: Option<Arc<B>>) {
+        self.changes += 1;
+        let (change, is_bound) = (self.changes, binding.is_some());
+        let before = path.table_mut(self).put(&path, owner, change, binding);
+        if before.as_ref().is_some_and(|before| is_bound && before.binding.is_some() && before.owner == owner) {
+            return;
+        }
+        if let Some(before) = before {
+            self.disown(&before, &path.shape);
+        }
+        if !self.by_owner.contains_key(&owner) {
+            self.by_owner.insert_mut(owner, OwnedPaths::default());
+        }
+        let paths = self.by_owner.get_mut(&owner).expect("it is there now");
+        if is_bound {
+            return paths.bound.insert_mut(path.shape);
+        }
+        paths.unbound.insert_mut(change, path.shape);
+        if paths.unbound.size() > UNBOUND_MAX
+            && let Some((oldest, shape)) = paths.unbound.first().map(|(change, shape)| (*change, shape.clone()))
         {
-            paths.remove_mut(shape);
-            if paths.is_empty() {
-                self.by_owner.remove_mut(&owner);
-            }
+            paths.unbound.remove_mut(&oldest);
+            self.forget(&shape);
+        }
+    }
+
+    /// A slot is its owner's no more.
+    fn disown(&mut self, slot: &RouteSlot<B>, shape: &Arc<str>) {
+        let Some(paths) = self.by_owner.get_mut(&slot.owner) else { return };
+        match slot.binding {
+            Some(_) => paths.bound.remove_mut(shape),
+            None => paths.unbound.remove_mut(&slot.change),
+        };
+        if paths.bound.is_empty() && paths.unbound.is_empty() {
+            self.by_owner.remove_mut(&slot.owner);
+        }
+    }
+
+    /// Forgets that a path was ever bound.
+    fn forget(&mut self, shape: &Arc<str>) {
+        let path = Path::of(shape).expect("the shape of a pattern is a pattern");
+        let table = path.table_mut(self);
+        table.forget(shape);
+        if table.slots.is_empty()
+            && let Some(first) = &path.first
+        {
+            self.tables.remove_mut(first);
         }
     }
 
@@ -232,6 +261,15 @@ impl<B: Owned> Routes<B> {
     }
 }
 
+/// What all spellings of a path have in common: it is without the slashes that do not count, and without the names of
+/// parameters.
+///
+/// # Errors
+/// It could not be bound.
+pub fn shape(path: &str) -> Result<Arc<str>, PatternError> {
+    Path::parse(path).map(|path| path.shape)
+}
+
 /// A path, read.
 struct Path {
     /// The path of a static one.
@@ -243,7 +281,11 @@ struct Path {
 
 impl Path {
     fn parse(path: &str) -> Result<Self, PatternError> {
-        let path = without_leading_slash(without_trailing_slash(path));
+        Self::of(without_leading_slash(without_trailing_slash(path)))
+    }
+
+    /// Reads a path without the slashes that do not count, such as its own shape.
+    fn of(path: &str) -> Result<Self, PatternError> {
         let first = first_segment(path);
         let first = match PathPattern::parse(first)? {
             Parsed::Static => Some(first.into()),
@@ -272,31 +314,10 @@ impl Path {
     }
 }
 
-impl<B: Owned> RouteTable<B> {
-    /// Binds a path; answers whose it was.
-    fn bind(&mut self, path: &Path, binding: Arc<B>) -> Option<OwnerId> {
-        self.put(path, Some(binding))
-    }
-
-    /// Unbinds a path; answers whose it was.
-    fn unbind(&mut self, path: &Path) -> Option<OwnerId> {
-        let owner = self.put(path, None);
-        self.unbound.insert_mut(self.changes, path.shape.clone());
-        if self.unbound.size() > UNBOUND_MAX
-            && let Some(oldest) = self.unbound.first().map(|(_, shape)| shape.clone())
-        {
-            self.forget(&oldest);
-        }
-        owner
-    }
-
-    fn put(&mut self, path: &Path, binding: Option<Arc<B>>) -> Option<OwnerId> {
-        self.changes += 1;
-        let change = self.changes;
+impl<B> RouteTable<B> {
+    /// Binds a path, or unbinds it; answers what was there.
+    fn put(&mut self, path: &Path, owner: OwnerId, change: u64, binding: Option<Arc<B>>) -> Option<RouteSlot<B>> {
         let before = self.slots.get(&*path.shape).cloned();
-        if let Some(RouteSlot { binding: None, change, .. }) = &before {
-            self.unbound.remove_mut(change);
-        }
         let pattern = path.pattern.as_ref().map(|pattern| {
             // One that was bound before keeps its place; the names of its parameters may have changed.
             let (hash, place) = before
@@ -311,18 +332,15 @@ impl<B: Owned> RouteTable<B> {
             }
             (hash, place)
         });
-        self.slots.insert_mut(path.shape.clone(), RouteSlot { binding, change, pattern });
-        Some(before?.binding?.owner())
+        self.slots.insert_mut(path.shape.clone(), RouteSlot { owner, binding, change, pattern });
+        before
     }
 
-    /// Forgets that a path was ever bound.
+    /// Takes a slot out.
     fn forget(&mut self, shape: &Arc<str>) {
-        let Some(RouteSlot { binding, change, pattern }) = self.slots.get(&**shape).cloned() else { return };
+        let Some(slot) = self.slots.get(&**shape).cloned() else { return };
         self.slots.remove_mut(&**shape);
-        if binding.is_none() {
-            self.unbound.remove_mut(&change);
-        }
-        if let Some((hash, place)) = pattern
+        if let Some((hash, place)) = slot.pattern
             && let Some(group) = self.groups.get_mut(&hash)
         {
             group.remove_mut(&place);
@@ -331,9 +349,7 @@ impl<B: Owned> RouteTable<B> {
             }
         }
     }
-}
 
-impl<B> RouteTable<B> {
     /// The hash of a beginning, segment by segment, so that those of one path cost one pass over it.
     fn hash(&self, prefix: &str) -> u64 {
         let mut hasher = self.hashing.build_hasher();

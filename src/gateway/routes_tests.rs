@@ -76,14 +76,17 @@ fn the_last_bind_wins_and_an_unbound_path_stays_unbound() {
     let mut routes = routes(&["/a", "/a/:x", "/*"]);
     routes.bind("/a/:y", "again".into()).unwrap();
     assert_eq!(find(&routes, "/a/1"), led("again", &["y=1"]));
-    routes.unbind("/a/:z", |old| old == "another's").unwrap();
+    let mut unbind = |path: &str, may: fn(Option<&String>) -> bool| routes.unbind(path, OwnerId(1), may).unwrap();
+    unbind("/a/:z", |old| old.is_some_and(|old| old == "another's"));
+    unbind("/nobodys", |old| old.is_some());
     assert_eq!(find(&routes, "/a/1"), led("again", &["y=1"]));
-    routes.unbind("/a/:z", |old| old == "again").unwrap();
+    assert_eq!(find(&routes, "/nobodys"), led("/*", &[]));
+    for path in ["/a/:z", "/a/", "/never"] {
+        routes.unbind(path, OwnerId(1), |_| true).unwrap();
+    }
     assert_eq!(find(&routes, "/a/1"), led("unbound", &["z=1"]));
-    routes.unbind("/a/", |_| true).unwrap();
     assert_eq!(find(&routes, "/a"), led("unbound", &[]));
-    routes.unbind("/never", |_| true).unwrap();
-    assert_eq!(find(&routes, "/never"), led("/*", &[]));
+    assert_eq!(find(&routes, "/never"), led("unbound", &[]), "though it was never bound");
     routes.bind("/a", "back".into()).unwrap();
     assert_eq!(find(&routes, "/a"), led("back", &[]));
 }
@@ -92,9 +95,15 @@ fn the_last_bind_wins_and_an_unbound_path_stays_unbound() {
 fn a_clone_is_not_changed_and_removal_leaves_nothing() {
     let mut routes = routes(&["/a", "/a/:x", "/b", "/:c"]);
     let before = routes.clone();
-    routes.unbind("/a", |_| true).unwrap();
+    for odd in ["//odd", "/odd//", "///", "/:odd//", "//:odd"] {
+        routes.bind(odd, odd.into()).unwrap();
+    }
+    routes.unbind("/a", OwnerId(1), |_| true).unwrap();
+    routes.unbind("/never", OwnerId(1), |_| true).unwrap();
     routes.remove_owner(OwnerId(1));
-    assert_eq!((find(&routes, "/a"), find(&routes, "/a/1"), find(&routes, "/z")), (None, None, None));
+    for gone in ["/a", "/a/1", "/z", "//odd", "/odd//", "///", "/z//", "//z", "/never"] {
+        assert_eq!(find(&routes, gone), None, "{gone}");
+    }
     assert_eq!(find(&routes, "/b"), led("/b", &[]));
     assert_eq!(find(&before, "/a"), led("/a", &[]));
     assert_eq!(before.iter().count(), 4);
@@ -105,20 +114,35 @@ fn a_clone_is_not_changed_and_removal_leaves_nothing() {
 #[test]
 fn binding_and_unbinding_for_ever_grows_nothing() {
     let mut routes = Routes::default();
+    let mut unbind = |bound: Option<String>, path: String| {
+        if let Some(bound) = bound {
+            routes.bind(&bound, 1).unwrap();
+        }
+        routes.unbind(&path, OwnerId(1), |_| true).unwrap();
+    };
     for n in 0..2 * UNBOUND_MAX {
-        routes.bind(&format!("/p:p:o/{n}"), n).unwrap();
-        routes.unbind(&format!("/p:p:o/{n}"), |_| true).unwrap();
+        // Each in a table of its own, at the root, and never bound at all.
+        unbind(Some(format!("/{n}/x")), format!("/{n}/x"));
+        unbind(Some(format!("/:x/{n}")), format!("/:y/{n}"));
+        unbind(None, format!("/p:p:o/never-{n}"));
     }
+    for n in 0..2 * UNBOUND_MAX {
+        unbind(Some(format!("/p:p:o/:x/{n}")), format!("/p:p:o/:y/{n}"));
+    }
+    assert_eq!(routes.tables.size(), 1);
+    let table = routes.tables.get("p:p:o").unwrap();
+    assert_eq!((table.slots.size(), table.groups.size(), routes.rootless.slots.size()), (UNBOUND_MAX, 1, 0));
+    assert!(routes.rootless.groups.is_empty() && !routes.has_bound(OwnerId(1)));
+    let find = |path| routes.find(path).unwrap();
+    assert!(find("/p:p:o/never-511").is_none() && find("/p:p:o/x/0").is_none());
+    assert!(find("/p:p:o/x/511").unwrap().binding.is_none());
+    // The memory of them goes with who had them, and with the last of it all that is about the owner.
     for n in 0..2 * UNBOUND_MAX {
         routes.bind(&format!("/p:p:o/:x/{n}"), n).unwrap();
-        routes.unbind(&format!("/p:p:o/:y/{n}"), |_| true).unwrap();
     }
-    let table = routes.tables.get("p:p:o").unwrap();
-    assert_eq!((table.slots.size(), table.unbound.size(), table.groups.size()), (UNBOUND_MAX, UNBOUND_MAX, 1));
-    let find = |path| routes.find(path).unwrap();
-    assert!(find("/p:p:o/511").is_none() && find("/p:p:o/x/0").is_none());
-    assert!(find("/p:p:o/x/511").unwrap().binding.is_none());
-    assert!(routes.by_owner.is_empty());
+    assert_eq!(routes.by_owner.get(&OwnerId(1)).unwrap().unbound.size(), 0);
+    routes.remove_owner(OwnerId(1));
+    assert!(routes.by_owner.is_empty() && routes.tables.is_empty());
 }
 
 #[test]

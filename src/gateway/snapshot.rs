@@ -181,6 +181,12 @@ pub(super) fn prefixed(process: &ProcessId, path: &str) -> String {
     if process.as_str() == HOMEPAGE { format!("{slash}{path}") } else { format!("/{process}{slash}{path}") }
 }
 
+/// Returns whether `process` may unbind a path that begins with so many bytes of its own, and that is bound for this
+/// process or for none.
+fn may_unbind(bound_for: Option<&ProcessId>, process: &ProcessId, own_bytes: usize) -> bool {
+    bound_for.map_or(own_bytes > 0, |bound_for| bound_for == process)
+}
+
 impl Snapshot {
     /// Nothing is bound.
     pub fn new(settings: Settings) -> Self {
@@ -284,21 +290,35 @@ impl Snapshot {
         Ok(self.websocket.bind(&path, binding)?)
     }
 
-    /// Unbinds `path` of `process` for HTTP. It answers 404 from now on; what is not bound by this process is left
-    /// alone.
+    /// Unbinds `path` of `process` for HTTP. It answers 404 from now on, also where it was never bound and the process
+    /// has a pattern or a base path that would take it. What another process has bound is left alone, and so are paths
+    /// that are nobody's and not below the id of this process: they may be another's by a pattern.
     ///
     /// # Errors
     /// When the path is no pattern.
-    pub fn unbind_http<'a>(&mut self, process: &ProcessId, path: impl Into<BoundAt<'a>>) -> Result<(), BindError> {
-        Ok(self.http.unbind(&path.into().of(process).0, |binding| binding.process == *process)?)
+    pub fn unbind_http<'a>(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: impl Into<BoundAt<'a>>,
+    ) -> Result<(), BindError> {
+        let (path, own_bytes) = path.into().of(process);
+        Ok(self.http.unbind(&path, owner, |bound| may_unbind(bound.map(|bound| &bound.process), process, own_bytes))?)
     }
 
-    /// Unbinds `path` of `process` for WebSocket; open channels stay.
+    /// The same for WebSocket; open channels stay.
     ///
     /// # Errors
     /// When the path is no pattern.
-    pub fn unbind_websocket<'a>(&mut self, process: &ProcessId, path: impl Into<BoundAt<'a>>) -> Result<(), BindError> {
-        Ok(self.websocket.unbind(&path.into().of(process).0, |binding| binding.process == *process)?)
+    pub fn unbind_websocket<'a>(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: impl Into<BoundAt<'a>>,
+    ) -> Result<(), BindError> {
+        let (path, own_bytes) = path.into().of(process);
+        let may = |bound: Option<&WebSocketBinding>| may_unbind(bound.map(|bound| &bound.process), process, own_bytes);
+        Ok(self.websocket.unbind(&path, owner, may)?)
     }
 
     /// Forgets everything that `owner` has bound.
@@ -384,10 +404,13 @@ mod tests {
         let mut snapshot = Snapshot::new(Settings::default());
         let (app, homepage) = ("p:p:o".parse().unwrap(), HOMEPAGE.parse().unwrap());
         snapshot.bind_http(OwnerId(1), &app, "/x", HttpRule::default()).unwrap();
-        snapshot.unbind_http(&homepage, "/p:p:o/x").unwrap();
-        assert!(snapshot.http.find("/p:p:o/x").unwrap().unwrap().binding.is_some());
-        snapshot.unbind_http(&app, "/x").unwrap();
-        assert!(snapshot.http.find("/p:p:o/x").unwrap().unwrap().binding.is_none());
+        snapshot.unbind_http(OwnerId(2), &homepage, "/p:p:o/x").unwrap();
+        snapshot.unbind_http(OwnerId(2), &homepage, "/p:p:o/y/z").unwrap();
+        let bound = |snapshot: &Snapshot, path| snapshot.http.find(path).unwrap().map(|found| found.binding.is_some());
+        assert_eq!(bound(&snapshot, "/p:p:o/x"), Some(true));
+        assert_eq!(bound(&snapshot, "/p:p:o/y/z"), None, "another may have it by a pattern");
+        snapshot.unbind_http(OwnerId(1), &app, "/x").unwrap();
+        assert_eq!(bound(&snapshot, "/p:p:o/x"), Some(false));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The bindings of a node's processes, kept at the node's end of a link: a broker that starts anew has none of them.
 //!
-//! Invariants: the last binding of a path is kept, and no other; bindings are replayed in the order in which they were
-//! made, so that of two patterns that mean the same the later one wins again; content is shared, never copied. What is
-//! kept is bounded, and one process may hold at most as much as remains free: a path beyond that is not kept, which is
-//! reported.
+//! Invariants: the last word about a path is kept, and no other, however the path is spelt; what was bound is replayed
+//! in the order in which it was, and behind it what was unbound, since a broker does not remember that of a process
+//! that has bound nothing; content is shared, never copied. What is kept is bounded, and one process may hold at most
+//! as much as remains free: a path beyond that is not kept, which is reported.
 
 use super::frame::LinkFrame;
 use super::wire::{FromPeer, KernelBody, KernelHead};
-use crate::node::perform::as_bound;
+use crate::gateway::shape;
 use crate::node::{ActionRequest, CheckedAction};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
@@ -32,6 +32,8 @@ enum BindingKey {
 struct KeptBinding {
     head: KernelHead,
     blob: Bytes,
+    /// It takes a path back.
+    is_unbind: bool,
 }
 
 /// See the module.
@@ -66,7 +68,9 @@ impl Bindings {
         if let Some(before) = self.places.remove(&about).and_then(|place| self.kept.remove(&place)) {
             self.count(&process, |count| count - 1, |bytes| bytes - before.bytes());
         }
-        let kept = KeptBinding { head: unasked(head), blob: blob.clone() };
+        let is_unbind =
+            matches!(request.action, CheckedAction::UnbindHttp { .. } | CheckedAction::UnbindWebSocket { .. });
+        let kept = KeptBinding { head: unasked(head), blob: blob.clone(), is_unbind };
         // A process that keeps much leaves as much room for others, so that one that comes late finds some.
         let (count, bytes) = self.of_process.get(&process).copied().unwrap_or_default();
         let free = (KEPT_MAX - self.kept.len(), KEPT_BYTES_MAX - self.bytes);
@@ -90,9 +94,10 @@ impl Bindings {
         self.bytes = bytes(self.bytes);
     }
 
-    /// The places of all that is kept, in order.
+    /// The places of all that is kept, in the order of replay.
     pub(super) fn places(&self) -> impl Iterator<Item = u64> {
-        self.kept.keys().copied()
+        let of_kind = |is_unbind| self.kept.iter().filter(move |(_, kept)| kept.is_unbind == is_unbind);
+        of_kind(false).chain(of_kind(true)).map(|(place, _)| *place)
     }
 
     /// The word kept at a place, as a message with this id, and its process. None: a later word has replaced it.
@@ -115,12 +120,14 @@ impl KeptBinding {
 
 fn about(request: &ActionRequest) -> Option<BindingKey> {
     let process = request.requester().process.clone();
+    // What cannot be bound is refused by every broker, under whatever name it is kept.
+    let shape = |path: &str| shape(path).unwrap_or_else(|_| path.into());
     match &request.action {
         CheckedAction::BindHttp { path, .. } | CheckedAction::UnbindHttp { path } => {
-            Some(BindingKey::Http(process, as_bound(path)))
+            Some(BindingKey::Http(process, shape(path)))
         }
         CheckedAction::BindWebSocket { path, .. } | CheckedAction::UnbindWebSocket { path } => {
-            Some(BindingKey::WebSocket(process, as_bound(path)))
+            Some(BindingKey::WebSocket(process, shape(path)))
         }
         CheckedAction::Grant { channel: None, guest, .. } => Some(BindingKey::Guest(process, guest.to_string())),
         CheckedAction::Grant { .. }
@@ -184,6 +191,10 @@ mod tests {
         assert!(bindings.frame(first, 1).is_none());
         let unbound = say(&mut bindings, "a:a:sys", r#"{"Unbind":{"path":"/x"}}"#, "").unwrap();
         assert_eq!(bindings.places().collect::<Vec<_>>(), [other, socket, unbound]);
+        // A pattern by its shape, and what was unbound behind all that was bound.
+        say(&mut bindings, "a:a:sys", &bind("/:room/a", false), "").unwrap();
+        let room = say(&mut bindings, "a:a:sys", &bind("/:name/a", false), "").unwrap();
+        assert_eq!(bindings.places().collect::<Vec<_>>(), [other, socket, room, unbound]);
         assert_eq!(say(&mut bindings, "a:a:sys", r#"{"WebSocketClose":7}"#, ""), None);
         assert_eq!(bindings.frame(other, 1).unwrap().1.as_str(), "b:b:sys");
     }

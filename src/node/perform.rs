@@ -332,7 +332,7 @@ fn push_many(
 }
 
 /// The path of a channel, whichever way it was written when it was bound: with or without slashes at its ends.
-pub(crate) fn as_bound(path: &str) -> Arc<str> {
+fn as_bound(path: &str) -> Arc<str> {
     let path = path.strip_suffix('/').unwrap_or(path);
     if path.starts_with('/') { path.into() } else { format!("/{path}").into() }
 }

@@ -14,6 +14,7 @@ const APP: &str = "fake.os@app:app:test.os";
 const PATH: &str = "/app:app:test.os/";
 const BIND: &str = r#"{"WebSocketBind":{"path":"/","authenticated":false,"extension":false}}"#;
 const PAGE: &str = r#"{"Bind":{"path":"/page","authenticated":false,"local_only":false,"cache":true}}"#;
+const BASE: &str = r#"{"Bind":{"path":"/","authenticated":false,"local_only":false,"cache":true}}"#;
 const OK: &str = r#"{"Ok":null}"#;
 
 /// A place for a link, and an address for the daemons that come and go.
@@ -84,7 +85,10 @@ fn a_node_that_is_there_first_is_answered_and_bound_when_the_daemon_comes() {
     let (mut node, mut prints) = attach(&place.link);
     // Taken at once, though no broker is there; a request that a broker would refuse is refused.
     assert_eq!(node.ask(APP, BIND, None), OK);
+    // Unbound before the base is bound, which would take it else.
+    assert_eq!(node.ask(APP, r#"{"Unbind":{"path":"/gone"}}"#, None), OK);
     assert_eq!(node.ask(APP, PAGE, Some(b"content")), OK);
+    assert_eq!(node.ask(APP, BASE, Some(b"the base")), OK);
     assert_eq!(node.ask(APP, PAGE, None), r#"{"Err":"NoBlob"}"#);
     assert_eq!(node.ask("fake.os@a_p_p:app:test.os", BIND, None), r#"{"Err":"InvalidSourceProcess"}"#);
     assert_eq!(node.ask(APP, &push(7), Some(b"to nobody")), r#"{"Err":"WsChannelNotFound"}"#);
@@ -101,18 +105,20 @@ fn a_node_that_is_there_first_is_answered_and_bound_when_the_daemon_comes() {
     assert!(node.heard().2.contains("WebSocketOpen"), "and no answer to what was bound again");
     send(&mut client, "hello");
     assert_eq!(node.next().lazy_load_blob.unwrap().bytes, b"hello");
-    // The path was bound behind the one on which the client came, perhaps a moment later.
-    let until = std::time::Instant::now() + PATIENCE;
-    let (status, page) = loop {
-        let mut stream = TcpStream::connect(place.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {PATH}page HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-        let response = http_response(stream);
-        if response.0 != 404 || std::time::Instant::now() > until {
-            break response;
+    // Bound and unbound behind the path on which the client came, perhaps a moment later.
+    for (path, status, end) in [("page", 200, "content"), ("other", 200, "the base"), ("gone", 404, "")] {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut stream = TcpStream::connect(place.address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(stream, "GET {PATH}{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+            let (told, page) = http_response(stream);
+            if told == status && page.ends_with(end) {
+                break;
+            }
+            assert!(Instant::now() < until, "{path}: {page}");
         }
-    };
-    assert!(status == 200 && page.ends_with("content"), "{page}");
+    }
     drop(node.to_server.take());
     assert_eq!(recv_close(&mut client).0, 1001);
     node.server.join().unwrap().unwrap();
