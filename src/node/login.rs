@@ -37,8 +37,8 @@ pub(crate) trait PasswordCheck {
     fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<GrantedLogin>, String>;
 }
 
-/// How long a login lasts: as long as nodes' own.
-const TOKEN_LASTS_S: u64 = 7 * 24 * 3600;
+/// How long a login lasts: half a year, as nodes' own since Kinode 0.10.
+const TOKEN_LASTS_S: u64 = 26 * 7 * 24 * 3600;
 
 /// The token of a login that was right.
 pub(crate) fn token(secret: &Secret, node: &str, claim: Option<&ProcessId>, now_unix_s: u64) -> String {

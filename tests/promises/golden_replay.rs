@@ -6,6 +6,8 @@
 use crate::node_support::node_backend;
 use crate::support;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use node_backend::kernel::{self, Direction, Node};
 use pushring::Broker;
 use pushring::internals::gateway::{Claims, Secret, mint};
@@ -17,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use support::{PATIENCE, recv, send};
 use tungstenite::Message;
 
@@ -298,6 +300,22 @@ fn login(password_hash: &[u8], subdomain: &str) -> String {
     json!({"password_hash": String::from_utf8_lossy(password_hash), "subdomain": subdomain}).to_string()
 }
 
+/// How long after the answer to a login its token expires.
+fn login_lasts_s(response: &str) -> u64 {
+    let value = |start: &str, end: &str| response.split_once(start).unwrap().1.split_once(end).unwrap().0;
+    let claims = BASE64URL.decode(value("hyperware-auth_fake.os=", ";").split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    let said = httpdate::parse_http_date(value("\ndate: ", "\r\n")).unwrap();
+    claims["expiration"].as_u64().unwrap() - said.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The same of a recording.
+fn recorded_login_lasts_s(golden: &Value) -> u64 {
+    let fields = golden["client"]["headers"].as_array().unwrap().iter();
+    let lines = fields.map(|field| format!("\n{}: {}\r\n", field[0].as_str().unwrap(), field[1].as_str().unwrap()));
+    login_lasts_s(&lines.collect::<String>())
+}
+
 /// A masked frame with a key of zeros.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     [&[0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
@@ -422,6 +440,8 @@ const CASES: &[Case] = &[
         let (status, response) = r.http("POST", "/login", &[], &login(kernel::KEYFILE, ""));
         assert_eq!(status, 200, "{response}");
         assert!(response.contains("\r\nset-cookie: hyperware-auth_fake.os=eyJhbGciOiJIUzI1NiJ9."), "{response}");
+        let (lasts, recorded) = (login_lasts_s(&response), recorded_login_lasts_s(&r.golden));
+        assert!(lasts.abs_diff(recorded) < 60, "a login lasts {lasts} s instead of {recorded}");
         // Better: real attributes instead of header fields of their own.
         assert!(response.contains("; HttpOnly") && response.contains("; SameSite=Lax"), "{response}");
         let (status, _) = r.http("POST", "/login", &[], &login(b"0xbad", ""));
