@@ -29,6 +29,9 @@ use std::{
     sync::Arc,
 };
 
+/// Cookies of one name whose tokens are checked: more than a page can plant for one path.
+const COOKIES_LOOKED_AT_MAX: usize = 32;
+
 /// The decision on a request.
 #[derive(Debug)]
 pub enum Entry<'s> {
@@ -449,11 +452,16 @@ impl<'s> RequestCheck<'s, '_, '_> {
             None => !strict,
         });
         match own {
-            Err(TokenError::Missing) if !strict => self.check_cookie(None, |subdomain| subdomain.is_none()),
+            Err(error) if !strict => {
+                let users = self.check_cookie(None, |subdomain| subdomain.is_none());
+                users.map_err(|users| if error == TokenError::Missing { users } else { error })
+            }
             own => own,
         }
     }
 
+    /// Whether one of the cookies of a name holds a token that opens this. There may be more than one: a node sets one
+    /// for the host as it boots, and its login page one for the host's domain; all that hold are the same user's.
     fn check_cookie(
         &self,
         process: Option<&ProcessId>,
@@ -462,13 +470,17 @@ impl<'s> RequestCheck<'s, '_, '_> {
         let settings = &self.snapshot.settings;
         // Where there is no key, what is wrong is said so, whatever else is.
         settings.secret.as_ref().ok_or(TokenError::NoSecret)?;
-        let found = match process {
-            Some(process) => cookies::find(self.head, &format!("{}@{process}", self.snapshot.cookie)),
-            None => cookies::find(self.head, &self.snapshot.cookie),
-        };
-        let token = found.map_err(|_| TokenError::Doubled)?;
-        let token = token.filter(|token| !token.is_empty()).ok_or(TokenError::Missing)?;
-        settings.verify(token, self.now_unix_s, subdomain)
+        let own = process.map(|process| format!("{}@{process}", self.snapshot.cookie));
+        let name = own.as_deref().unwrap_or(&self.snapshot.cookie);
+        let mut refused = None;
+        let tokens = cookies::all(self.head, name).filter(|token| !token.is_empty());
+        for token in tokens.take(COOKIES_LOOKED_AT_MAX) {
+            match settings.verify(token, self.now_unix_s, &subdomain) {
+                Ok(()) => return Ok(()),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(refused.unwrap_or(TokenError::Missing))
     }
 
     fn check_origin(&self) -> EntryResult<()> {

@@ -1,7 +1,8 @@
 //! Cookies (RFC 6265): finding one in a request, setting one in a response.
 //!
-//! A name matches exactly, in its case. Two cookies of one name are an error, not a choice: a page of a sibling domain
-//! can plant a second one, and that attack depends on which of them a server picks.
+//! A name matches exactly, in its case. A page of a sibling domain can plant a second cookie of a name, so that no
+//! server may rely on which of them it picks: where a cookie says who the user is, two of them are an error ([`find`]);
+//! where it only shows that the one user has logged in, each is looked at ([`all`]).
 
 use super::body::is_token;
 use super::head::Head;
@@ -11,26 +12,25 @@ use super::head::Head;
 #[error("the cookie comes more than once")]
 pub struct Doubled;
 
-/// The value of the only cookie called `name`, from every Cookie field of the request.
+/// The values of all cookies called `name`, from every Cookie field of the request; empty where one is not text.
+pub fn all<'a>(head: &Head<'a>, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = head.values("cookie").flat_map(|field| field.split(|&c| c == b';'));
+    pairs.filter_map(move |pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(std::str::from_utf8(value).unwrap_or_default())
+    })
+}
+
+/// The value of the only cookie called `name`.
 ///
 /// # Errors
 /// When there are several, equal or not.
 pub fn find<'a>(head: &Head<'a>, name: &str) -> Result<Option<&'a str>, Doubled> {
-    let mut found = None;
-    for field in head.values("cookie") {
-        for pair in field.split(|&c| c == b';') {
-            let pair = pair.trim_ascii();
-            let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) else {
-                continue;
-            };
-            // A value that is not text cannot be a token, but it is a second cookie all the same.
-            let value = std::str::from_utf8(value).unwrap_or_default();
-            if found.replace(value).is_some() {
-                return Err(Doubled);
-            }
-        }
+    let mut values = all(head, name);
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(Doubled),
+        (found, None) => Ok(found),
     }
-    Ok(found)
 }
 
 /// The `set-cookie` value of a cookie and its attributes.
@@ -120,6 +120,9 @@ mod tests {
         assert_eq!(find_in("Cookie: n=1\r\nX: y\r\ncookie: n=2\r\n", "n"), Err(Doubled));
         assert_eq!(find_in("Cookie: n=1; n=\u{ff}\r\n", "n"), Err(Doubled));
         assert_eq!(find_in("Cookie: n=1; m=1\r\nCookie: o=1\r\n", "n"), Ok(Some("1".into())));
+        let text = "GET / HTTP/1.1\r\nHost: h\r\nCookie: n=1; m=2; n=\u{ff}\r\ncookie: nn=3;n=\r\n\r\n";
+        let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
+        assert_eq!(all(&head, "n").collect::<Vec<_>>(), ["1", "\u{ff}", ""]);
     }
 
     #[test]
