@@ -11,6 +11,7 @@ use super::frame_queue::QueueEnded;
 use super::kernel_actor::KernelActor;
 use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
 use super::wire::{ByeCode, HelloRefused, LiveChannel, LoginQuestion, RefusedCode, ToPeer};
+use crate::admission::HeapBytes;
 use crate::broker::{AttachError, Event, Kernel, KernelOptions};
 use crate::gateway::{Claims, Secret, Settings, mint};
 use crate::node::inbound::MessageReader;
@@ -28,8 +29,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
 
-/// The part of a head that is not its message's body: addresses, names and MessagePack's overhead.
-const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
+/// More than MessagePack adds to a message's texts: names of fields, and lengths.
+const PACKING_BYTES_MAX: usize = 1 << 10;
 
 /// The fields of a node kernel's hello.
 pub(super) struct KernelHello {
@@ -192,8 +193,10 @@ impl ToKernel for LinkedKernel {
         !self.0.frames.has_ended()
     }
 
-    fn takes(&self, body_bytes: usize) -> bool {
-        body_bytes <= HEAD_BYTES_MAX - BESIDE_BODY_BYTES_MAX
+    fn takes(&self, message: &KernelMessage) -> bool {
+        // The bytes of the blob are not the head's, and have a limit of their own, which no body of a client exceeds.
+        let blob_bytes = message.lazy_load_blob.as_ref().map_or(0, |blob| blob.bytes.capacity());
+        message.heap_bytes() - blob_bytes <= HEAD_BYTES_MAX - PACKING_BYTES_MAX
     }
 
     fn send(&self, message: KernelMessage, note: FrameMark) -> Result<(), KernelGone> {

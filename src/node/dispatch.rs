@@ -199,7 +199,15 @@ fn answer<T: Serialize, E: Serialize>(
     }
 }
 
-/// A Response to the HTTP request of this id that no client can be answered with, so that it is answered 500.
+/// The context of [`unreadable_response`]: nodes keep contexts to themselves.
+const UNREADABLE: &[u8] = b"unreadable";
+
+/// Returns whether this stands for a response that could not be sent.
+pub(crate) fn is_unreadable(message: &KernelMessage) -> bool {
+    matches!(&message.message, Message::Response((_, Some(context))) if context == UNREADABLE)
+}
+
+/// A Response to the HTTP request or call of this id that no client can be answered with, so that it is answered 500.
 #[cfg(feature = "link")]
 pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
     KernelMessage {
@@ -207,7 +215,7 @@ pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
         source,
         target: Address::new(OUR, ServerName::default().process()),
         rsvp: None,
-        message: Message::Response((Response::default(), None)),
+        message: Message::Response((Response::default(), Some(UNREADABLE.to_vec()))),
         lazy_load_blob: None,
     }
 }

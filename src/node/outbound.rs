@@ -36,8 +36,8 @@ pub(crate) trait ToKernel {
     /// Waits until the kernel has room for what clients send. Returns false when it has gone.
     fn wait_for_room(&self) -> bool;
 
-    /// Returns whether a message of so many bytes, without its blob, can be sent at all.
-    fn takes(&self, body_bytes: usize) -> bool;
+    /// Returns whether a message can be sent at all.
+    fn takes(&self, message: &KernelMessage) -> bool;
 
     /// Sends a message, waiting for room.
     ///
@@ -171,12 +171,13 @@ impl<K: ToKernel> MessageWriter<K> {
     }
 
     fn call(&mut self, request: RequestId, body: &[u8], timeout_s: u32) -> Option<KernelMessage> {
-        if !self.to_kernel.takes(body.len()) {
-            self.answer(request, PreparedResponse::text(413, "the call is larger than the node's kernel can be sent"));
-            return None;
-        }
         let id = self.ids.next();
         match rpc_request(id, self.events.server(), body) {
+            Ok(message) if !self.to_kernel.takes(&message) => {
+                let words = "what the call says beside its data is larger than the node's kernel can be sent";
+                self.answer(request, PreparedResponse::text(413, words));
+                None
+            }
             Ok(message) if message.rsvp.is_some() => {
                 self.calls.begin(id, request, Duration::from_secs(timeout_s.into()));
                 Some(message)

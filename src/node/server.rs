@@ -390,7 +390,7 @@ impl<H: Host> ToKernel for KernelQueue<H> {
         !self.has_gone()
     }
 
-    fn takes(&self, _: usize) -> bool {
+    fn takes(&self, _: &KernelMessage) -> bool {
         true
     }
 

@@ -5,6 +5,8 @@
 use crate::link_support;
 use crate::node_support;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use link_support::{Linked, Raw, frame, refusal};
 use node_support::support::{self, recv, recv_close, send};
 use node_support::{KEYFILE, NODE, Node, SECRET, http_response, push};
@@ -60,7 +62,11 @@ const BIND: &str = r#"{"WebSocketBind":{"path":"/","authenticated":false,"extens
 
 /// A call of the RPC path.
 fn rpc(body: &str) -> String {
-    let call = json!({"process": APP, "body": body}).to_string();
+    rpc_of(&json!({"process": APP, "body": body}))
+}
+
+fn rpc_of(call: &Value) -> String {
+    let call = call.to_string();
     let head = "POST /rpc:distro:sys/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
     format!("{head}: {}\r\n\r\n{call}", call.len())
 }
@@ -146,11 +152,32 @@ fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
     let mut node = Node::attach(&linked.path);
     let (status, reason) = http_response(node.begin_http(&rpc(&"x".repeat(1 << 20))));
     assert_eq!(status, 413, "{reason}");
-    for body in ["x".repeat(900_000).as_str(), "small"] {
+    for body in ["x".repeat(1_040_000).as_str(), "small"] {
         assert_eq!(http_response(node.begin_http(&rpc(body))).0, 200);
         let request = node.next();
         assert_eq!(request.target.to_string(), format!("{NODE}@{APP}"));
         assert!(request.message.body() == body.as_bytes());
+    }
+}
+
+#[test]
+fn a_call_may_bring_much_and_an_answer_that_fits_no_frame_is_told_as_lost() {
+    let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
+    let linked = start_with(settings, "kernel-packages", None, |_| {});
+    let mut node = Node::attach(&linked.path);
+    let package = vec![7; 3 << 20];
+    let data = BASE64.encode(&package);
+    let call =
+        json!({"process": APP, "expects_response": 15, "body": "install", "mime": "application/zip", "data": data});
+    for (answer, status) in [("x".repeat(1 << 20), 500), ("installed".to_owned(), 200)] {
+        let stream = node.begin_http(&rpc_of(&call));
+        let asked = node.next();
+        assert_eq!(asked.message.body(), b"install");
+        let blob = asked.lazy_load_blob.unwrap();
+        assert!(blob.mime() == Some("application/zip") && blob.bytes == package);
+        node.respond(asked.id, &format!("our@{APP}"), &answer, None);
+        let (told, response) = http_response(stream);
+        assert_eq!(told, status, "{response}");
     }
 }
 

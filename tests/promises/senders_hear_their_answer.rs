@@ -114,6 +114,31 @@ fn who_is_logged_in_may_send_what_memory_allows() {
 }
 
 #[test]
+fn a_call_of_this_machine_may_bring_a_package_and_one_from_elsewhere_nothing() {
+    for expose_local in [true, false] {
+        let mut options = Options { expose_local, ..Options::default() };
+        options.config.memory_bytes_max = Some(200 * MEBIBYTE);
+        let mut node = Node::start(options);
+        let package = "eHh4".repeat(6 * MEBIBYTE);
+        let call = json!({"process": "app:app:test.os", "body": "install", "data": package}).to_string();
+        let head = format!(
+            "POST /rpc:distro:sys/message HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
+            call.len()
+        );
+        let answer = send_then_read(node.address, &[head.as_bytes(), call.as_bytes()]);
+        if !expose_local {
+            assert!(answer.starts_with(b"HTTP/1.1 403 "));
+            node.is_quiet();
+            continue;
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+        let blob = node.next().lazy_load_blob.unwrap();
+        assert!(blob.bytes.len() == 18 * MEBIBYTE && blob.bytes.iter().all(|&byte| byte == b'x'));
+    }
+}
+
+#[test]
 fn a_login_is_refused_by_its_size_before_it_has_come() {
     let node = Node::start(Options::default());
     let mut stream = node.begin_http(

@@ -231,7 +231,9 @@ impl Shard {
         match entry {
             Entry::Login(_) => gateway::LOGIN_BYTES_MAX.min(anybodys),
             Entry::Say(_) => self.config.limits.message_bytes_max.min(anybodys),
-            Entry::Dynamic(dynamic) if dynamic.is_logged_in => anybodys.max(self.config.body_bytes_max_logged_in),
+            Entry::Dynamic(dynamic) if !dynamic.is_logged_in => anybodys,
+            // A call comes from this machine alone, and may bring a package to install.
+            Entry::Dynamic(_) | Entry::Rpc { .. } => anybodys.max(self.config.body_bytes_max_logged_in),
             _ => anybodys,
         }
     }
