@@ -226,7 +226,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
             Message::Request(request) => (true, request.expects_response.is_some() || message.rsvp.is_some()),
             Message::Response(_) => (false, false),
         };
-        let is_push = is_request && message.message.body().starts_with(PUSH);
+        let is_refused = is_request && OF_A_CHANNEL.iter().any(|order| message.message.body().starts_with(order));
         let judged = self.judge(&message, is_asked);
         let (head, blob) = convert::take_apart(message);
         let place = match &judged {
@@ -238,7 +238,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
             Some(Inbound::Action(request)) => without_channels(request),
             Some(Inbound::Refused(answer)) => Some(answer),
             Some(Inbound::Response { .. }) => None,
-            None if is_push => refused(HttpServerError::WsChannelNotFound),
+            None if is_refused => refused(HttpServerError::WsChannelNotFound),
             None => None,
         };
         if let Some(place) = place.filter(|_| !self.again.is_empty()) {
@@ -269,7 +269,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
     /// The broker's reading of a request, if needed: it may concern paths, or an answer is expected.
     fn judge(&self, message: &KernelMessage, is_asked: bool) -> Option<Inbound> {
         let Message::Request(request) = &message.message else { return None };
-        if !is_asked && PUSHES.iter().any(|push| request.body.starts_with(push)) {
+        if !is_asked && OF_A_CHANNEL.iter().chain(&OF_MANY).any(|order| request.body.starts_with(order)) {
             return None;
         }
         // Whether there is a blob decides, not what it holds.
@@ -331,18 +331,13 @@ enum SendResult {
     NoSession,
 }
 
-const PUSH: &[u8] = b"{\"WebSocketPush\"";
+/// Orders that are about one channel alone, as all process libraries write them: where it is not there they are
+/// refused, asked or not.
+const OF_A_CHANNEL: [&[u8]; 4] =
+    [b"{\"WebSocketPush\"", b"{\"WebSocketExtPushOutgoing\"", b"{\"WebSocketSubscribe\"", b"{\"WebSocketUnsubscribe\""];
 
-/// Orders that are about channels alone, as all process libraries write them.
-const PUSHES: [&[u8]; 7] = [
-    PUSH,
-    b"{\"WebSocketPushMany\"",
-    b"{\"WebSocketBroadcast\"",
-    b"{\"WebSocketPublish\"",
-    b"{\"WebSocketSubscribe\"",
-    b"{\"WebSocketUnsubscribe\"",
-    b"{\"WebSocketExtPushOutgoing\"",
-];
+/// Those about many, which reach no channel then.
+const OF_MANY: [&[u8]; 3] = [b"{\"WebSocketPushMany\"", b"{\"WebSocketBroadcast\"", b"{\"WebSocketPublish\""];
 
 /// The answer of a broker that has no channels; paths are bound there when it is back.
 fn without_channels(request: ActionRequest) -> Option<KernelMessage> {

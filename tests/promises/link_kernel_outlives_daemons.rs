@@ -92,8 +92,14 @@ fn a_node_that_is_there_first_is_answered_and_bound_when_the_daemon_comes() {
     assert_eq!(node.ask(APP, PAGE, None), r#"{"Err":"NoBlob"}"#);
     assert_eq!(node.ask("fake.os@a_p_p:app:test.os", BIND, None), r#"{"Err":"InvalidSourceProcess"}"#);
     assert_eq!(node.ask(APP, &push(7), Some(b"to nobody")), r#"{"Err":"WsChannelNotFound"}"#);
-    node.tell(1, APP, &push(7), Some(b"to nobody"));
-    assert_eq!(node.heard(), (1, APP.into(), r#"{"Err":"WsChannelNotFound"}"#.into()));
+    // Refused even where no answer is expected.
+    let wrapped =
+        r#"{"WebSocketExtPushOutgoing":{"channel_id":7,"message_type":"Binary","desired_reply_type":"Request"}}"#;
+    let subscribe = r#"{"WebSocketSubscribe":{"channel_id":7,"topic":"t"}}"#;
+    for (id, order) in (1..).zip([&*push(7), wrapped, subscribe, &subscribe.replace("Subs", "Unsubs")]) {
+        node.tell(id, APP, order, Some(b"to nobody"));
+        assert_eq!(node.heard(), (id, APP.into(), r#"{"Err":"WsChannelNotFound"}"#.into()), "{order}");
+    }
     assert_eq!(node.ask(APP, r#"{"WebSocketClose":7}"#, None), OK);
     let many = r#"{"WebSocketPushMany":{"channel_ids":[7,8],"message_type":"Text"}}"#;
     assert!(node.ask(APP, many, Some(b"to nobody")).contains(r#""not_found":2"#));
