@@ -140,7 +140,7 @@ pub use driver::runtime::{DriverKind, RuntimeError};
 #[cfg(feature = "driver")]
 pub use driver::sys::TcpOptions;
 pub use gateway::{
-    BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, SubdomainTokens,
+    BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, RulesOverlay, Secret, Settings, SubdomainTokens,
     WebSocketBinding, WebSocketRule, mint,
 };
 pub use gateway::{

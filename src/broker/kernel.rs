@@ -5,14 +5,14 @@
 //! queue. Invariants: an owner keeps its number as long as it has a channel, a path, a request or a handle that acts in
 //! its name; one without any of these is forgotten, so that names which clients invent take no place from others; there
 //! are at most [`OWNERS_MAX`]; when a kernel detaches, everything of its processes goes with it, and the rules of entry
-//! are again those from before it attached.
+//! are again the operator's own, which may have changed meanwhile.
 
 use super::guest::{GrantOrder, GuestPushOrder};
 use super::pusher::Pusher;
 use super::{AttachError, Batch, BrokerShared, DeliveryOptions, Event, Message, ProcessHandle, order, process};
 use crate::admission::{Charge, HeldAs};
 use crate::channel::ChannelId;
-use crate::gateway::{OwnerId, Settings};
+use crate::gateway::{OwnerId, RulesOverlay, Settings};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue_for};
 use crate::shard::Owner;
@@ -50,8 +50,8 @@ pub struct KernelOptions {
     pub queue: QueueLimits,
     /// The policy for frames that exceed a channel's budget, where a push names none.
     pub policy: Policy,
-    /// The rules of entry while it is attached.
-    pub settings: Settings,
+    /// What becomes of the broker's rules of entry while it is attached.
+    pub rules: RulesOverlay,
 }
 
 /// The receiving half: events of all processes of a node. Dropping it detaches the kernel, and closes the channels of
@@ -63,8 +63,6 @@ pub struct Kernel {
     names: OwnerNames,
     read_out: Arc<AtomicU64>,
     system: OwnerId,
-    /// The rules of entry before it came.
-    before: Settings,
     end: Option<CloseFrame>,
 }
 
@@ -178,7 +176,7 @@ impl KernelOwners {
 
 /// Attaches a kernel. Processes attached by themselves keep their ids; the kernel answers for all others.
 pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
-    let KernelOptions { system, queue: limits, policy, settings } = options;
+    let KernelOptions { system, queue: limits, policy, rules } = options;
     let wakers = shared.inboxes.clone();
     let shards = wakers.len();
     let wake = move |shard: usize| wakers[shard].kick();
@@ -195,13 +193,11 @@ pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Resul
     let owner = owners.resolve(&system).expect("the first is below the limit");
     let system_owner = owner.id;
     let pusher = Pusher::of_process(shared.clone(), &owner);
-    let mut before = settings.clone();
     let attached = shared.change(|directory| {
         if directory.resolve.is_some() {
             return Err(AttachError::Taken(system.clone()));
         }
-        before = directory.gateway.settings().clone();
-        directory.gateway = directory.gateway.clone().with_settings(settings);
+        directory.gateway = directory.gateway.clone().with_overlay(Some(rules));
         directory.add(owner);
         directory.system = Some(system_owner);
         directory.resolve = Some(Arc::new(move |process: &ProcessId| owners.resolve(process)));
@@ -215,7 +211,6 @@ pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Resul
         names,
         read_out,
         system: system_owner,
-        before,
         end: None,
     };
     Ok((kernel, KernelHandle { shared, pusher, system }))
@@ -262,7 +257,7 @@ impl Drop for Kernel {
             || -> Vec<OwnerId> { self.names.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect() };
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
-            directory.gateway = directory.gateway.clone().with_settings(self.before.clone());
+            directory.gateway = directory.gateway.clone().with_overlay(None);
             owners().into_iter().for_each(|owner| directory.remove(owner));
             (directory.resolve, directory.system) = (None, None);
             Ok::<(), std::convert::Infallible>(())
@@ -306,6 +301,11 @@ impl KernelHandle {
     /// Where what waits for its processes to be served is charged.
     pub(crate) fn waiting(&self) -> Charge {
         self.pusher.memory.as_ref().expect("a kernel has a memory").charge_anyway(HeldAs::Link, 0)
+    }
+
+    /// The rules of entry in force.
+    pub(crate) fn settings(&self) -> Settings {
+        self.shared.directory().gateway.settings().clone()
     }
 
     /// The handle that answers logins and calls of the RPC path. None: the broker has stopped.

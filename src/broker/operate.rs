@@ -197,9 +197,10 @@ impl BrokerHandle {
         self.shared.send_all(|_| Command::Open)
     }
 
-    /// Changes the rules of entry, the numbers of the shards and the limits of connections to those of `config`, all of
-    /// them or none. Of the rest of `config` nothing is looked at: it holds from a start on. No connection is closed
-    /// for it; what was agreed on with a client stays, and new clients meet the new rules.
+    /// Changes the rules of entry (but for what a node's kernel has said of them, while it is attached), the numbers of
+    /// the shards and the limits of connections to those of `config`, all of them or none. Of the rest of `config`
+    /// nothing is looked at: it holds from a start on. No connection is closed for it; what was agreed on with a client
+    /// stays, and new clients meet the new rules.
     ///
     /// # Errors
     /// The broker has stopped.

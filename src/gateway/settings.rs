@@ -4,6 +4,7 @@ use super::auth::{Secret, TokenError};
 use super::grant::HubAccess;
 use super::proxy::IpPrefix;
 use bytes::Bytes;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -110,6 +111,28 @@ pub struct Settings {
     pub response_timeout_s: u32,
     /// The hub's rules of entry. Default: no client is let in.
     pub hub: Option<Arc<HubAccess>>,
+}
+
+/// What becomes of the rules of entry while somebody has others in force, as a node's kernel has while it is attached:
+/// made anew whenever the operator changes his.
+#[derive(Clone)]
+pub struct RulesOverlay(Arc<dyn Fn(Settings) -> Settings + Send + Sync>);
+
+impl RulesOverlay {
+    /// Of the operator's rules, those in force.
+    pub fn new(over: impl Fn(Settings) -> Settings + Send + Sync + 'static) -> Self {
+        Self(Arc::new(over))
+    }
+
+    pub(super) fn over(&self, chosen: Settings) -> Settings {
+        (self.0)(chosen)
+    }
+}
+
+impl fmt::Debug for RulesOverlay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RulesOverlay")
+    }
 }
 
 /// The longest time that a request may ask for, in seconds.

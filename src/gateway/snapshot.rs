@@ -6,7 +6,7 @@
 use super::owner::OwnerId;
 use super::pattern::PatternError;
 use super::routes::{Owned, Routes, without_trailing_slash};
-use super::settings::{self, Settings};
+use super::settings::{self, RulesOverlay, Settings};
 use super::subdomain::secure_subdomain;
 use crate::admission::Charge;
 use crate::{http::Content, process_id::ProcessId};
@@ -21,7 +21,11 @@ pub type Challenges = BTreeMap<String, String>;
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    /// The rules in force.
     pub(super) settings: Arc<Settings>,
+    /// Those that were chosen, of which `overlay` makes them.
+    chosen: Arc<Settings>,
+    overlay: Option<RulesOverlay>,
     pub(super) http: Routes<HttpBinding>,
     pub(super) websocket: Routes<WebSocketBinding>,
     /// The first labels of hosts that belong to a package, and the owners that have bound paths there.
@@ -190,10 +194,13 @@ fn may_unbind(bound_for: Option<&ProcessId>, process: &ProcessId, own_bytes: usi
 impl Snapshot {
     /// Nothing is bound.
     pub fn new(settings: Settings) -> Self {
+        let settings = Arc::new(settings);
         Self {
             cookie: settings.cookie.as_str().into(),
             login_page: settings::login_page(&settings),
-            settings: Arc::new(settings),
+            chosen: settings.clone(),
+            overlay: None,
+            settings,
             http: Routes::default(),
             websocket: Routes::default(),
             subdomains: HashTrieMapSync::default(),
@@ -207,17 +214,29 @@ impl Snapshot {
         self.challenges = Arc::new(challenges);
     }
 
-    /// The rules of entry.
+    /// The rules of entry in force.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The same bindings under other rules.
+    /// The same bindings where other rules are chosen.
     #[must_use]
-    pub fn with_settings(self, settings: Settings) -> Self {
-        let fresh = Self::new(settings);
-        let Self { http, websocket, subdomains, subdomain_of, challenges, .. } = self;
-        Self { http, websocket, subdomains, subdomain_of, challenges, ..fresh }
+    pub fn with_settings(self, chosen: Settings) -> Self {
+        self.under(Arc::new(chosen))
+    }
+
+    /// The same bindings where something else becomes of the rules.
+    #[must_use]
+    pub fn with_overlay(self, overlay: Option<RulesOverlay>) -> Self {
+        let chosen = self.chosen.clone();
+        Self { overlay, ..self }.under(chosen)
+    }
+
+    fn under(self, chosen: Arc<Settings>) -> Self {
+        let Self { http, websocket, subdomains, subdomain_of, challenges, overlay, .. } = self;
+        let in_force = (*chosen).clone();
+        let fresh = Self::new(overlay.as_ref().map_or(in_force.clone(), |overlay| overlay.over(in_force)));
+        Self { http, websocket, subdomains, subdomain_of, challenges, chosen, overlay, ..fresh }
     }
 
     /// Binds `path` of `process` for HTTP; the last bind wins.

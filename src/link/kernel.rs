@@ -13,7 +13,7 @@ use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, Se
 use super::wire::{ByeCode, HelloRefused, LiveChannel, LoginQuestion, RefusedCode, ToPeer};
 use crate::admission::HeapBytes;
 use crate::broker::{AttachError, Event, Kernel, KernelOptions};
-use crate::gateway::{Claims, Secret, Settings, mint};
+use crate::gateway::{Claims, RulesOverlay, Secret, Settings, mint};
 use crate::node::inbound::MessageReader;
 use crate::node::login::{GrantedLogin, PasswordCheck};
 use crate::node::outbound::{KernelGone, ToKernel};
@@ -44,12 +44,11 @@ pub(super) struct KernelHello {
 
 /// Attaches a kernel, and runs what serves it.
 pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
-    let settings = rules(registry.broker.settings(), hello)?;
     let options = KernelOptions {
         system: http_server_process(),
         queue: super::config::QUEUE,
         policy: hello.policy,
-        settings: settings.clone(),
+        rules: rules(&registry.broker.settings(), hello)?,
     };
     let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, "a kernel is attached"),
@@ -58,7 +57,7 @@ pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc
     let actor = KernelActor::new(handle.clone(), registry.config.silence());
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
     let peer = LinkedKernel(session.clone());
-    let Service { reader, changes, writer, logins, attempts } = Service::new(handle, settings, peer.clone(), peer);
+    let Service { reader, changes, writer, logins, attempts } = Service::new(handle, peer.clone(), peer);
     let (executed, ended, registry) = (session.clone(), session.clone(), registry.clone());
     let spawned = spawn("link-events", move || {
         // Dropped after the node kernel, so that another may attach then. Made inside the closure: dropping it locks
@@ -85,33 +84,35 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
-/// The rules of entry while the kernel is attached.
-fn rules(settings: Settings, hello: &KernelHello) -> Result<Settings, HelloRefused> {
+/// What becomes of the rules of entry while the kernel is attached.
+fn rules(settings: &Settings, hello: &KernelHello) -> Result<RulesOverlay, HelloRefused> {
     let no = |reason: &str| refused(RefusedCode::Node, reason);
     if settings.user != hello.node {
         return Err(no(&format!("this broker serves the node {}", settings.user)));
     }
     let theirs = hello.jwt_secret.as_deref().map(Secret::new).transpose();
     let theirs = theirs.map_err(|_| no("the key of the node's tokens is empty"))?;
-    let secret = match (settings.secret, theirs) {
-        (Some(ours), Some(theirs)) if !is_same(&ours, &theirs) => {
+    match (&settings.secret, &theirs) {
+        (Some(ours), Some(theirs)) if !is_same(ours, theirs) => {
             return Err(no("the broker has another key for the node's tokens"));
         }
-        (ours, theirs) => ours.or(theirs),
+        (None, None) => return Err(no("neither side has the key of the node's tokens")),
+        _ => {}
+    }
+    let &KernelHello { expose_local, public_mode, simulation_mode, .. } = hello;
+    let over = move |chosen: Settings| {
+        node::in_its_mode(Settings {
+            secret: theirs.clone().or(chosen.secret),
+            login: true,
+            rpc_path: Some(RPC_PATH),
+            expose_local: expose_local.unwrap_or(chosen.expose_local),
+            public_mode,
+            simulation_mode,
+            ..chosen
+        })
     };
-    let secret = Some(secret.ok_or_else(|| no("neither side has the key of the node's tokens"))?);
-    let expose_local = hello.expose_local.unwrap_or(settings.expose_local);
-    let &KernelHello { public_mode, simulation_mode, .. } = hello;
-    let settings = Settings {
-        secret,
-        login: true,
-        rpc_path: Some(RPC_PATH),
-        expose_local,
-        public_mode,
-        simulation_mode,
-        ..settings
-    };
-    Ok(node::in_its_mode(settings))
+    node::warn_of_its_mode(&over(settings.clone()));
+    Ok(RulesOverlay::new(over))
 }
 
 /// Returns whether what one signs is good for the other.

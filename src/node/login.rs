@@ -6,7 +6,7 @@
 use super::attempts::{self, AttemptSender};
 use crate::admission::Prefix;
 use crate::broker::{KernelHandle, RequestId};
-use crate::gateway::{Claims, LoginCredentials, LoginRequest, Secret, Settings, mint};
+use crate::gateway::{Claims, LoginCredentials, LoginRequest, Secret, mint};
 use crate::http::PreparedResponse;
 use crate::process_id::ProcessId;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -50,7 +50,6 @@ pub(crate) fn token(secret: &Secret, node: &str, claim: Option<&ProcessId>, now_
 pub(crate) struct PasswordWorker<G> {
     pub password: G,
     pub kernel: KernelHandle,
-    pub settings: Settings,
 }
 
 /// The way to the thread.
@@ -95,11 +94,12 @@ impl<G: PasswordCheck> PasswordWorker<G> {
     }
 
     fn check(&self, login: &LoginRequest, credentials: &LoginCredentials) -> PreparedResponse {
-        let claim = login.claim(&self.settings, credentials);
+        let settings = self.kernel.settings();
+        let claim = login.claim(&settings, credentials);
         match self.password.login(&credentials.password_hash, claim) {
             Ok(Some(GrantedLogin { token, keyfile })) => {
                 let body = BASE64.encode(keyfile);
-                login.accepted(&self.settings, credentials, &token, &body)
+                login.accepted(&settings, credentials, &token, &body)
             }
             Ok(None) => login.refused("the password is wrong"),
             Err(why) => {

@@ -57,6 +57,6 @@ pub use message::{Capability, KernelMessage, LazyLoadBlob, Message, Request, Res
 pub use registration::{WsRegister, WsRegisterResponse};
 pub use request::{HttpResponse, HttpServerRequest, IncomingHttpRequest};
 pub use rpc::{RpcError, RpcMessage, RpcResponseBody, rpc_request, rpc_response_body};
-#[cfg(feature = "link")]
-pub(crate) use server::in_its_mode;
 pub use server::{NodeParts, NodeServer, config, http_server};
+#[cfg(feature = "link")]
+pub(crate) use server::{in_its_mode, warn_of_its_mode};

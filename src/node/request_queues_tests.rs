@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::broker::{Broker, Config, Event, Kernel, KernelOptions};
-use crate::gateway::Settings;
+use crate::gateway::RulesOverlay;
 use crate::node::dispatch::Reply;
 use crate::node::http_server_process;
 use crate::node::identity::ServerName;
@@ -31,7 +31,7 @@ fn scene() -> Scene {
         system: http_server_process(),
         queue: QueueLimits::default(),
         policy: Default::default(),
-        settings: Settings::default(),
+        rules: RulesOverlay::new(|chosen| chosen),
     };
     let (kernel, handle) = broker.handle().kernel(options).unwrap();
     let (queues, changes) = RequestQueues::new(handle, Arc::new(Pending::new(Unasked::Failures)));

@@ -22,7 +22,7 @@ use crate::broker::{Broker, BrokerHandle, Config, Event, KernelOptions, QueueLim
 use crate::control;
 use crate::driver::available;
 use crate::driver::listen::ListenError;
-use crate::gateway::{RESPONSE_TIMEOUT_MAX_S, Secret, Settings};
+use crate::gateway::{RESPONSE_TIMEOUT_MAX_S, RulesOverlay, Secret, Settings};
 use crate::process_id::ProcessId;
 use crate::proto;
 use bytes::Bytes;
@@ -272,6 +272,7 @@ fn supervise<H: Host>(
         settings.expose_local = parts.expose_local;
         (settings.login, settings.rpc_path) = (true, Some(RPC_PATH));
         *settings = in_its_mode(std::mem::take(settings));
+        warn_of_its_mode(settings);
         let any_password = settings.simulation_mode;
         let policy = config.shard.policy;
         let Some(broker) = start(config, life, &prints)? else { return Ok(()) };
@@ -281,8 +282,8 @@ fn supervise<H: Host>(
         // Beside what the kernel's queue holds, a quarter of it may wait here.
         let messages_max = (parts.to_kernel.max_capacity() / 4).max(1);
         let queue = QueueLimits { messages_max, ..QueueLimits::default() };
-        let settings = broker.handle().settings();
-        let options = KernelOptions { system: http_server_process(), queue, policy, settings: settings.clone() };
+        let rules = RulesOverlay::new(|chosen| chosen);
+        let options = KernelOptions { system: http_server_process(), queue, policy, rules };
         let (kernel_events, kernel) = broker.handle().kernel(options)?;
         let is_given_up = life.is_given_up.clone();
         let queue = KernelQueue { host: host.clone(), to_kernel: parts.to_kernel.clone(), is_given_up };
@@ -293,7 +294,7 @@ fn supervise<H: Host>(
             node: parts.our_node,
             any_password,
         };
-        let Service { reader, changes, writer, logins, attempts } = Service::new(kernel, settings, queue, password);
+        let Service { reader, changes, writer, logins, attempts } = Service::new(kernel, queue, password);
 
         // An operator may use the control socket as soon as the address is known.
         let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
@@ -410,17 +411,23 @@ impl<H: Host> ToKernel for KernelQueue<H> {
     }
 }
 
-/// The rules of entry of a node in the modes that they name, which are warned of.
+/// The rules of entry of a node in the modes that they name.
 pub(crate) fn in_its_mode(mut settings: Settings) -> Settings {
     if settings.simulation_mode {
         // As there: processes are stepped through by hand.
         settings.response_timeout_s = RESPONSE_TIMEOUT_MAX_S;
+    }
+    settings
+}
+
+/// Tells the operator of the modes that open a node.
+pub(crate) fn warn_of_its_mode(settings: &Settings) {
+    if settings.simulation_mode {
         tracing::warn!("simulation mode: any password logs in");
     }
     if settings.public_mode {
         tracing::warn!("public mode: there is no login, and any client may open paths that need one in other modes");
     }
-    settings
 }
 
 /// Seconds since 1970. A clock before that only makes tokens that have expired already.

@@ -13,7 +13,6 @@ use super::outbound::{MessageIds, MessageWriter, ToKernel};
 use super::perform::{Pending, Unasked};
 use super::request_queues::{PathChanges, RequestQueues};
 use crate::broker::KernelHandle;
-use crate::gateway::Settings;
 use std::sync::Arc;
 
 /// Messages of a kernel that are taken at once: as many as a node's queue to its HTTP server holds.
@@ -30,8 +29,9 @@ pub(crate) struct Service<K: ToKernel, G> {
 }
 
 impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
-    /// For the kernel that is attached as `kernel`, under these rules of entry.
-    pub(crate) fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, password: G) -> Self {
+    /// For the kernel that is attached as `kernel`.
+    pub(crate) fn new(kernel: KernelHandle, to_kernel: K, password: G) -> Self {
+        let settings = kernel.settings();
         let (our_node, dialect) = (settings.user.clone(), Dialect::of(&settings));
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());
@@ -48,7 +48,7 @@ impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
             extensions: Default::default(),
             ids: MessageIds::new(),
         };
-        let logins = PasswordWorker { password, kernel: kernel.clone(), settings };
+        let logins = PasswordWorker { password, kernel: kernel.clone() };
         let (queues, changes) = RequestQueues::new(kernel, pending);
         let reader = MessageReader { our_node, dialect, calls, name, queues };
         Self { reader, changes, writer, logins, attempts }

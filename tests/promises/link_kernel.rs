@@ -72,7 +72,7 @@ fn rpc_of(call: &Value) -> String {
 }
 
 /// The status that answers a GET.
-fn status(linked: &Linked, path: &str) -> u16 {
+fn status_of(linked: &Linked, path: &str) -> u16 {
     let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
     stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
@@ -101,7 +101,7 @@ fn one_kernel_of_the_right_node_with_the_right_key_is_let_in() {
 #[test]
 fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
     let linked = start("kernel-life", None, |_| {});
-    assert_eq!(status(&linked, "/login"), 404);
+    assert_eq!(status_of(&linked, "/login"), 404);
     let mut node = Node::attach(&linked.path);
     assert_eq!(node.address, linked.broker.address());
     node.bind(APP, "/");
@@ -138,11 +138,44 @@ fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
     assert_eq!(recv_close(&mut client).0, 1001);
     assert_eq!(recv_close(&mut registered).0, 1001);
     // Its paths, its login page and its processes went with it; another one may come.
-    while status(&linked, "/login") != 404 {
+    while status_of(&linked, "/login") != 404 {
         std::thread::yield_now();
     }
     assert!(support::try_connect(&linked.broker, PATH).is_err());
     Node::attach(&linked.path).bind(APP, "/");
+}
+
+#[test]
+fn settings_that_are_read_again_leave_a_node_what_it_has_said() {
+    let linked = start("kernel-reload", None, |_| {});
+    let (mut node, mut prints) =
+        Node::attach_with(linked.path.as_path().into(), |parts| parts.expose_local = Some(true));
+    node.address = node_support::listening(&mut prints);
+    let page = r#"{"Bind":{"path":"/page","authenticated":true,"local_only":false,"cache":true}}"#;
+    assert_eq!(node.ask(&format!("{NODE}@{APP}"), page, Some(b"inside")), r#"{"Ok":null}"#);
+    let cookie = format!("cookie: hyperware-auth_{NODE}={}\r\n", node_support::token(None));
+    let is_as_before = |node: &mut Node| {
+        let head = format!("GET {PATH}page HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{cookie}\r\n");
+        let (status, response) = http_response(node.begin_http(&head));
+        assert!(status == 200 && response.ends_with("inside"), "{response}");
+        assert_eq!(status_of(&linked, "/login"), 200);
+        assert_eq!(http_response(node.begin_http(&rpc("hello"))).0, 200);
+        assert_eq!(node.next().message.body(), b"hello");
+    };
+    is_as_before(&mut node);
+    // As a signal, a renewed certificate and fetched keys have them read again.
+    let settings = pushring::node::settings(NODE, Dialect::Hyperdrive);
+    let settings = Settings { origins: vec!["https://new.example".to_owned()], ..settings };
+    linked.broker.handle().reload(&Config { settings, ..Config::default() }).unwrap();
+    is_as_before(&mut node);
+    assert_eq!(linked.broker.handle().settings().origins, ["https://new.example"]);
+    drop(node.to_server.take());
+    node.server.join().unwrap().unwrap();
+    while status_of(&linked, "/login") != 404 {
+        std::thread::yield_now();
+    }
+    let left = linked.broker.handle().settings();
+    assert_eq!((left.origins, left.expose_local), (vec!["https://new.example".to_owned()], false));
 }
 
 #[test]
@@ -257,7 +290,7 @@ fn a_kernel_that_acknowledges_nothing_is_not_kept_for_ever() {
     let bye = reader.join().unwrap();
     // Its connection may have been cut before the frame.
     assert!(bye.is_none_or(|bye| bye["code"] == "violation"));
-    while status(&linked, "/login") != 404 {
+    while status_of(&linked, "/login") != 404 {
         std::thread::yield_now();
     }
 }
