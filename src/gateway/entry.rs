@@ -559,7 +559,8 @@ impl<'s> RequestCheck<'s, '_, '_> {
             repeated,
         };
         // Looked at where it matters: a large body, on a path that is open to all.
-        let is_logged_in = binding.rule.authenticated || (self.head.has_body() && self.check_token(None).is_ok());
+        let is_open = !binding.rule.authenticated || self.snapshot.settings.public_mode;
+        let is_logged_in = !is_open || (self.head.has_body() && self.check_token(None).is_ok());
         let (owner, timeout_s) = (binding.owner, self.timeout_s());
         Dynamic { owner, process: &binding.process, timeout_s, is_logged_in, request }
     }

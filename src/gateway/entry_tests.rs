@@ -579,6 +579,26 @@ fn what_a_process_is_told() {
 }
 
 #[test]
+fn who_is_let_in_without_a_login_is_not_logged_in() {
+    let is_logged_in = |public_mode: bool, path: &str, cookie: &str| {
+        let snapshot = snapshot(Settings { public_mode, ..settings(SubdomainTokens::Shared) });
+        let head = format!("POST /{APP}{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n{cookie}\r\n");
+        let (head, _) = Head::parse(head.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
+        match enter(&snapshot, &head, ELSEWHERE.parse::<SocketAddr>().unwrap(), NOW) {
+            Entry::Dynamic(dynamic) => Some(dynamic.is_logged_in),
+            _ => None,
+        }
+    };
+    for public_mode in [false, true] {
+        assert_eq!(is_logged_in(public_mode, "/dyn", ""), Some(false));
+        assert_eq!(is_logged_in(public_mode, "/dyn", &node_cookie()), Some(true));
+        assert_eq!(is_logged_in(public_mode, "/authdyn", &node_cookie()), Some(true));
+    }
+    assert_eq!(is_logged_in(false, "/authdyn", ""), None, "the login page");
+    assert_eq!(is_logged_in(true, "/authdyn", ""), Some(false));
+}
+
+#[test]
 fn what_a_client_comes_back_with_is_not_a_process_to_see() {
     let offer = "Sec-WebSocket-Protocol: pushring.1, resume.7.secret.1 ,bearer.secret,chat\r\n";
     let text = format!("GET /{APP}/dyn HTTP/1.1\r\nHost: localhost\r\n{offer}\r\n");
