@@ -200,6 +200,24 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_nodes_has_the_numbers_that_are_in_force() {
+        let page: Vec<&str> = include_str!("../../docs/NODE.md").split_whitespace().collect();
+        let page = page.join(" ");
+        let window = crate::link::config::WINDOW;
+        for said in [
+            format!("{} Ki paths and {} MiB of their content are kept", KEPT_MAX >> 10, KEPT_BYTES_MAX >> 20),
+            format!(
+                "window ({},{:03} messages, {} MiB)",
+                window.frames / 1000,
+                window.frames % 1000,
+                window.bytes >> 20
+            ),
+        ] {
+            assert!(page.contains(&said), "docs/NODE.md does not say: {said}");
+        }
+    }
+
+    #[test]
     fn what_is_kept_is_bounded_and_what_is_replaced_is_let_go() {
         let mut bindings = Bindings::default();
         let content = "x".repeat(1 << 20);

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// How long a login waits for the node's word; its client has been answered 408 by then.
+/// How long a login waits for the node's word; then its client hears that it could not be checked.
 const LOGIN_WITHIN: Duration = Duration::from_secs(15);
 
 type LoginResult = Result<Option<GrantedLogin>, String>;

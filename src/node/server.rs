@@ -454,3 +454,22 @@ impl<H: Host> PasswordCheck for NodePasswordCheck<H> {
         Ok(Some(GrantedLogin { token, keyfile: self.keyfile.clone() }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::attempts::{PER_CLIENT_MAX, WAITING_MAX};
+
+    #[test]
+    fn the_page_has_the_numbers_that_are_in_force() {
+        let page: Vec<&str> = include_str!("../../docs/NODE.md").split_whitespace().collect();
+        let page = page.join(" ");
+        for said in [
+            format!("it waits up to {} s;", PORT_WITHIN.as_secs()),
+            format!("when the drop returns, or after {} s;", CLOSE_FRAMES_WITHIN.as_secs()),
+            format!("{PER_CLIENT_MAX} of a client may wait, {WAITING_MAX} in all,"),
+        ] {
+            assert!(page.contains(&said), "docs/NODE.md does not say: {said}");
+        }
+    }
+}
