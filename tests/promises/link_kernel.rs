@@ -198,7 +198,8 @@ fn a_call_may_bring_much_and_an_answer_that_fits_no_frame_is_told_as_lost() {
     let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
     let linked = start_with(settings, "kernel-packages", None, |_| {});
     let mut node = Node::attach(&linked.path);
-    let package = vec![7; 3 << 20];
+    // More than the window of the link.
+    let package = vec![7; 9 << 20];
     let data = BASE64.encode(&package);
     let call =
         json!({"process": APP, "expects_response": 15, "body": "install", "mime": "application/zip", "data": data});
