@@ -303,6 +303,20 @@ impl KernelHandle {
         self.pusher.memory.as_ref().expect("a kernel has a memory").charge_anyway(HeldAs::Link, 0)
     }
 
+    /// Has something else become of the broker's rules of entry from now on.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    #[cfg(feature = "link")]
+    pub(crate) fn set_rules(&self, rules: RulesOverlay) -> Result<(), super::PushError> {
+        let changed = self.shared.change(|directory| {
+            directory.gateway = directory.gateway.clone().with_overlay(Some(rules));
+            Ok::<(), std::convert::Infallible>(())
+        })?;
+        changed.unwrap_or_else(|never| match never {});
+        Ok(())
+    }
+
     /// The rules of entry in force.
     pub(crate) fn settings(&self) -> Settings {
         self.shared.directory().gateway.settings().clone()

@@ -442,6 +442,12 @@ impl BrokerHandle {
         self.shared.directory().gateway.settings().clone()
     }
 
+    /// The operator's rules of entry, of which a kernel that is attached may make others.
+    #[cfg(feature = "link")]
+    pub(crate) fn chosen_settings(&self) -> Settings {
+        self.shared.directory().gateway.chosen_settings().clone()
+    }
+
     /// A message to any channel, of any owner.
     pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
         Push { pusher: &self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() }

@@ -219,6 +219,11 @@ impl Snapshot {
         &self.settings
     }
 
+    /// Those that were chosen, whatever becomes of them.
+    pub fn chosen_settings(&self) -> &Settings {
+        &self.chosen
+    }
+
     /// The same bindings where other rules are chosen.
     #[must_use]
     pub fn with_settings(self, chosen: Settings) -> Self {

@@ -9,7 +9,7 @@ use super::convert::{self, live_channel};
 use super::frame::{HEAD_BYTES_MAX, LinkFrame};
 use super::frame_queue::QueueEnded;
 use super::kernel_actor::KernelActor;
-use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
+use super::session::{Actor, AskedSession, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
 use super::wire::{ByeCode, HelloRefused, LiveChannel, LoginQuestion, RefusedCode, ToPeer};
 use crate::admission::HeapBytes;
 use crate::broker::{AttachError, Event, Kernel, KernelOptions};
@@ -42,41 +42,55 @@ pub(super) struct KernelHello {
     pub policy: Policy,
 }
 
-/// Attaches a kernel, and runs what serves it.
-pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
-    let options = KernelOptions {
-        system: http_server_process(),
-        queue: super::config::QUEUE,
-        policy: hello.policy,
-        rules: rules(&registry.broker.settings(), hello)?,
-    };
-    let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
-        AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, "a kernel is attached"),
-        AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
-    })?;
-    let actor = KernelActor::new(handle.clone(), registry.config.silence());
-    let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
-    let peer = LinkedKernel(session.clone());
-    let Service { reader, changes, writer, logins, attempts } = Service::new(handle, peer.clone(), peer);
-    let (executed, ended, registry) = (session.clone(), session.clone(), registry.clone());
-    let spawned = spawn("link-events", move || {
-        // Dropped after the node kernel, so that another may attach then. Made inside the closure: dropping it locks
-        // the registry, which the caller holds locked and would deadlock on if the thread could not be started.
-        let forget = Forget { session: ended, registry, key: SessionKey::Kernel };
-        if writer.run(&kernel) {
-            forget.session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
+impl AskedSession for KernelHello {
+    fn key(&self) -> SessionKey {
+        SessionKey::Kernel
+    }
+
+    /// Attaches a kernel, and runs what serves it.
+    fn begin(&self, registry: &Arc<Registry>) -> Result<Arc<Session>, HelloRefused> {
+        let options = KernelOptions {
+            system: http_server_process(),
+            queue: super::config::QUEUE,
+            policy: self.policy,
+            rules: rules(&registry.broker.chosen_settings(), self)?,
+        };
+        let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
+            AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, "a kernel is attached"),
+            AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
+        })?;
+        let actor = KernelActor::new(handle.clone(), registry.config.silence());
+        let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
+        let peer = LinkedKernel(session.clone());
+        let Service { reader, changes, writer, logins, attempts } = Service::new(handle, peer.clone(), peer);
+        let (executed, ended, registry) = (session.clone(), session.clone(), registry.clone());
+        let spawned = spawn("link-events", move || {
+            // Dropped after the node kernel, so that another may attach then. Made inside the closure: dropping it
+            // locks the registry, which the caller holds locked and would deadlock on if the thread could not be
+            // started.
+            let forget = Forget { session: ended, registry, key: SessionKey::Kernel };
+            if writer.run(&kernel) {
+                forget.session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
+            }
+            detach(kernel, forget.session.why());
+        })
+        .and_then(|()| spawn("link-orders", move || execute(&executed, reader)))
+        .and_then(|()| spawn("link-paths", move || changes.run(|_| {})))
+        .and_then(|()| spawn("link-logins", move || logins.run(&attempts)));
+        match spawned {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                session.end(SessionEnd::Failed, None);
+                Err(refused(RefusedCode::Full, &format!("no thread: {error}")))
+            }
         }
-        detach(kernel, forget.session.why());
-    })
-    .and_then(|()| spawn("link-orders", move || execute(&executed, reader)))
-    .and_then(|()| spawn("link-paths", move || changes.run(|_| {})))
-    .and_then(|()| spawn("link-logins", move || logins.run(&attempts)));
-    match spawned {
-        Ok(()) => Ok(session),
-        Err(error) => {
-            session.end(SessionEnd::Failed, None);
-            Err(refused(RefusedCode::Full, &format!("no thread: {error}")))
-        }
+    }
+
+    /// Judges it as the one before was judged, and puts its rules of entry in force.
+    fn succeed(&self, registry: &Registry, session: &Session) -> Result<(), HelloRefused> {
+        let rules = rules(&registry.broker.chosen_settings(), self)?;
+        let Actor::Kernel(actor) = &session.actor else { unreachable!("a kernel's key is no process'") };
+        actor.set_rules(rules).map_err(|error| refused(RefusedCode::Stopped, &error.to_string()))
     }
 }
 

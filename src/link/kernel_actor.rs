@@ -5,7 +5,8 @@ use super::kernel_inbox::{KernelInbox, NotTaken};
 use super::stop::Stop;
 use super::wire::LoggedIn;
 use crate::admission::{HeapBytes, HeldAs, ProcessMemory};
-use crate::broker::KernelHandle;
+use crate::broker::{KernelHandle, PushError};
+use crate::gateway::RulesOverlay;
 use crate::node::KernelMessage;
 use crate::node::login::GrantedLogin;
 use bytes::Bytes;
@@ -32,6 +33,11 @@ impl KernelActor {
     pub(super) fn new(handle: KernelHandle, room_within: Duration) -> Self {
         let inbox = KernelInbox::charged(handle.memory().charge_anyway(HeldAs::Link, 0));
         Self { inbox, logins: Logins::default(), handle, room_within }
+    }
+
+    /// A successor has the session, and other rules of entry.
+    pub(super) fn set_rules(&self, rules: RulesOverlay) -> Result<(), PushError> {
+        self.handle.set_rules(rules)
     }
 
     /// Where what is kept for the kernel is charged.

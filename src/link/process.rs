@@ -2,7 +2,7 @@
 
 use super::convert::{event_out, live_channel};
 use super::frame::LinkFrame;
-use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
+use super::session::{Actor, AskedSession, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
 use super::wire::{ByeCode, HelloRefused, RefusedCode};
 use crate::broker::{AttachError, AttachOptions, Event, Process, Stopped};
 use crate::process_id::ProcessId;
@@ -17,22 +17,34 @@ const FRAMES_AT_A_TIME: usize = 256;
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// Attaches a process, and runs what gives its events to the session.
-pub(super) fn begin(
-    registry: &Arc<Registry>,
-    id: ProcessId,
-    options: AttachOptions,
-) -> Result<Arc<Session>, HelloRefused> {
-    let process = registry.broker.process(id.clone(), options).map_err(|error| match error {
-        AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
-        AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
-    })?;
-    let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().memory()));
-    let feeder =
-        EventSender { process, session: session.clone(), registry: registry.clone(), key: SessionKey::Process(id) };
-    let spawned = thread::Builder::new().name("link-events".to_owned()).spawn(move || feeder.run());
-    spawned.map_err(|error| refused(RefusedCode::Full, &format!("no thread: {error}")))?;
-    Ok(session)
+/// The fields of a process' hello.
+pub(super) struct ProcessHello {
+    pub id: ProcessId,
+    pub options: AttachOptions,
+}
+
+impl AskedSession for ProcessHello {
+    fn key(&self) -> SessionKey {
+        SessionKey::Process(self.id.clone())
+    }
+
+    /// Attaches a process, and runs what gives its events to the session.
+    fn begin(&self, registry: &Arc<Registry>) -> Result<Arc<Session>, HelloRefused> {
+        let attached = registry.broker.process(self.id.clone(), self.options);
+        let process = attached.map_err(|error| match error {
+            AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
+            AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
+        })?;
+        let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().memory()));
+        let feeder = EventSender { process, session: session.clone(), registry: registry.clone(), key: self.key() };
+        let spawned = thread::Builder::new().name("link-events".to_owned()).spawn(move || feeder.run());
+        spawned.map_err(|error| refused(RefusedCode::Full, &format!("no thread: {error}")))?;
+        Ok(session)
+    }
+
+    fn succeed(&self, _: &Registry, _: &Session) -> Result<(), HelloRefused> {
+        Ok(())
+    }
 }
 
 struct EventSender {

@@ -6,17 +6,18 @@
 //! logged is escaped.
 
 use super::config::{ASKS_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, LinkConfig, QUEUE, WINDOW};
+use super::convert;
 use super::frame::{FrameReader, GatheredFrames, HEAD_BYTES_MAX, LinkFrame, ReadError};
-use super::kernel::{self, KernelHello};
+use super::kernel::KernelHello;
 use super::kernel_actor::KernelActor;
 use super::orders::{self, ProcessOrders};
-use super::session::{Actor, Registry, Session, SessionClaim, SessionEnd, SessionKey, bye, refused};
+use super::process::ProcessHello;
+use super::session::{Actor, AskedSession, Registry, Session, SessionClaim, SessionEnd, bye, refused};
 use super::stop::Stop;
 use super::waiting::{WaitingPlace, WaitingRoom};
 use super::wire::{
     Attach, ByeCode, FromPeer, Hello, HelloRefused, LinkWindow, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome,
 };
-use super::{convert, process};
 use crate::admission::HeldAs;
 use crate::broker::{AttachOptions, BrokerHandle, PAYLOAD_BYTES_MAX};
 use crate::driver::peer_socket::{Credential, DeadlineReader, PeerListenError, PeerListener, PeerStream};
@@ -189,9 +190,6 @@ impl Drop for LinkConnection {
     }
 }
 
-/// Begins a session and what runs behind it.
-type Begin = dyn FnOnce(&Arc<Registry>) -> Result<Arc<Session>, HelloRefused>;
-
 impl LinkConnection {
     /// The life of a connection, on its thread.
     fn serve(self, place: WaitingPlace) {
@@ -234,30 +232,28 @@ impl LinkConnection {
         let credential = self.credential(hello)?;
         // From here on waiting is bounded for each session.
         drop(place);
-        let (key, begin): (_, Box<Begin>) = match &hello.attach {
+        let asked: Box<dyn AskedSession> = match &hello.attach {
             Attach::Process { id, wants_control, wants_topics, policy } => {
                 let id: ProcessId = id
                     .parse()
                     .map_err(|error: ParseProcessIdError| refused(RefusedCode::Malformed, &format!("id: {error}")))?;
                 let (wants_control, wants_topics) = (*wants_control, *wants_topics);
                 let options = AttachOptions { queue: QUEUE, policy: *policy, wants_control, wants_topics };
-                let key = SessionKey::Process(id.clone());
-                (key, Box::new(move |registry| process::begin(registry, id, options)))
+                Box::new(ProcessHello { id, options })
             }
             Attach::Kernel { node, expose_local, public_mode, simulation_mode, jwt_secret, policy } => {
                 let (node, jwt_secret) = (node.clone(), jwt_secret.clone());
-                let kernel_hello = KernelHello {
+                Box::new(KernelHello {
                     node,
                     jwt_secret,
                     expose_local: *expose_local,
                     public_mode: *public_mode,
                     simulation_mode: *simulation_mode,
                     policy: *policy,
-                };
-                (SessionKey::Kernel, Box::new(move |registry| kernel::begin(registry, &kernel_hello)))
+                })
             }
         };
-        let claim = self.registry.claim(&key, hello, credential, &self.stream, deadline, begin)?;
+        let claim = self.registry.claim(&*asked, hello, credential, &self.stream, deadline)?;
         let session = &claim.session;
         if hello.session.is_some()
             && let Err(error) = session.acknowledge(hello.received)

@@ -236,6 +236,24 @@ impl Drop for Forget {
     }
 }
 
+/// What a peer wants to be.
+pub(super) trait AskedSession {
+    /// Whose session it asks for.
+    fn key(&self) -> SessionKey;
+
+    /// Begins the part of the broker behind the session.
+    ///
+    /// # Errors
+    /// The refusal for the peer.
+    fn begin(&self, registry: &Arc<Registry>) -> Result<Arc<Session>, HelloRefused>;
+
+    /// Judges it as the successor of the peer that had the session.
+    ///
+    /// # Errors
+    /// The refusal for the peer.
+    fn succeed(&self, registry: &Registry, session: &Session) -> Result<(), HelloRefused>;
+}
+
 /// A session that a connection has taken.
 pub(super) struct SessionClaim {
     pub session: Arc<Session>,
@@ -295,20 +313,19 @@ impl Registry {
         }
     }
 
-    /// Takes the session that `hello` asks for, or begins one with `begin`, which is called at most once and returns
-    /// the part of the broker behind the session.
+    /// Takes the session that `hello` asks for, or begins one.
     ///
     /// # Errors
     /// The refusal for the peer.
     pub(super) fn claim(
         self: &Arc<Self>,
-        key: &SessionKey,
+        asked: &dyn AskedSession,
         hello: &Hello,
         credential: Credential,
         stream: &Arc<PeerStream>,
         deadline: Instant,
-        begin: impl FnOnce(&Arc<Self>) -> Result<Arc<Session>, HelloRefused>,
     ) -> Result<SessionClaim, HelloRefused> {
+        let key = &asked.key();
         let claiming = self.begin_claim(key)?;
         let mut entries = lock(&self.entries);
         // One that has ended is about to go.
@@ -327,6 +344,11 @@ impl Registry {
         let entry = match by_key.get_mut(key) {
             Some(entry) => {
                 entry.judge(hello, credential)?;
+                if hello.session.is_none() {
+                    asked.succeed(self, &entry.session)?;
+                    // The one before may still be there; it has lost its session.
+                    entry.secret = new_secret()?;
+                }
                 entry
             }
             None if hello.session.is_some() => return Err(session_gone()),
@@ -334,8 +356,8 @@ impl Registry {
                 return Err(refused(RefusedCode::Full, "as many are attached as may be"));
             }
             None => {
-                let secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;
-                let session = begin(self)?;
+                let secret = new_secret()?;
+                let session = asked.begin(self)?;
                 let stream = Err(Instant::now());
                 let entry = SessionEntry { session, secret, credential, stream, number: 0, wants_drain: false };
                 by_key.entry(key.clone()).or_insert(entry)
@@ -439,7 +461,7 @@ impl Registry {
 impl SessionEntry {
     /// Returns an error unless `hello` may have this session. It changes hands only while it is detached, to the same
     /// user or with the same token, or at any time to a peer that knows its secret.
-    fn judge(&mut self, hello: &Hello, credential: Credential) -> Result<(), HelloRefused> {
+    fn judge(&self, hello: &Hello, credential: Credential) -> Result<(), HelloRefused> {
         if let Some(secret) = &hello.session {
             let may = credential == self.credential && super::token::is_same(secret.as_bytes(), self.secret.as_bytes());
             return if may { Ok(()) } else { Err(session_gone()) };
@@ -447,10 +469,12 @@ impl SessionEntry {
         if self.stream.is_ok() || credential != self.credential {
             return Err(refused(RefusedCode::Taken, "another is attached"));
         }
-        // The one before may still be there; it has lost its session.
-        self.secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;
         Ok(())
     }
+}
+
+fn new_secret() -> Result<String, HelloRefused> {
+    random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))
 }
 
 impl SessionClaim {

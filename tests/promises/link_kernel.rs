@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use link_support::{Linked, Raw, frame, refusal};
 use node_support::support::{self, recv, recv_close, send};
 use node_support::{KEYFILE, NODE, Node, SECRET, http_response, push};
-use pushring::internals::gateway::Settings;
+use pushring::internals::gateway::{Claims, Secret, Settings, mint};
 use pushring::link;
 use pushring::node::Dialect;
 use pushring::{Broker, Config};
@@ -247,6 +247,46 @@ fn a_successor_gets_the_live_channels_of_every_process_then_what_waits() {
     }
     node.tell(2, &format!("our@{APP}"), &push(channel), Some(b"from the successor"));
     assert_eq!(recv(&mut client), Message::text("from the successor"));
+}
+
+#[test]
+fn a_successor_is_judged_as_the_first_was_and_brings_its_own_rules() {
+    let linked = start("kernel-succeeds", None, |_| {});
+    let hello = |node: &str, key: &[u8], is_open: bool| {
+        let mut hello = hello(node, Some(key));
+        for mode in ["public_mode", "simulation_mode", "expose_local"] {
+            hello["attach"]["kernel"][mode] = json!(is_open);
+        }
+        hello
+    };
+    let modes = || {
+        let Settings { public_mode, simulation_mode, expose_local, response_timeout_s, .. } =
+            linked.broker.handle().settings();
+        (public_mode, simulation_mode, expose_local, response_timeout_s)
+    };
+    let claims = || Claims { username: NODE.to_owned(), subdomain: None, expiration: 2 };
+    let opens = |key: &[u8]| {
+        let token = mint(&Secret::new(key).unwrap(), &claims());
+        linked.broker.handle().settings().verify(&token, 1, |subdomain| subdomain.is_none()).is_ok()
+    };
+    let (raw, _) = Raw::attach(&linked.path, &hello(NODE, SECRET, true));
+    assert_eq!(modes(), (true, true, true, 600));
+    drop(raw);
+    // Until the broker has noticed that the connection before is gone.
+    let code = |hello: &Value| loop {
+        match refusal(&linked.path, &frame(&json!({ "hello": hello }))) {
+            code if code == "taken" => std::thread::yield_now(),
+            code => break code,
+        }
+    };
+    assert_eq!(code(&hello("other.os", SECRET, false)), "node");
+    assert_eq!(code(&hello(NODE, b"", false)), "node");
+    assert_eq!((modes(), opens(SECRET)), ((true, true, true, 600), true), "who was refused has changed nothing");
+    let (raw, _) = Raw::attach(&linked.path, &hello(NODE, b"a new key", false));
+    assert_eq!(modes(), (false, false, false, 15));
+    assert_eq!((opens(b"a new key"), opens(SECRET)), (true, false));
+    drop(raw);
+    linked.stop();
 }
 
 #[test]
