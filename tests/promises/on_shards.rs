@@ -486,6 +486,32 @@ fn it_answers_requests_too() {
 }
 
 #[test]
+fn a_handler_that_asked_is_told_of_who_joins_and_who_leaves() {
+    let broker = broker(support::driver(), |_| {});
+    let options = AttachOptions { wants_topics: true, ..AttachOptions::default() };
+    let (_process, told) = telling(&broker, options, |here, event| {
+        if let Event::Message { channel, payload, .. } = event {
+            let topic = std::str::from_utf8(payload).unwrap();
+            here.subscribe(*channel, topic).send().unwrap();
+        }
+    });
+    for (mut client, channel) in clients_on_both(&broker, &told) {
+        send(&mut client, "news");
+        assert!(matches!(next(&told), Event::Message { .. }));
+        match next(&told) {
+            Event::Joined { channel: joined, topic } => assert_eq!((joined, &*topic), (channel, "news")),
+            other => panic!("expected Joined, got {other:?}"),
+        }
+        drop(client);
+        match next(&told) {
+            Event::Left { channel: left, topic } => assert_eq!((left, &*topic), (channel, "news")),
+            other => panic!("expected Left, got {other:?}"),
+        }
+        assert_eq!(closed(&told).0, channel);
+    }
+}
+
+#[test]
 fn what_waits_for_shards_is_refused_instead_of_hanging() {
     let broker = broker(support::driver(), |_| {});
     let handle = broker.handle();
