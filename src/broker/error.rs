@@ -18,9 +18,12 @@ pub enum StartError {
     /// The driver.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// There is nowhere to listen: a listener for TLS needs certificates.
-    #[error("there is nowhere to listen: give certificates for TLS, or an address for plain HTTP")]
+    /// There is nowhere to listen.
+    #[error("there is nowhere to listen: give an address for plain HTTP, or one for TLS and certificates")]
     Nowhere,
+    /// There is an address for TLS, and no certificate.
+    #[error("a listener for TLS needs certificates: give some, or no address for TLS")]
+    NoCertificate,
     /// Something that the system normally grants.
     #[error("cannot start a shard: {0}")]
     Io(#[from] std::io::Error),

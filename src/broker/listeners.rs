@@ -15,7 +15,8 @@ pub(super) fn open(
         Some(listener) => share(listener, shards, &config.tcp)?,
         None => listen(config.listen, shards, &config.tcp)?,
     };
-    let tls = match config.tls_listen.filter(|_| config.shard.tls.is_some()) {
+    let tls = match config.tls_listen {
+        Some(_) if config.shard.tls.is_none() => return Err(StartError::NoCertificate),
         Some(address) => listen(address, shards, &config.tcp)?,
         None => Vec::new(),
     };

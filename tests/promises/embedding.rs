@@ -233,3 +233,15 @@ fn a_process_may_cut_a_connection_as_a_network_does() {
     let again = chat.disconnect(opened.channel).ask().send().unwrap().wait(PATIENCE).unwrap();
     assert_eq!(again.not_found, 1);
 }
+
+/// Plain HTTP alone, where TLS was asked for, would be noticed by nobody.
+#[test]
+fn a_listener_for_tls_needs_certificates() {
+    for plain in [true, false] {
+        let with_tls = start().config(move |config| {
+            (config.tls_listen, config.listens_plain) = (Some(([127, 0, 0, 1], 0).into()), plain);
+        });
+        let refused = with_tls.start().err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|why| why.contains("certificate")), "beside plain HTTP: {plain}");
+    }
+}
