@@ -61,7 +61,7 @@ fn run(action: ProgramAction, unknown: &[String]) -> anyhow::Result<ExitCode> {
             let config = options.load()?;
             log::start(&config)?;
             anyhow::ensure!(!config.jwt_secret_file.as_os_str().is_empty(), "a token needs --jwt-secret-file");
-            let secret = token::read_secret(&config.jwt_secret_file)?;
+            let secret = token::read_secret("jwt_secret_file", &config.jwt_secret_file)?;
             print(&(token::make_token(&secret, &config.node, options.ttl.duration())? + "\n"))?;
         }
         ProgramAction::Init(options) => print(&init::init(&options.into_wish())?)?,

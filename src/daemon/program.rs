@@ -8,7 +8,7 @@ use super::config::{DaemonConfig, TakesEffect, takes_effect};
 use super::hub::{self, AuthorityKeys};
 use super::log;
 use super::token::read_secret;
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use pushring::control::{Changes, HubCounts, LastReload, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::{BrokerHandle, Drain, link};
@@ -73,13 +73,13 @@ impl Secrets {
     /// # Errors
     /// A file cannot be read, or holds no secret.
     pub(crate) fn read(config: &DaemonConfig, own: Option<&Secret>) -> anyhow::Result<Self> {
-        let read = |path: &Path| match path.as_os_str().is_empty() {
+        let read = |setting: &str, path: &Path| match path.as_os_str().is_empty() {
             true => Ok(None),
-            false => read_secret(path).map(Some),
+            false => read_secret(setting, path).map(Some),
         };
-        let first = read(&config.jwt_secret_file)?.or_else(|| own.cloned());
-        let second = read(&config.jwt_second_secret_file).context("jwt_second_secret_file")?;
-        let hub = read(&config.hub_secret_file).context("hub_secret_file")?;
+        let first = read("jwt_secret_file", &config.jwt_secret_file)?.or_else(|| own.cloned());
+        let second = read("jwt_second_secret_file", &config.jwt_second_secret_file)?;
+        let hub = read("hub_secret_file", &config.hub_secret_file)?;
         let is_login =
             [&first, &second].into_iter().any(|login| login.is_some() && is_same(login.as_ref(), hub.as_ref()));
         ensure!(

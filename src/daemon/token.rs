@@ -3,7 +3,7 @@
 //! Invariant: no secret is ever printed, nor is a part of it.
 
 use super::admin;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 #[cfg(feature = "fleet")]
 use pushring::fleet::Credentials;
 use pushring::internals::gateway::{Claims, Secret, mint};
@@ -24,21 +24,22 @@ pub(crate) const SECRET_BYTES_MIN: usize = 16;
 /// How many it should have: as many as the hash (RFC 7518 section 3.2).
 pub(crate) const SECRET_BYTES_ADVISED: usize = 32;
 
-/// Reads a secret: all bytes of the file but a line end behind its last line, which editors add.
-pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret> {
-    let name = || format!("jwt_secret_file: {}", path.display());
+/// Reads the secret in the file that `setting` names: all its bytes but a line end behind its last line, which editors
+/// add.
+pub(crate) fn read_secret(setting: &str, path: &Path) -> anyhow::Result<Secret> {
+    let name = || format!("{setting}: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let secret = without_line_end(&bytes);
     let count = secret.len();
     ensure!(
         count >= SECRET_BYTES_MIN,
-        "jwt_secret_file: {} holds {count} bytes, too few for a secret: at least {SECRET_BYTES_MIN}, better \
+        "{setting}: {} holds {count} bytes, too few for a secret: at least {SECRET_BYTES_MIN}, better \
          {SECRET_BYTES_ADVISED}: head -c 32 /dev/urandom > FILE",
         path.display()
     );
     if count < SECRET_BYTES_ADVISED {
         tracing::warn!(
-            file = %path.display(), bytes = count, advised = SECRET_BYTES_ADVISED,
+            setting, file = %path.display(), bytes = count, advised = SECRET_BYTES_ADVISED,
             "the token secret is short: make a new one with head -c 32 /dev/urandom"
         );
     }
@@ -119,9 +120,7 @@ pub(crate) fn random_secret() -> anyhow::Result<Secret> {
 
 /// A token of `node` that expires after `ttl`.
 pub(crate) fn make_token(secret: &Secret, node: &str, ttl: Duration) -> anyhow::Result<String> {
-    if ttl.is_zero() {
-        bail!("ttl: a token must live for at least a second");
-    }
+    ensure!(ttl.as_secs() > 0, "ttl: a token must live for at least a second");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let expiration = now.saturating_add(ttl).as_secs();
     Ok(mint(secret, &Claims { username: node.to_owned(), subdomain: None, expiration }))
@@ -130,6 +129,15 @@ pub(crate) fn make_token(secret: &Secret, node: &str, ttl: Duration) -> anyhow::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_lives_for_a_second_at_least() {
+        let secret = Secret::new(b"a secret of thirty-two bytes, no less").unwrap();
+        for ms in [0, 1, 999] {
+            assert!(make_token(&secret, "alice.os", Duration::from_millis(ms)).is_err(), "{ms} ms");
+        }
+        assert!(make_token(&secret, "alice.os", Duration::from_secs(1)).is_ok());
+    }
 
     #[test]
     fn only_a_text_loses_its_line_end() {

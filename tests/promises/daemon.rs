@@ -155,6 +155,20 @@ fn secrets_that_protect_nothing() {
     assert!(!missing.status.success());
     assert!(String::from_utf8(missing.stderr).unwrap().contains("/no/such/file"));
 
+    // Each file by the setting that names it, and by no other.
+    for (setting, flags) in [
+        ("jwt_secret_file", &["--jwt-secret-file"][..]),
+        ("jwt_second_secret_file", &["--jwt-second-secret-file"]),
+        ("hub_secret_file", &["--hub", "--hub-secret-file"]),
+    ] {
+        for file in [empty.path(), "/no/such/file"] {
+            let refused = output(pushring(&["serve", "--listen", "127.0.0.1:0"]).args(flags).arg(file));
+            let words = String::from_utf8(refused.stderr).unwrap();
+            let named = words.matches("secret_file: ").count();
+            assert!(words.contains(&format!("{setting}: {file}")) && named == 1, "{setting}: {words}");
+        }
+    }
+
     let short = TemporaryFile::new("short", "sixteen bytes !!");
     let warned = output(&mut pushring(&["token", "--jwt-secret-file", short.path()]));
     let words = String::from_utf8(warned.stderr).unwrap();
