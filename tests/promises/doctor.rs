@@ -5,7 +5,7 @@ use crate::support;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use support::daemon::{Daemon, output, pushring};
+use support::daemon::{Daemon, TemporaryFile, output, pushring};
 
 /// Its exit code and its findings.
 fn examine(args: &[&str]) -> (i32, Vec<Value>) {
@@ -76,4 +76,31 @@ fn people_read_what_was_found_and_how_to_mend_it() {
     assert!(examined.stderr.is_empty());
     let help = String::from_utf8(output(&mut pushring(&["doctor", "--help"])).stdout).unwrap();
     assert!(help.contains("The exit status is 0 if all is well, 1 with warnings, 2"), "{help}");
+}
+
+/// A daemon with one of these does not start.
+#[test]
+fn each_secret_that_the_daemon_reads_is_looked_at() {
+    let file = |bytes: usize| TemporaryFile::new(&format!("secret-of-{bytes}"), &"x".repeat(bytes));
+    let (short, of_20) = (file(9), file(20));
+    for (check, flag, file) in [
+        ("token secret", "--jwt-secret-file", &short),
+        ("second token secret", "--jwt-second-secret-file", &short),
+        ("link token", "--link-token-file", &short),
+        ("hub's secret", "--hub-secret-file", &short),
+        ("webhook secret", "--hub-webhook-secret-file", &short),
+        ("webhook secret", "--hub-webhook-secret-file", &of_20),
+        ("admin token", "--admin-token-file", &short),
+        ("API token", "--api-token-file", &short),
+    ] {
+        let (code, findings) = examine(&["--listen", "127.0.0.1:0", flag, file.path()]);
+        assert_eq!((code, &finding(&findings, check)["level"]), (2, &"problem".into()), "{flag}: {findings:?}");
+    }
+}
+
+/// The settings of docs/QUICKSTART.md.
+#[test]
+fn a_hub_needs_no_link() {
+    let (_, findings) = examine(&["--listen", "127.0.0.1:0", "--hub", "--hub-open"]);
+    assert!(findings.iter().all(|finding| finding["check"] != "link"), "{findings:?}");
 }

@@ -76,11 +76,11 @@ pub(super) fn findings(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.sockets.iter().map(|socket| paths::socket(config, socket)));
     findings.extend(facts.link_tcp.as_ref().and_then(|listener| network::link_tcp(config, listener)));
     findings.extend(certificates::of_link(facts));
-    findings.extend(facts.link_token.as_ref().map(|token| paths::secret_file("link token", token)));
-    findings.extend(hub::hub(config, facts));
+    findings.extend(hub::authority(config, facts));
     findings.extend(facts.control_is_homeless.then(paths::no_control));
     findings.extend(facts.fleet.as_ref().map(|probed| network::fleet(config, probed)));
     findings.push(paths::secret(facts.secret.as_ref()));
+    findings.extend(facts.other_secrets.iter().map(|(check, file)| paths::secret_file(check, file)));
     findings
 }
 

@@ -29,12 +29,10 @@ pub(super) struct Facts {
     pub link_tcp: Option<ListenResult>,
     /// The file of the token secret, if one is named.
     pub secret: Option<SecretFile>,
-    /// The file of the link's token, if one is named.
-    pub link_token: Option<SecretFile>,
     /// The number of usable keys of the hub's authority, or why it is unknown; none: it has no authority.
     pub hub_keys: Option<Result<usize, String>>,
-    /// The files of the hub's other secrets that are named, and what each is.
-    pub hub_secrets: Vec<(&'static str, SecretFile)>,
+    /// The files of other secrets and tokens that are named, and what each is.
+    pub other_secrets: Vec<(&'static str, SecretFile)>,
     /// The address on which TLS is to be spoken, if one is named.
     pub tls_listener: Option<ListenResult>,
     /// The pairs of certificates and keys that are named.
@@ -270,9 +268,8 @@ impl Facts {
             control_is_homeless: false,
             link_tcp: None,
             secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600), bytes: 32 }),
-            link_token: None,
             hub_keys: None,
-            hub_secrets: Vec::new(),
+            other_secrets: Vec::new(),
             tls_listener: None,
             tls: Vec::new(),
             link_tls: Vec::new(),

@@ -42,9 +42,8 @@ pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
         sockets: sockets(config, control.as_deref()),
         link_tcp: config.link_tcp.parse().ok().map(|address| system.listener(config, address)),
         secret: secret(&config.jwt_secret_file, token::secret_bytes),
-        link_token: secret(&config.link_token_file, token::secret_bytes),
         hub_keys: hub::read_keys_once(config).map_err(|error| format!("{error:#}")).transpose(),
-        hub_secrets: hub_secrets(config),
+        other_secrets: other_secrets(config),
         tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
         // A mismatched pair is a finding of its own.
         tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
@@ -55,10 +54,19 @@ pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
     }
 }
 
-/// The files of secrets that only the hub has.
-fn hub_secrets(config: &DaemonConfig) -> Vec<(&'static str, SecretFile)> {
-    let files = [("hub's secret", &config.hub_secret_file), ("webhook secret", &config.hub_webhook_secret_file)];
-    files.into_iter().filter_map(|(check, file)| Some((check, secret(file, token::secret_bytes)?))).collect()
+/// The files of all secrets and tokens but the first.
+fn other_secrets(config: &DaemonConfig) -> Vec<(&'static str, SecretFile)> {
+    let files = [
+        ("second token secret", &config.jwt_second_secret_file),
+        ("link token", &config.link_token_file),
+        ("hub's secret", &config.hub_secret_file),
+        ("admin token", &config.admin_token_file),
+        ("API token", &config.api_token_file),
+    ];
+    let files = files.map(|(check, file)| (check, secret(file, token::secret_bytes)));
+    let webhook = secret(&config.hub_webhook_secret_file, hub::webhook_secret_bytes);
+    let all = files.into_iter().chain([("webhook secret", webhook)]);
+    all.filter_map(|(check, file)| Some((check, file?))).collect()
 }
 
 /// The state of a pair of files, as the daemon would load it.

@@ -12,6 +12,7 @@ use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::program::Daemon;
+use crate::daemon::token;
 use anyhow::{Context, ensure};
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -94,15 +95,24 @@ fn key_of(secret: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(key)
 }
 
+fn read_key(file: &Path) -> anyhow::Result<Vec<u8>> {
+    key_of(&token::read_secret_bytes(file)?)
+}
+
+/// How many bytes the secret in a file has, if a key can be made of it.
+pub(crate) fn secret_bytes(file: &Path) -> anyhow::Result<usize> {
+    read_key(file)?;
+    token::secret_bytes(file)
+}
+
 /// Delivers what is told to `calls`, on a thread that ends when they do.
 ///
 /// # Errors
 /// A setting is invalid.
 pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue) -> anyhow::Result<JoinHandle<()>> {
     let uri = check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
-    let read = |path: &Path| key_of(&crate::daemon::token::read_secret_bytes(path)?);
     let file = &config.hub_webhook_secret_file;
-    let key = read(file).with_context(|| format!("hub_webhook_secret_file: {}", file.display()))?;
+    let key = read_key(file).with_context(|| format!("hub_webhook_secret_file: {}", file.display()))?;
     let key = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
     let client = HttpClient::new(&uri, &config.hub_webhook_ca).context("hub_webhook_ca")?;
     if uri.scheme_str() == Some("http") {

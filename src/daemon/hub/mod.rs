@@ -8,7 +8,7 @@ mod calls;
 mod client;
 mod keys;
 
-pub(crate) use calls::{limits as call_limits, start as start_calls};
+pub(crate) use calls::{limits as call_limits, secret_bytes as webhook_secret_bytes, start as start_calls};
 pub(crate) use keys::{AuthorityKeys, begin as begin_keys, read_once as read_keys_once, start as start_keys};
 
 use super::config::DaemonConfig;

@@ -1,7 +1,7 @@
 //! The listener, TCP's limits, the rules of entry, and the proxies in front.
 
 use super::{Finding, Level};
-use crate::daemon::config::DaemonConfig;
+use crate::daemon::config::{DaemonConfig, Redirect};
 use crate::daemon::doctor::facts::{ListenResult, Network};
 use crate::daemon::plain::plain;
 use crate::daemon::table::bytes;
@@ -223,9 +223,11 @@ pub(super) fn entry(config: &DaemonConfig) -> Vec<Finding> {
             "--proxy-protocol-from 10.0.0.2, the balancer's address",
         ));
     }
-    if !is_loopback && !config.behind_tls {
+    let is_plain = config.listen.0.is_some_and(|address| !address.ip().to_canonical().is_loopback());
+    if is_plain && !config.behind_tls && config.tls_redirect == Redirect::Off {
         let words = "login cookies go over connections without TLS";
-        findings.push(Finding::new(Level::Note, CHECK, words, "TLS in front, and --behind-tls"));
+        let fix = "TLS in front, and --behind-tls; or --tls-listen, and --tls-redirect";
+        findings.push(Finding::new(Level::Note, CHECK, words, fix));
     }
     findings
 }
@@ -403,6 +405,24 @@ mod tests {
         assert_eq!(link_tcp(&config, &ListenResult::Free).unwrap().level, Level::Ok);
         let finding = with("0.0.0.0:9001", ListenResult::InUse(None));
         assert!(finding.level == Level::Problem && finding.fix.unwrap().contains("--link-tcp"));
+    }
+
+    #[test]
+    fn cookies_that_go_without_tls() {
+        let is_told = |listen: Option<[u8; 4]>, tls: bool, redirect: Redirect| {
+            let at = |ip: [u8; 4]| crate::daemon::config::Listen::at((ip, 8080).into());
+            let config = DaemonConfig {
+                listen: listen.map_or(crate::daemon::config::Listen(None), at),
+                tls_listen: if tls { at([0; 4]) } else { crate::daemon::config::Listen(None) },
+                tls_redirect: redirect,
+                ..DaemonConfig::default()
+            };
+            entry(&config).iter().any(|finding| finding.found.contains("without TLS"))
+        };
+        assert!(is_told(Some([0; 4]), false, Redirect::Off) && is_told(Some([0; 4]), true, Redirect::Off));
+        assert!(!is_told(Some([127, 0, 0, 1]), true, Redirect::Off));
+        assert!(!is_told(Some([0; 4]), true, Redirect::On), "clients are sent on");
+        assert!(!is_told(None, true, Redirect::Off), "there is TLS alone");
     }
 
     #[test]

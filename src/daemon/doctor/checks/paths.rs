@@ -16,7 +16,8 @@ pub(super) fn no_link(config: &DaemonConfig) -> Option<Finding> {
     let words =
         "no process of another program can attach: neither link nor link_tcp is set (demo has processes of its own)";
     let fix = "--link /run/pushring/link.sock";
-    let is_closed = config.link.as_os_str().is_empty() && config.link_tcp.is_empty();
+    // The hub needs none.
+    let is_closed = config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub;
     is_closed.then(|| Finding::new(Level::Warning, "link", words, fix))
 }
 
@@ -185,6 +186,7 @@ mod tests {
     #[test]
     fn no_process_can_attach() {
         expect(Level::Warning, "can attach", "--link", |config, _| config.link = "".into());
+        assert_eq!(no_link(&DaemonConfig { hub: true, ..DaemonConfig::default() }), None);
     }
 
     #[test]
@@ -204,7 +206,8 @@ mod tests {
             expect(level, &words, "head -c 32 /dev/urandom", |_, facts| facts.secret.as_mut().unwrap().bytes = bytes);
         }
         expect(Level::Problem, "holds 3 bytes", "base64", |_, facts| {
-            facts.link_token = Some(SecretFile { path: "/etc/token".into(), mode: Ok(0o600), bytes: 3 });
+            let file = SecretFile { path: "/etc/token".into(), mode: Ok(0o600), bytes: 3 };
+            facts.other_secrets.push(("link token", file));
         });
         expect(Level::Problem, "no such file", "readable", |_, facts| {
             facts.secret.as_mut().unwrap().mode = Err("no such file".to_owned());
