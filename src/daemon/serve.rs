@@ -279,6 +279,11 @@ fn start_admin(
     match Admin::start(address, admin::AdminParts { operator, guard, needs: need.into_iter().collect() }) {
         Ok(admin) => {
             let address = admin.address();
+            if !address.ip().to_canonical().is_loopback() {
+                tracing::warn!(
+                    "the admin listener is not encrypted: its token and all answers can be read on the network; use a loopback address (admin_listen)"
+                );
+            }
             tracing::info!(%address, has_token, "admin listener at http://{address}/");
             Ok(Some(admin))
         }

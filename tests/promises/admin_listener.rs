@@ -199,3 +199,13 @@ fn a_daemon_that_needs_a_link_is_not_ready_without_one() {
     assert!(status == 503 && text.contains("[-] link: no link is set"), "{text}");
     assert_eq!(admin.get("/livez").0, 200);
 }
+
+#[test]
+fn a_token_that_others_can_read_on_the_network_is_warned_of() {
+    for (address, is_warned) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+        let daemon = Daemon::start(&["serve", "--admin-listen", address]);
+        daemon.signal("TERM");
+        let (_, log) = daemon.wait();
+        assert_eq!(log.contains("the admin listener is not encrypted"), is_warned, "{address}: {log}");
+    }
+}
