@@ -6,7 +6,9 @@ use super::plain::plain;
 use super::table::{Align, bytes, table};
 use anyhow::bail;
 use pushring::control::{Changes, ChannelQuery, ControlAnswer, ControlRequest, Filter, Overview};
-use pushring::{ChannelFilter, ChannelReport, ProcessReport};
+use pushring::{ChannelFilter, ChannelReport, Disconnect, ProcessReport};
+use serde::Serialize;
+use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::thread;
 
@@ -26,7 +28,9 @@ pub(crate) fn channels(options: ChannelsOptions) -> anyhow::Result<String> {
     let query = ChannelQuery { filter, after, limit: Some(limit), fullest };
     let ControlAnswer::Channels(list) = ask(&to, &ControlRequest::Channels(query))? else { bail!(ANOTHER) };
     if to.json {
-        return list.channels.iter().map(|channel| Ok(serde_json::to_string(channel)? + "\n")).collect();
+        let channels = list.channels.iter().map(serde_json::to_string);
+        let more = list.next.map(|next| Ok(json!({ "next": next }).to_string()));
+        return channels.chain(more).map(|line| Ok(line? + "\n")).collect();
     }
     let more = list.next.map_or(String::new(), |next| format!("there are more: --after {next}\n"));
     Ok(channels_text(&list.channels) + &more)
@@ -95,39 +99,64 @@ pub(crate) fn drain(options: &DrainOptions) -> anyhow::Result<String> {
 /// No daemon answers.
 pub(crate) fn top(options: &TopOptions) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let clear = if out.is_terminal() { CLEAR } else { "" };
-    let mut before: Option<Overview> = None;
+    let clear = if out.is_terminal() && !options.ask.json { CLEAR } else { "" };
+    let mut before: Option<Look> = None;
     let mut left = options.count;
     while left != Some(0) {
-        let ControlAnswer::Stats(overview) = ask(&options.ask, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
-        let query = ChannelQuery { limit: Some(TOP_ROWS), fullest: true, ..ChannelQuery::default() };
-        let ControlAnswer::Channels(fullest) = ask(&options.ask, &ControlRequest::Channels(query))? else {
-            bail!(ANOTHER)
+        let look = Look::at(&options.ask)?;
+        let text = match options.ask.json {
+            true => serde_json::to_string(&look)? + "\n",
+            false => look.text(before.as_ref().map(|before| &*before.stats)),
         };
-        let ControlAnswer::Processes(mut processes) = ask(&options.ask, &ControlRequest::Processes {})? else {
-            bail!(ANOTHER)
-        };
-        let last = Filter { last: Some(TOP_ROWS), ..Filter::default() };
-        let ControlAnswer::Disconnects(ends) = ask(&options.ask, &ControlRequest::Disconnects(last))? else {
-            bail!(ANOTHER)
-        };
-        processes.sort_by_key(|process| std::cmp::Reverse(process.channels));
-        processes.truncate(TOP_ROWS);
-        let text = [
-            rates_text(&overview, before.as_ref()),
-            processes_text(&processes),
-            "clients for which most waits:\n".to_owned() + &channels_text(&fullest.channels),
-            "last ends:\n".to_owned() + &ends_text(&ends),
-        ];
-        write!(out, "{clear}{}", text.join("\n"))?;
+        write!(out, "{clear}{text}")?;
         out.flush()?;
-        before = Some(*overview);
+        before = Some(look);
         left = left.map(|left| left - 1);
         if left != Some(0) {
             thread::sleep(options.every.duration());
         }
     }
     Ok(())
+}
+
+/// What `top` shows at a time.
+#[derive(Serialize)]
+struct Look {
+    stats: Box<Overview>,
+    /// Those for which most waits.
+    channels: Vec<ChannelReport>,
+    /// Those with most channels.
+    processes: Vec<ProcessReport>,
+    /// The last ends.
+    disconnects: Vec<Disconnect>,
+}
+
+impl Look {
+    fn at(daemon: &AskOptions) -> anyhow::Result<Self> {
+        let ControlAnswer::Stats(stats) = ask(daemon, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
+        let query = ChannelQuery { limit: Some(TOP_ROWS), fullest: true, ..ChannelQuery::default() };
+        let ControlAnswer::Channels(list) = ask(daemon, &ControlRequest::Channels(query))? else { bail!(ANOTHER) };
+        let ControlAnswer::Processes(mut processes) = ask(daemon, &ControlRequest::Processes {})? else {
+            bail!(ANOTHER)
+        };
+        let last = Filter { last: Some(TOP_ROWS), ..Filter::default() };
+        let ControlAnswer::Disconnects(disconnects) = ask(daemon, &ControlRequest::Disconnects(last))? else {
+            bail!(ANOTHER)
+        };
+        processes.sort_by_key(|process| std::cmp::Reverse(process.channels));
+        processes.truncate(TOP_ROWS);
+        Ok(Self { stats, channels: list.channels, processes, disconnects })
+    }
+
+    fn text(&self, before: Option<&Overview>) -> String {
+        let parts = [
+            rates_text(&self.stats, before),
+            processes_text(&self.processes),
+            "clients for which most waits:\n".to_owned() + &channels_text(&self.channels),
+            "last ends:\n".to_owned() + &ends_text(&self.disconnects),
+        ];
+        parts.join("\n")
+    }
 }
 
 fn rates_text(now: &Overview, before: Option<&Overview>) -> String {

@@ -249,3 +249,27 @@ fn nonsense_is_refused_and_holds_nobody_up() {
     daemon.signal("TERM");
     assert_eq!(daemon.wait().0, Some(0));
 }
+
+/// A program that reads lines of JSON gets nothing else, and can tell whether it has all.
+#[test]
+fn json_is_lines_of_json_and_says_whether_there_are_more() {
+    let path = socket("json");
+    let at = path.to_str().unwrap();
+    let daemon = Daemon::start(&["demo", "--shards", "1", "--control", at]);
+    let _clients = [daemon.connect("/echo:pushring:sys/"), daemon.connect("/echo:pushring:sys/")];
+    let lines = |args: &[&str]| -> Vec<Value> {
+        let text = said(&[args, &["--json", "--control", at]].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{args:?}: {line}"))).collect()
+    };
+    let echo = ["channels", "--process", "echo:pushring:sys"];
+    assert_eq!(lines(&echo).len(), 2);
+    let first = lines(&[&echo[..], &["--limit", "1"]].concat());
+    let next = first[1]["next"].to_string();
+    let second = lines(&[&echo[..], &["--after", &next]].concat());
+    assert_eq!((first.len(), second.len()), (2, 1), "{first:?} {second:?}");
+    assert_ne!(first[0]["channel"], second[0]["channel"]);
+    let [looked, _] = &lines(&["top", "--count", "2", "--every", "1ms"])[..] else { panic!("a line each time") };
+    for part in ["stats", "channels", "processes", "disconnects"] {
+        assert!(looked.get(part).is_some(), "{part}: {looked}");
+    }
+}
