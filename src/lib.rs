@@ -59,6 +59,7 @@
 //! | `send` of an order, [`Batch::send`], [`Batch::flush`] | room in the inboxes of shards, which drain at the speed of their CPU; `try_send` and `.await` do not block |
 //! | [`Process::recv_timeout`], [`Process::recv_blocking`], [`Process::recv_batch`], `Kernel::recv` | an event; [`Process::recv`] is a future |
 //! | [`Ticket::wait`] | an outcome; a ticket is a future too |
+//! | [`Builder::listen`] | where it is given a name, the look-up of that |
 //! | [`Builder::start`], [`Broker::start`] | the threads of all shards |
 //! | [`Broker::wait`], [`Broker::stop`], [`BrokerHandle::stop_and_tell`] | the end of the broker; so does dropping a [`Broker`] |
 //! | [`Broker::process`], [`Broker::process_with`], [`Broker::on_shards`], [`BrokerHandle::process`], [`BrokerHandle::on_shards`], [`BrokerHandle::on_shards_with`], `BrokerHandle::kernel` | every shard to know of it |
@@ -125,10 +126,10 @@ pub use admission::{ConnectionLimits, HeldAs, HeldBytes, TenantReport};
 pub use broker::{
     Asking, AskingNodes, AttachError, AttachOptions, Batch, BindPathError, Broadcast, Broker, BrokerHandle, Builder,
     ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, Here,
-    InvalidChannelAt, InvalidMessage, Message, NODE_ANSWER_WITHIN, NotYetKnown, OnNodes, Order, Presence, Present,
-    Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending,
-    SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket,
-    TopicQuery, files_needed,
+    InvalidChannelAt, InvalidMessage, Message, NODE_ANSWER_WITHIN, NotYetKnown, OnNodes, Order, PAYLOAD_BYTES_MAX,
+    Presence, Present, Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError, Respond,
+    SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError,
+    Stopped, Subscribe, Ticket, TopicQuery, files_needed,
 };
 #[cfg(feature = "node")]
 pub use broker::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};

@@ -31,7 +31,7 @@ impl Builder {
     }
 
     /// Where to listen: `127.0.0.1:8080`, `localhost:8080` or a [`SocketAddr`]. Port 0 picks a free one. Default
-    /// 127.0.0.1:0.
+    /// 127.0.0.1:0. A name is looked up, which blocks the thread.
     pub fn listen(mut self, address: impl ToSocketAddrs + std::fmt::Debug) -> Self {
         let found: Option<SocketAddr> = address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
         self.no_address = found.is_none().then(|| format!("{address:?}"));
@@ -39,7 +39,7 @@ impl Builder {
         self
     }
 
-    /// Threads; 0 is one for each core that this process may use, and the default.
+    /// Threads, 256 at most; 0 is one for each core that this process may use, and the default.
     pub fn shards(mut self, shards: usize) -> Self {
         self.config.shards = shards;
         self

@@ -25,7 +25,7 @@ pub struct Config {
     /// Whether clients wait in the listener's backlog until the broker is told to [open](super::BrokerHandle::open), so
     /// that none of them comes before the paths are bound. Default: no.
     pub opens_later: bool,
-    /// Threads; 0 is one for each core that this process may use.
+    /// Threads, 256 at most; 0 is one for each core that this process may use.
     pub shards: usize,
     /// Whether each shard stays on a core of its own. Default off: a library does not own the machine.
     pub pin: bool,

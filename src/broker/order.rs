@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 /// Commands, each with its shard.
 pub(super) type Commands = SmallVec<[(usize, Command); 1]>;
 
-/// An order to the broker: [`Push`], [`Broadcast`], [`CloseCommand`] or [`RespondCommand`]. Sealed.
+/// An order to the broker: [`Push`], [`Broadcast`], [`Subscribe`], [`Close`] or [`Respond`]. Sealed.
 pub trait Order<'p>: Sized {
     /// In whose name.
     #[doc(hidden)]

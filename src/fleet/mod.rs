@@ -19,6 +19,16 @@
 //!
 //! Invariants: local pushes never wait for any of this; every table and queue has a limit; input from another node is
 //! treated as hostile until it has been checked, and can affect only what is counted of that node.
+//!
+//! # Calls that may wait
+//!
+//! This blocks the thread that calls it, and no others do:
+//!
+//! | call | waits for |
+//! |---|---|
+//! | [`probe`] | NATS and the other nodes, 5 s at most |
+//!
+//! Dropping a [`Fleet`] waits for its thread: for what is queued to leave, half a second at most.
 
 #[cfg(test)]
 mod brokers_tests;

@@ -1,5 +1,6 @@
-//! The calls that may block a thread are those in the table of `src/lib.rs` and, for `link`, `control`, `process_lib`
-//! and `node`, in those of these modules, and no others. On a shard's thread the broker's panic instead of hanging.
+//! The calls that may block a thread are those in the table of `src/lib.rs` and, for `link`, `control`, `process_lib`,
+//! `fleet` and `node`, in those of these modules, and no others. On a shard's thread the broker's panic instead of
+//! hanging.
 
 use crate::support;
 
@@ -26,6 +27,8 @@ const WAITS: &[&str] = &[
     "must_not_be_on_a_shard(",
     "away_from_shards(",
     "wait_timeout_while(",
+    // The look-up of a name.
+    "to_socket_addrs(",
     // Types dropped with their end set wait in their `Drop`.
     "self.end = Some",
 ];
@@ -178,6 +181,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             ".ended(&exit)",
         ],
     ),
+    ("fleet", &["block_on("]),
     ("node", &[".join()", "Broker::start(", "stop_and_tell(", ".recv()", ".recv_timeout(", "wait_timeout_while("]),
 ];
 
