@@ -142,7 +142,7 @@ const TIMED: [Timed; 2] = [
     ),
     (
         "push_delay_seconds",
-        "How long pushes took from their call until the kernel had been offered them, sampled some twenty times a second",
+        "How long pushes took from their call until the kernel had been offered them, sampled ten times a second",
         |shard| &shard.push_delays,
     ),
 ];

@@ -29,7 +29,7 @@ pub(crate) enum ProgramAction {
     Demo(DemoOptions),
     /// Print the settings in force as a TOML file, with comments
     Config(ConfigOptions),
-    /// Write a daemon's first files: commented settings, a secret, a systemd unit
+    /// Write a daemon's first files: commented settings, a secret, a token, a systemd unit
     Init(InitOptions),
     /// Print a token for development
     Token(TokenOptions),

@@ -148,7 +148,7 @@ pub struct Report {
     /// How long its turns were, in time on its processor: what others waited for in vain is not in it.
     #[serde(default)]
     pub turns: Durations,
-    /// How long pushes took from their call until the kernel had been offered them, sampled some twenty times a second.
+    /// How long pushes took from their call until the kernel had been offered them, sampled ten times a second.
     #[serde(default)]
     pub push_delays: Durations,
     /// Counts.

@@ -60,6 +60,36 @@ fn every_limit_and_deadline_is_on_the_page() {
     }
 }
 
+/// All pages for users, with their names.
+fn pages() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let others = ["README.md", "clients/js/README.md", "clients/python/README.md"].map(|name| root.join(name));
+    let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")).chain(others);
+    pages.map(|path| (path.display().to_string(), fs::read_to_string(&path).unwrap())).collect()
+}
+
+/// A default that stands behind its setting in brackets, as `ping_interval` [25 s], or a number in parentheses.
+#[test]
+fn defaults_that_other_pages_repeat_are_those_in_force() {
+    let bare = |text: &str| text.replace(['`', ' ', ',', '"', '[', ']'], "");
+    let mut count = 0;
+    for (key, default) in settings() {
+        for (page, text) in pages() {
+            for (opening, closing) in [('[', ']'), ('(', ')')] {
+                for said in text.split(&format!("`{key}` {opening}")).skip(1) {
+                    let said = bare(&said.split(closing).next().unwrap().replace("nothing", ""));
+                    if opening == '[' || is_number(&said) {
+                        assert_eq!(said, bare(&default), "{key} in {page}");
+                        count += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(count > 20, "they are not found any more: {count}");
+}
+
 #[test]
 fn numbers_are_known_when_seen() {
     assert!(["10", "0", "25s", "1m", "250ms", "16MiB", "0B"].into_iter().all(is_number));
