@@ -15,14 +15,14 @@ export interface Options {
   onMessage?(data: string | ArrayBuffer): void;
   /**
    * So many messages are missing here; `null`: nobody knows how many, and the stream begins anew. `reason` is `dropped`,
-   * `trimmed`, `expired`, `unknown`, `foreign`, `elsewhere` or `closed`.
+   * `trimmed`, `expired`, `unknown`, `foreign`, `elsewhere`, `size` or `closed`.
    */
   onGap?(count: number | null, reason: string): void;
   /** So many messages of ours may not have come. */
   onLost?(count: number): void;
-  /** There is a connection; `resumed` tells that the channel is the one from before. */
-  onOpen?(open: { id: number; resumed: boolean }): void;
-  /** A close frame ended the channel, and another is opened soon. */
+  /** There is a connection; `resumed`: the channel is the one from before. `id` is null with `resume: false`. */
+  onOpen?(open: { id: number | null; resumed: boolean }): void;
+  /** A connection was closed (1006: without a close frame), and another is opened soon. */
   onDown?(code: number, reason: string): void;
   /** The next attempt is so far away. */
   onRetry?(waitMs: number): void;
@@ -33,7 +33,10 @@ export interface Options {
   onUnauthorized?(): boolean | Promise<boolean>;
   /** The channel has ended for good. */
   onClose?(code: number, reason: string): void;
-  /** The hub says no to something that was not asked for by a promise: a message that nobody hears, or `topic` once again. */
+  /**
+   * The hub says no to something that was not asked for by a promise: a message that nobody hears; or a subscription has ended,
+   * since `topic` may not be subscribed to once again, or a new token does not allow it.
+   */
   onError?(why: string, topic?: string): void;
   /**
    * Whether the channel outlives its connection (`pushring.1`) [true, unless `register`]. False for paths that are bound without
@@ -51,12 +54,12 @@ export interface Options {
   helloMs?: number;
   /**
    * A connection on which nothing was heard for one to two times so long is asked whether it still works, and given up where there
-   * is no answer in as long again [15,000]. Browsers say nothing of a network that is gone where nothing is sent.
+   * is no answer in as long again [15,000]. Browsers say nothing of a network that is gone where nothing is sent. With `resume`.
    */
   beatMs?: number;
   /** What was received is acknowledged after 64 messages, or so long [5,000]. */
   ackMs?: number;
-  /** What is kept of our own messages until the server has them [1,000, and 1 MiB]. */
+  /** What is kept of our own messages until the server has them [1,000, and 1 MiB; of a text the bytes of its UTF-8]. */
   outboxMessagesMax?: number;
   outboxBytesMax?: number;
   /** `EventStream` of `@pushring/client/sse`: used where two upgrades in a row have failed and none has ever succeeded. */
@@ -76,7 +79,7 @@ export class Channel {
   send(data: Data): boolean;
   /**
    * At the hub: what is published to a topic goes to `onMessage`, as it was published (text, JSON, or an ArrayBuffer). It lasts
-   * until `unsubscribe`, over new channels too. Rejected with the hub's reason: `forbidden`, `topic`, `too_many`. Tokens that
+   * until `unsubscribe`, over new channels too. Rejected with the hub's reason: `forbidden`, `topic`, `too_many`, `later`. Tokens that
    * name `topics` bring raw messages; do not mix the two where publishers are not trusted, since a text can look like this.
    */
   subscribe(topic: string, onMessage: (data: Json | ArrayBuffer, topic: string) => void): Promise<unknown>;

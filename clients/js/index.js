@@ -1,15 +1,21 @@
-// Codes after which the same client would be refused again; so are all from 3000 on but `AGAIN`. 4401 is asked for.
+// Codes that the same client would get again, as all from 3000 on but `AGAIN`. 4401 is asked for.
 const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 const AGAIN = [4404, 4408];
 const MARK = '\u001e';
 const ACK_EVERY = 64;
-// As many answers as the hub says again: whether more orders were executed could not be known.
+// So many answers are said again.
 const ASKS_AT_ONCE = 16;
 
-const sizeOf = (data) => (typeof data === 'string' ? data.length * 3 : (data.byteLength ?? data.size));
+const sizeOf = (data) => (typeof data === 'string' ? new TextEncoder().encode(data) : data).byteLength ?? data.size;
 const valueOf = (value) => (typeof value === 'function' ? value() : value);
+const parsed = (text) => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+};
 
-// `index.d.ts` describes what is exported.
 export function connect(url, options = {}) {
   return new Channel(url, options);
 }
@@ -42,6 +48,8 @@ export class Channel {
   #ask = 0;
   // How many answers of before are still to come on a resumed connection.
   #again = 0;
+  // Whether control texts are spoken.
+  #isMarked;
   // Beats without a message, and how many are borne.
   #silent = 0;
   #patience = 1;
@@ -136,11 +144,12 @@ export class Channel {
   };
 
   #open() {
-    clearTimeout(this.#timer);
+    this.#timer = clearTimeout(this.#timer);
     if (this.#isClosed) return;
     const { protocols = [], register, resume, fallback, WebSocket, helloMs } = this.#options;
     // Where no upgrade has ever succeeded, something between lets none through.
     const Socket = fallback && !this.#hasUpgraded && this.#attempt > 1 ? fallback : WebSocket;
+    this.#isMarked = resume || Socket !== WebSocket;
     const offered = [...valueOf(protocols)];
     if (resume) offered.unshift('pushring.1');
     if (this.#token) offered.push(`resume.${this.#id}.${this.#token}.${this.#received}`);
@@ -157,20 +166,16 @@ export class Channel {
     socket.onclose = ({ code, reason }) => isCurrent() && this.#closed(code, reason);
     // Node 20 tells no close of a failed handshake.
     socket.onerror = () => isCurrent() && this.#closed(1006, '');
-    this.#timer = setTimeout(() => isCurrent() && this.#lost(), helloMs);
+    this.#timer = setTimeout(() => this.#lost(), helloMs);
   }
 
   #heard(data) {
     if (!this.#isOpen) {
-      try {
-        this.#greeted(JSON.parse(data));
-      } catch {
-        this.#lost();
-      }
-      return;
+      const hello = parsed(data);
+      return hello && (hello.received ?? 0) <= this.#first + this.#written ? this.#greeted(hello) : this.#lost();
     }
     [this.#silent, this.#patience] = [0, 1];
-    if (this.#options.resume) {
+    if (this.#isMarked) {
       if (typeof data === 'string' && data[0] === MARK) {
         data = data.slice(1);
         if (data[0] !== MARK) return this.#told(JSON.parse(data));
@@ -188,46 +193,38 @@ export class Channel {
 
   #greeted({ channel_id, resume, resumed, received, reason, lost }) {
     const isSame = received !== undefined;
-    if (isSame && !(received <= this.#first + this.#written)) throw 0;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#timer = clearTimeout(this.#timer);
     for (const socket of this.#abandoned.splice(0)) socket.close();
-    const wasGreeted = this.#wasGreeted;
+    const isGap = isSame ? !resumed : this.#wasGreeted;
     [this.#id, this.#token, this.#attempt, this.#isOpen, this.#wasGreeted] = [channel_id, resume, 0, true, true];
-    if (isSame) {
-      const unsent = this.#first - received;
-      if (unsent > 0) this.#options.onLost?.(unsent);
-      this.#forget(Math.max(0, -unsent));
-      this.#first = received;
-      this.#written = 0;
-      if (!resumed) this.#missed(lost, reason);
-    } else {
-      // Nobody knows what the old channel has heard of this.
-      if (this.#written) this.#options.onLost?.(this.#written);
-      this.#forget(this.#written);
-      [this.#first, this.#received, this.#acknowledged] = [0, 0, 0];
-      if (wasGreeted) this.#options.onGap?.(lost ?? null, reason ?? 'closed');
-    }
+    // Nobody knows what an old channel has heard.
+    const unsent = isSame ? this.#first - received : this.#written;
+    this.#forget(isSame ? Math.max(0, -unsent) : unsent);
+    this.#first = received ?? 0;
     this.#again = 0;
-    if (!isSame) {
+    if (isSame) {
+      this.#written = 0;
+      if (isGap) this.#received += lost;
+      if ([...this.#asks.values()].some(({ isSaid }) => isSaid)) this.#again = Infinity;
+    } else {
+      [this.#received, this.#acknowledged] = [0, 0];
       this.#forsake();
       this.#subscribeAgain();
-    } else if ([...this.#asks.values()].some(({ isSaid }) => isSaid)) {
-      this.#again = Infinity;
     }
     this.#say();
-    this.#options.onOpen?.({ id: channel_id, resumed: isSame });
     this.#flush();
-  }
-
-  #missed(count, reason) {
-    this.#received += count;
-    this.#options.onGap?.(count, reason);
+    // The page's code may fail.
+    if (unsent > 0) this.#options.onLost?.(unsent);
+    if (isGap) this.#options.onGap?.(lost ?? null, reason ?? 'closed');
+    this.#options.onOpen?.({ id: channel_id, resumed: isSame });
   }
 
   /** A control text. */
   #told({ dropped, gap, unsent, again, id, error, ...answer }) {
-    if (dropped) return this.#missed(dropped, 'dropped');
+    if (dropped) {
+      this.#received += dropped;
+      return this.#options.onGap?.(dropped, 'dropped');
+    }
     if (gap) return this.#options.onGap?.(null, gap);
     if (unsent) return this.#options.onLost?.(unsent);
     if (again >= 0) {
@@ -235,9 +232,9 @@ export class Channel {
     } else {
       const ask = this.#asks.get(id);
       this.#asks.delete(id);
-      if (!error) ask?.resolve(answer);
-      else if (ask) ask.reject(new Error(error));
-      else if (id === undefined) this.#options.onError?.(error);
+      if (ask) error ? ask.reject(new Error(error)) : ask.resolve(answer);
+      else if (id === undefined && error) this.#options.onError?.(error);
+      else if (id === undefined && this.#topics.delete(answer.unsubscribed)) this.#options.onError?.('forbidden', answer.unsubscribed);
       if (!this.#again || id === undefined) return this.#say();
       this.#again--;
     }
@@ -249,8 +246,7 @@ export class Channel {
 
   #acknowledge(isDue) {
     if (isDue) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
+      this.#timer = clearTimeout(this.#timer);
       this.#acknowledged = this.#received;
       this.#socket.send(`${MARK}{"ack":${this.#received}}`);
     } else {
@@ -302,7 +298,7 @@ export class Channel {
     while (this.#isOpen && this.#written < this.#outbox.length) {
       const data = this.#outbox[this.#written++];
       const { resume } = this.#options;
-      this.#socket.send(resume && typeof data === 'string' && data[0] === MARK ? MARK + data : data);
+      this.#socket.send(this.#isMarked && typeof data === 'string' && data[0] === MARK ? MARK + data : data);
       if (!resume) this.#forget(1);
     }
   }
@@ -317,8 +313,7 @@ export class Channel {
 
   #lost(waitMs) {
     if (this.#isClosed) return;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#timer = clearTimeout(this.#timer);
     const socket = this.#socket;
     [this.#socket, this.#isOpen, this.#silent] = [null, false, 0];
     // Browsers open one connection at a time (RFC 6455 4.1): one that hangs would hold up the next.
@@ -333,6 +328,7 @@ export class Channel {
 
   async #closed(code, reason) {
     const [socket, wasOpen] = [this.#socket, this.#isOpen];
+    this.#timer = clearTimeout(this.#timer);
     this.#isOpen = false;
     if (code !== 1006) {
       // The next channel is new.
@@ -351,21 +347,16 @@ export class Channel {
         return this.#end(code, reason);
       }
     }
-    let waitMs;
-    if (code === 1012) {
-      try {
-        waitMs = JSON.parse(reason).retry_ms;
-      } catch {
-        // In words.
-      }
+    try {
+      if (wasOpen) this.#options.onDown?.(code, reason);
+    } finally {
+      this.#lost(code === 1012 ? parsed(reason)?.retry_ms : null);
     }
-    if (wasOpen) this.#options.onDown?.(code, reason);
-    this.#lost(waitMs);
   }
 
   #end(code, reason) {
     if (this.#isClosed) return;
-    clearTimeout(this.#timer);
+    this.#timer = clearTimeout(this.#timer);
     clearInterval(this.#beats);
     this.#listen('removeEventListener');
     [this.#isClosed, this.#isOpen, this.#socket] = [true, false, null];

@@ -360,6 +360,111 @@ test('a login that has ended is asked for, and acknowledgements go out', async (
   assert.ok(!channel.send('x'), 'it has ended');
 });
 
+test('a login that takes longer than a connection may is asked for once', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  const { sockets, WebSocket } = played();
+  let asked = 0;
+  let logIn;
+  const channel = connect('ws://x/', {
+    WebSocket,
+    random: () => 0,
+    onUnauthorized: () => {
+      asked++;
+      return new Promise((resolve) => (logIn = resolve));
+    },
+  });
+  const closed = sockets[0].onclose({ code: 4401, reason: '' });
+  t.mock.timers.tick(600_000);
+  assert.deepEqual([asked, sockets.length], [1, 1]);
+  logIn(true);
+  await closed;
+  t.mock.timers.tick(0);
+  assert.equal(sockets.length, 2);
+  channel.close();
+});
+
+test('what fails in the page is told to the page, and the channel goes on', async () => {
+  const { sockets, WebSocket } = played();
+  const fails = (name) => () => {
+    throw new Error(name);
+  };
+  const down = [];
+  const channel = connect('ws://x/', {
+    WebSocket,
+    random: () => 0,
+    onOpen: fails('open'),
+    onGap: fails('gap'),
+    onDown: (code) => {
+      down.push(code);
+      throw new Error('down');
+    },
+    onRetry: () => down.push('retry'),
+  });
+  channel.send('early');
+  assert.throws(() => sockets[0].hello({}), /open/);
+  assert.deepEqual([channel.isOpen, sockets[0].sent], [true, ['early']]);
+  await assert.rejects(sockets[0].onclose({ code: 1001, reason: '' }), /down/);
+  assert.deepEqual(down, [1001, 'retry']);
+  await until(() => sockets.length === 2);
+  channel.send('behind');
+  assert.throws(() => sockets[1].hello({ channel_id: 8 }), /gap/);
+  assert.deepEqual([channel.id, channel.isOpen, sockets[1].sent], [8, true, ['behind']]);
+  channel.close();
+});
+
+test('the outbox is as large as it says', () => {
+  const { WebSocket } = played();
+  const fits = (data) => {
+    const channel = connect('ws://x/', { WebSocket, outboxBytesMax: 10 });
+    const fits = channel.send(data);
+    channel.close();
+    return fits;
+  };
+  for (const data of ['x'.repeat(10), 'ü'.repeat(5), '€€€x', new Uint8Array(10), new Blob(['x'.repeat(10)])]) assert.ok(fits(data), data);
+  for (const data of ['x'.repeat(11), 'ü'.repeat(6), '€€€€', new Uint8Array(11), new Blob(['x'.repeat(11)])]) assert.ok(!fits(data), data);
+});
+
+test('a subscription that a new token does not allow is told to have ended', async () => {
+  const { sockets, WebSocket } = played();
+  const errors = [];
+  const channel = connect('ws://x/hub', { WebSocket, random: () => 0, onError: (...why) => errors.push(why) });
+  const answer = (socket, fields) => sockets[socket].onmessage({ data: `\u001e${JSON.stringify(fields)}` });
+  const subscribed = channel.subscribe('a', () => {});
+  sockets[0].hello({});
+  answer(0, { subscribed: 'a', id: 1 });
+  await subscribed;
+  const renewed = channel.renew('T');
+  answer(0, { unsubscribed: 'a' });
+  answer(0, { renewed: null, id: 2 });
+  await renewed;
+  assert.deepEqual(errors, [['forbidden', 'a']]);
+  await sockets[0].onclose({ code: 1012, reason: '{"retry_ms":0}' });
+  await until(() => sockets.length === 2);
+  sockets[1].hello({ channel_id: 9 });
+  assert.deepEqual(sockets[1].sent, []);
+  channel.close();
+});
+
+test('an event stream speaks control texts also in the place of a path without resume', async () => {
+  const { sockets: failed, WebSocket } = played();
+  const { sockets: streams, WebSocket: fallback } = played();
+  const told = [];
+  const tell = (what) => (...words) => told.push([what, ...words]);
+  const channel = connect('ws://x/', { WebSocket, fallback, random: () => 0, resume: false, onMessage: tell('message'), onGap: tell('gap') });
+  for (const at of [0, 1]) {
+    await until(() => failed.length === at + 1);
+    failed[at].onclose({ code: 1006, reason: '' });
+  }
+  await until(() => streams.length === 1);
+  streams[0].onmessage({ data: '{"pushring":1,"channel_id":7}' });
+  streams[0].onmessage({ data: '\u001e{"gap":"trimmed"}' });
+  streams[0].onmessage({ data: '\u001e\u001emarked' });
+  channel.send('\u001emarked');
+  assert.deepEqual(told, [['gap', null, 'trimmed'], ['message', '\u001emarked']]);
+  assert.deepEqual(streams[0].sent, ['\u001e\u001emarked']);
+  channel.close();
+});
+
 test('a hub is subscribed to, published to and renewed at', async () => {
   const { sockets, WebSocket } = played();
   const heard = [];
@@ -472,7 +577,10 @@ test('close codes are obeyed as the protocol has them', async () => {
   }
 });
 
-test('it is small', async () => {
-  const source = await readFile(new URL('../index.js', import.meta.url));
-  assert.ok(gzipSync(source, { level: 9 }).length <= 4096);
+test('it is as small as its page says', async () => {
+  const page = await readFile(new URL('../README.md', import.meta.url), 'utf8');
+  for (const [file, words] of [['index.js', /(\d[\d.]*) kB compressed/], ['sse.js', /adds (\d[\d.]*) kB/]]) {
+    const bytes = gzipSync(await readFile(new URL(`../${file}`, import.meta.url)), { level: 9 }).length;
+    assert.ok(bytes <= Number(page.match(words)[1]) * 1024, `${file}: ${bytes}`);
+  }
 });
