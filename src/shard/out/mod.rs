@@ -36,7 +36,7 @@ use self::outbound::Spares;
 use self::range::Range;
 use self::waiting::{Bulk, SendQueues};
 use self::watches::Watches;
-use self::window::{Cast, Window};
+use self::window::{Cast, WINDOW_BYTES_MAX, Window};
 use crate::gateway::OwnerId;
 use crate::proto::ServerHeader;
 use crate::proto::deflate::Deflater;
@@ -46,9 +46,6 @@ use crate::shard::table::connection::{Connection, Flag};
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-
-/// With so many bytes waiting for their first send, they go out before more pushes are taken in.
-const WINDOW_BYTES_MAX: usize = 1024 * 1024;
 
 /// See the module.
 pub(super) struct Out {

@@ -16,11 +16,10 @@
 //! Does not depend on sockets, owners or policies; it says what fits, and the shard decides.
 
 use crate::shard::memory::SharedCharge;
-use crate::shard::out::WINDOW_BYTES_MAX;
 use crate::shard::out::conflation::Conflated;
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::pieces::{DataFrames, OutboundPiece, Pieces};
-use crate::shard::out::window::{Range, RangeBytes, Window};
+use crate::shard::out::window::{Range, RangeBytes, WINDOW_BYTES_MAX, Window};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io::IoSlice;

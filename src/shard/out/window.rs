@@ -16,6 +16,9 @@ use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+/// With so many bytes waiting for their first send, they go out before more pushes are taken in.
+pub(super) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
+
 /// The size of a segment of joined frames. Large enough that merging is seldom cut short, small enough to stay in the
 /// second-level cache while a broadcast walks over the channels.
 const SEGMENT_BYTES: usize = 64 * 1024;
