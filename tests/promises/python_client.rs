@@ -69,6 +69,38 @@ fn a_broker_that_misbehaves_is_survived() {
     passes(python.arg(clients().join("tests/test_faults.py")));
 }
 
+/// The client, its tests, and the programs of its page and of the quickstart.
+#[test]
+fn it_is_typed_and_so_are_programs_that_use_it() {
+    let Some(mut python) = python() else { return };
+    let mypy = Command::new("python3").args(["-m", "mypy", "--version"]).output();
+    if !mypy.is_ok_and(|mypy| mypy.status.success()) {
+        println!("NOT RUN: there is no mypy");
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("pushring-typed-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    // Whether an outcome is asked for may be known only when it runs.
+    let asks = "import pushring\n\n\nasync def ask(room: pushring.Process, does: bool) -> None:\n    \
+                print(await room.push(7, 'x', outcome=does), await room.broadcast('x', outcome=does))\n    \
+                print((await room.push(7, 'x', outcome=True)).sent)\n\n\n\
+                async def publish(to: pushring.Publisher, does: bool) -> None:\n    \
+                print(to.publish('x', topic='t', outcome=does), await to.publish_async('x', user='u', outcome=does))\n    \
+                print(to.publish(json=7, topic='t', outcome=True).sent)\n    \
+                print((await to.publish_async('x', topic='t', outcome=True)).sent)\n";
+    let pages = [PAGE, include_str!("../../docs/QUICKSTART.md")];
+    for (at, program) in pages.iter().flat_map(|page| blocks(page, "python")).chain([asks]).enumerate() {
+        std::fs::write(directory.join(format!("program_{at}.py")), format!("{program}\n")).unwrap();
+    }
+    let checked = python
+        .args(["-m", "mypy", "--strict", "--cache-dir", "/dev/null"])
+        .args([clients().join("src"), clients().join("tests"), directory.clone()])
+        .output()
+        .unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}
+
 struct Program(Child);
 
 impl Drop for Program {

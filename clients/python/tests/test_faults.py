@@ -25,6 +25,7 @@ class Faults(unittest.TestCase):
             with self.subTest(fault), mock.patch.object(_link, "HANDSHAKE_S", PATIENCE_S):
                 with subprocess.Popen([*BROKER, fault], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as broker:
                     try:
+                        assert broker.stdout is not None
                         where = json.loads(broker.stdout.readline())["link"]
                         heard = asyncio.run(asyncio.wait_for(hear(where, fault, expected), PATIENCE_S))
                     finally:

@@ -223,6 +223,11 @@ class Process:
         self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
         outcome: Literal[False] = False,
     ) -> None: ...  # fmt: skip
+    @overload
+    async def push(
+        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
+        outcome: bool,
+    ) -> Outcome | None: ...  # fmt: skip
     async def push(
         self,
         channel: int,
@@ -251,6 +256,12 @@ class Process:
         channels: Iterable[int] | None = None, exclude: Iterable[int] = (), everywhere: bool = False,
         policy: Policy | None = None, outcome: Literal[False] = False,
     ) -> None: ...  # fmt: skip
+    @overload
+    async def broadcast(
+        self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
+        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), everywhere: bool = False,
+        policy: Policy | None = None, outcome: bool,
+    ) -> Outcome | None: ...  # fmt: skip
     async def broadcast(
         self,
         data: str | bytes,

@@ -10,12 +10,16 @@ import select
 import ssl
 import threading
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.message import Message
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ._events import Outcome, outcome as read_outcome
+
+if TYPE_CHECKING:
+    # In `typing` from Python 3.11 on.
+    from typing_extensions import Unpack
 
 _HEAD_BYTES_MAX = 8_000
 _ABSENT: Any = object()
@@ -23,7 +27,7 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class PublishError(Exception):
-    """The broker refused: with which status, why, and which field is wrong. After `retry_after_s` it may not."""
+    """The broker refused: with which status, why, and which field is wrong. It may accept `retry_after_s` seconds later."""
 
     def __init__(self, status: int, reason: str, field: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(f"{status}: {reason}" + (f" ({field})" if field else ""))
@@ -31,6 +35,19 @@ class PublishError(Exception):
         self.reason = reason
         self.field = field
         self.retry_after_s = retry_after_s
+
+
+class _Options(TypedDict, total=False):
+    """The options of `publish` but for `outcome`, on which depends what it returns."""
+
+    json: object
+    topic: str | None
+    path: str | None
+    channels: Sequence[int] | None
+    user: str | None
+    policy: str | Mapping[str, Any] | None
+    exclude: Sequence[int]
+    key: str | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,14 @@ class Publisher:
         with self._lock:
             self._connection.close()
 
+    @overload
+    def publish(self, data: str | bytes = ..., *, outcome: Literal[True], **options: Unpack[_Options]) -> Outcome: ...
+    @overload
+    def publish(
+        self, data: str | bytes = ..., *, outcome: Literal[False] = False, **options: Unpack[_Options]
+    ) -> None: ...
+    @overload
+    def publish(self, data: str | bytes = ..., *, outcome: bool, **options: Unpack[_Options]) -> Outcome | None: ...
     def publish(
         self,
         data: str | bytes = _ABSENT,
@@ -113,9 +138,22 @@ class Publisher:
         answer = _read(*self._request("POST", "/api/push", headers, body, may_repeat=key is not None))
         return read_outcome(answer) if outcome else None
 
+    @overload
+    async def publish_async(
+        self, data: str | bytes = ..., *, outcome: Literal[True], **options: Unpack[_Options]
+    ) -> Outcome: ...
+    @overload
+    async def publish_async(
+        self, data: str | bytes = ..., *, outcome: Literal[False] = False, **options: Unpack[_Options]
+    ) -> None: ...
+    @overload
+    async def publish_async(
+        self, data: str | bytes = ..., *, outcome: bool, **options: Unpack[_Options]
+    ) -> Outcome | None: ...
     async def publish_async(self, data: str | bytes = _ABSENT, **options: Any) -> Outcome | None:
         """`publish` on a thread, for coroutines."""
-        return await asyncio.to_thread(self.publish, data, **options)
+        publish: Callable[..., Outcome | None] = self.publish
+        return await asyncio.to_thread(publish, data, **options)
 
     def publish_many(self, orders: Iterable[Mapping[str, Any]]) -> list[Published]:
         """Many pushes in one request. Each order is what `publish` takes: `{"data": "hello", "topic": "news"}`."""
