@@ -18,7 +18,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 #[non_exhaustive]
 pub enum AskError {
     /// There is no socket, or the daemon behind it has gone.
-    #[error("no daemon listens at {0}: start it, or give its control socket (--control)")]
+    #[error("no daemon listens at {0}: start it, or name it by --listen or --control")]
     Nobody(PathBuf),
     /// It is another user's.
     #[error("{0} is the control socket of another user: ask as the user that runs the daemon")]
