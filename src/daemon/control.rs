@@ -1,5 +1,6 @@
 //! The path of a daemon's control socket: given, or found in the same way by the daemon and the commands that ask it.
 
+use super::systemd;
 use anyhow::Context;
 use pushring::control::{ControlServer, Operator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -78,12 +79,7 @@ pub(crate) struct SocketHome {
 /// Where sockets of running programs belong, the first that fits: what systemd gives a service, what it gives a user,
 /// the directory of a service as others see it, and one of this user's own.
 fn homes() -> Vec<SocketHome> {
-    let variable = |name: &str| {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
-        // Several directories of a unit stand there with colons between them (systemd.exec(5)).
-        Some(PathBuf::from(value.to_str().map_or(&*value, |text| text.split(':').next().unwrap_or(text).as_ref())))
-    };
-    let given = [variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR")].into_iter().flatten();
+    let given = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(systemd::directory);
     let own = format!("/tmp/pushring-{}", rustix::process::geteuid().as_raw());
     let made = [RUN.into(), PathBuf::from(own)];
     let home = |is_made: bool| move |path: PathBuf| SocketHome { path, is_made };

@@ -5,12 +5,26 @@ use anyhow::{Context, ensure};
 use listenfd::ListenFd;
 use pushring::BrokerHandle;
 use sd_notify::NotifyState;
+use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 /// How often `systemctl status` gets new counts.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// The directory that a unit gives this program under a variable's name; of several the first.
+pub(crate) fn directory(variable: &str) -> Option<PathBuf> {
+    first(&std::env::var_os(variable)?)
+}
+
+/// Several directories stand there with colons between them (systemd.exec(5)).
+fn first(directories: &OsStr) -> Option<PathBuf> {
+    let first = directories.as_bytes().split(|&byte| byte == b':').next()?;
+    (!first.is_empty()).then(|| OsStr::from_bytes(first).into())
+}
 
 /// The listener that a socket unit has opened for this program. Call it before other threads exist: it removes the
 /// environment variables, which child processes must not see.
@@ -83,4 +97,17 @@ pub(crate) fn keep_informed(broker: BrokerHandle) -> anyhow::Result<()> {
         .spawn(work)
         .context("no thread for the service manager")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_directories_the_first_counts() {
+        let of = |text: &str| first(text.as_ref());
+        assert_eq!(of("/var/lib/pushring"), Some(PathBuf::from("/var/lib/pushring")));
+        assert_eq!(of("/var/lib/pushring:/var/lib/more"), Some(PathBuf::from("/var/lib/pushring")));
+        assert_eq!(of(""), None);
+    }
 }

@@ -16,6 +16,7 @@ mod state;
 
 use super::certificates::CertificateFiles;
 use super::config::DaemonConfig;
+use super::systemd;
 use anyhow::{Context, ensure};
 use state::{AcmeState, CERTIFICATE, PLACEHOLDER};
 use std::path::PathBuf;
@@ -25,8 +26,7 @@ const SETTING: &str = "tls_acme_state";
 
 /// The default directory of the state: the one that systemd gives a service, or its usual place.
 fn default_directory() -> PathBuf {
-    let given = std::env::var_os("STATE_DIRECTORY").filter(|path| !path.is_empty());
-    given.map_or_else(|| PathBuf::from("/var/lib/pushring"), PathBuf::from).join("acme")
+    systemd::directory("STATE_DIRECTORY").unwrap_or_else(|| "/var/lib/pushring".into()).join("acme")
 }
 
 /// Where the state of `config` is kept.
