@@ -36,12 +36,12 @@ use std::thread::JoinHandle;
 pub(crate) fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyhow::Result<()> {
     let config = source()?;
     let secrets = Secrets::read(&config, None)?;
-    if secrets.first.is_none() {
+    if secrets.first.is_none() && config.may_need_logins() {
         tracing::warn!(
             "no token secret: requests that need a token are refused; set jwt_secret_file (--jwt-secret-file FILE)"
         );
     }
-    if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub {
+    if !config.has_link() && !config.hub {
         tracing::warn!("no process can attach, so no client is served: set link (--link PATH) or link_tcp");
     }
     if !config.tls_certs.0.is_empty() && config.tls_listen.0.is_none() {

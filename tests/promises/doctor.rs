@@ -100,7 +100,13 @@ fn each_secret_that_the_daemon_reads_is_looked_at() {
 
 /// The settings of docs/QUICKSTART.md.
 #[test]
-fn a_hub_needs_no_link() {
-    let (_, findings) = examine(&["--listen", "127.0.0.1:0", "--hub", "--hub-open"]);
-    assert!(findings.iter().all(|finding| finding["check"] != "link"), "{findings:?}");
+fn a_hub_needs_neither_a_link_nor_logins() {
+    let hub = ["--hub", "--hub-open"];
+    let (_, findings) = examine(&[&["--listen", "127.0.0.1:0"], &hub[..]].concat());
+    let is_asked_for = |check: &str| findings.iter().any(|finding| finding["check"] == check);
+    assert!(!is_asked_for("link") && !is_asked_for("token secret"), "{findings:?}");
+    let daemon = Daemon::start(&[&["serve", "--connections-max", "100", "--driver", "epoll"], &hub[..]].concat());
+    daemon.signal("TERM");
+    let (_, log) = daemon.wait();
+    assert!(!log.contains("WARN"), "{log}");
 }

@@ -8,6 +8,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 impl DaemonConfig {
+    /// Returns whether processes of other programs can attach.
+    pub(crate) fn has_link(&self) -> bool {
+        !self.link.as_os_str().is_empty() || !self.link_tcp.is_empty()
+    }
+
+    /// Returns whether there may be paths that need a login: the hub has tokens of its own.
+    pub(crate) fn may_need_logins(&self) -> bool {
+        self.has_link() || !self.hub
+    }
+
     /// Where and how processes of other programs attach; none: nowhere.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ pub(super) fn no_link(config: &DaemonConfig) -> Option<Finding> {
         "no process of another program can attach: neither link nor link_tcp is set (demo has processes of its own)";
     let fix = "--link /run/pushring/link.sock";
     // The hub needs none.
-    let is_closed = config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub;
+    let is_closed = !config.has_link() && !config.hub;
     is_closed.then(|| Finding::new(Level::Warning, "link", words, fix))
 }
 
@@ -92,14 +92,15 @@ pub(super) fn no_control() -> Finding {
 }
 
 /// The file that tokens are signed with.
-pub(super) fn secret(secret: Option<&SecretFile>) -> Finding {
+pub(super) fn secret(config: &DaemonConfig, secret: Option<&SecretFile>) -> Option<Finding> {
     const CHECK: &str = "token secret";
     match secret {
-        Some(file) => secret_file(CHECK, file),
+        Some(file) => Some(secret_file(CHECK, file)),
+        None if !config.may_need_logins() => None,
         None => {
             let words = "none: serve refuses requests that need a token; demo makes one up";
             let fix = "--jwt-secret-file FILE, made by: (umask 077; head -c 32 /dev/urandom > FILE)";
-            Finding::new(Level::Warning, CHECK, words, fix)
+            Some(Finding::new(Level::Warning, CHECK, words, fix))
         }
     }
 }
