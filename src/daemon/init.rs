@@ -18,6 +18,9 @@ const UNIT: &str = include_str!("../../packaging/pushring.service");
 const UNIT_PROGRAM: &str = "/usr/bin/pushring";
 const UNIT_DIRECTORY: &str = "/etc/pushring";
 
+/// Where a service may make its link: elsewhere it may make nothing (ProtectSystem=).
+const SERVICE_LINK: &str = "/run/pushring/link.sock";
+
 /// Where a package puts its unit.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pushring.service", "/lib/systemd/system/pushring.service"];
 
@@ -43,7 +46,7 @@ pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     make_directory(&directory)?;
     let secret = directory.join("jwt-secret");
     // A service's directory is there while it runs; others keep the socket beside the settings.
-    let link = if is_system { "/run/pushring/link.sock".into() } else { directory.join("link.sock") };
+    let link = if is_system { SERVICE_LINK.into() } else { directory.join("link.sock") };
     let admin_token = directory.join("admin-token");
     let mut config = DaemonConfig {
         jwt_secret_file: secret.clone(),
@@ -114,16 +117,31 @@ fn unit_of(program: &Path, directory: &Path) -> anyhow::Result<String> {
             None => bail!("{} cannot stand in a unit: choose a path of plain letters", path.display()),
         }
     };
-    Ok(UNIT.replace(UNIT_PROGRAM, &word(program)?).replace(UNIT_DIRECTORY, &word(directory)?))
+    let unit = UNIT.replace(UNIT_PROGRAM, &word(program)?).replace(UNIT_DIRECTORY, &word(directory)?);
+    match directory == Path::new(UNIT_DIRECTORY) {
+        true => Ok(unit),
+        false => {
+            Ok(unit.replace("\nDynamicUser=", &format!("\nEnvironment=PUSHRING_LINK={SERVICE_LINK}\nDynamicUser=")))
+        }
+    }
+}
+
+/// ProtectHome= and PrivateTmp= hide it from a service.
+fn is_hidden(path: &Path) -> bool {
+    ["/home", "/root", "/tmp"].iter().any(|hidden| path.starts_with(hidden))
 }
 
 fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> String {
+    let is_unit_blind = is_hidden(settings);
     let settings = settings.display();
     let mut text = format!("\nNext:\n  pushring doctor --config {settings}\n");
     match unit {
+        Some(_) if is_unit_blind => {
+            text += &format!("  pushring serve --config {settings}\n");
+            text += "For a service of systemd, which sees no home and no /tmp, choose another --dir.\n";
+        }
         Some(unit) => {
-            // ProtectHome= and PrivateTmp= hide these from a service.
-            if ["/home", "/root", "/tmp"].iter().any(|hidden| program.starts_with(hidden)) {
+            if is_hidden(program) {
                 text += &format!(
                     "  install {} /usr/local/bin/pushring   and name it in ExecStart of the unit: systemd sees no home\n",
                     program.display()
@@ -131,6 +149,9 @@ fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> St
             }
             text += &format!("  systemctl enable --now {}\n", unit.display());
             text += &format!("or, without systemd:\n  pushring serve --config {settings}\n");
+            if link != Path::new(SERVICE_LINK) {
+                text += &format!("\nAs a service it has its link at {SERVICE_LINK}.");
+            }
         }
         None => text += "  systemctl enable --now pushring\n",
     }
@@ -182,6 +203,19 @@ mod tests {
             "{unit}"
         );
         assert!(unit_of(Path::new("/opt/a b"), Path::new("/srv")).is_err());
+        // Beside its settings a service may make no socket.
+        assert!(unit.contains("\nEnvironment=PUSHRING_LINK=/run/pushring/link.sock\n"), "{unit}");
+        let usual = unit_of(Path::new(UNIT_PROGRAM), Path::new(UNIT_DIRECTORY)).unwrap();
+        assert_eq!(usual, UNIT);
+    }
+
+    #[test]
+    fn a_directory_that_systemd_hides_is_for_no_service() {
+        let [link, unit, program] = ["link.sock", "pushring.service", "pushring"].map(Path::new);
+        let next = |settings: &str| next(Path::new(settings), link, Some(unit), program);
+        assert!(next("/srv/broker/pushring.toml").contains("systemctl enable --now pushring.service"));
+        let hidden = next("/home/ann/pushring.toml");
+        assert!(!hidden.contains("systemctl") && hidden.contains("choose another --dir"), "{hidden}");
     }
 
     /// A drain of the unit's length ends before systemd's patience does.
