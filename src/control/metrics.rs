@@ -382,6 +382,34 @@ mod tests {
         }
     }
 
+    /// All that pages name, of a broker that has every part.
+    #[test]
+    fn metrics_that_pages_name_are_there() {
+        let broker = crate::broker::Broker::builder().shards(1).start().unwrap();
+        let process = broker.process("chat").unwrap();
+        process.bind_at("/chat").unwrap();
+        let mut overview = crate::control::Operator::new(&broker, std::sync::Arc::new(())).overview();
+        (overview.hub, overview.fleet) = (Some(Default::default()), Some(Default::default()));
+        overview.shards[0].tls = Some(Default::default());
+        let text = metrics(&overview, Exposition::Classic);
+        let pages = [
+            include_str!("../../docs/OPERATIONS.md"),
+            include_str!("../../docs/FLEET.md"),
+            include_str!("../../docs/LIMITS.md"),
+        ];
+        let mut count = 0;
+        for after in pages.iter().flat_map(|page| page.split("`pushring_").skip(1)) {
+            let name: String = after.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let whole = match after[name.len()..].starts_with('…') || name.ends_with('_') {
+                true => format!("\n# TYPE pushring_{name}"),
+                false => format!("\n# TYPE pushring_{name} "),
+            };
+            assert!(text.contains(&whole), "pushring_{name}: {text}");
+            count += 1;
+        }
+        assert!(count > 10, "{count}");
+    }
+
     #[test]
     fn the_classic_text_names_counters_as_their_samples() {
         let open = "# HELP a_b Help, of: a_b.\n# TYPE a_b counter\na_b_total{c=\"# TYPE a_b counter\"} 1\n\
