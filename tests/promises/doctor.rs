@@ -78,6 +78,30 @@ fn people_read_what_was_found_and_how_to_mend_it() {
     assert!(help.contains("The exit status is 0 if all is well, 1 with warnings, 2"), "{help}");
 }
 
+/// The daemon starts, and does without.
+#[test]
+fn a_listener_that_is_for_others_than_clients_is_looked_at_too() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let token = TemporaryFile::new("api-token", &"x".repeat(32));
+    for (check, flags) in [
+        ("admin listener", &["--admin-listen", &at][..]),
+        ("API listener", &["--api-listen", &at, "--api-token-file", token.path()]),
+    ] {
+        let (_, findings) = examine(&[&["--listen", "127.0.0.1:0"], flags].concat());
+        let listener = finding(&findings, check);
+        let found = listener["found"].as_str().unwrap();
+        assert!(listener["level"] == "warning" && found.contains("is in use by "), "{listener}");
+        assert!(listener["fix"].as_str().unwrap().contains(flags[0]), "{listener}");
+    }
+    let (_, findings) = examine(&["--listen", "127.0.0.1:0", "--admin-listen", "off", "--api-listen", &at]);
+    let is_served = |check: &str| findings.iter().any(|finding| finding["check"] == check);
+    assert!(
+        !is_served("admin listener") && !is_served("API listener"),
+        "without a token there is no API: {findings:?}"
+    );
+}
+
 /// A daemon with one of these does not start.
 #[test]
 fn each_secret_that_the_daemon_reads_is_looked_at() {
@@ -105,7 +129,9 @@ fn a_hub_needs_neither_a_link_nor_logins() {
     let (_, findings) = examine(&[&["--listen", "127.0.0.1:0"], &hub[..]].concat());
     let is_asked_for = |check: &str| findings.iter().any(|finding| finding["check"] == check);
     assert!(!is_asked_for("link") && !is_asked_for("token secret"), "{findings:?}");
-    let daemon = Daemon::start(&[&["serve", "--connections-max", "100", "--driver", "epoll"], &hub[..]].concat());
+    // What else may be warned of is of the machine.
+    let modest = ["serve", "--connections-max", "100", "--driver", "epoll", "--admin-listen", "off"];
+    let daemon = Daemon::start(&[&modest[..], &hub].concat());
     daemon.signal("TERM");
     let (_, log) = daemon.wait();
     assert!(!log.contains("WARN"), "{log}");

@@ -68,6 +68,7 @@ pub(super) fn findings(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     if let (Some(_), Some(address), Some(listener)) = (config.listen.0, config.tls_listen.0, &facts.tls_listener) {
         findings.push(network::listener("TLS listener", "tls-listen", address, listener));
     }
+    findings.extend(facts.side_listeners.iter().map(network::side_listener));
     findings.extend(certificates::certificates(config, facts));
     findings.extend(network::tcp(config, &facts.network));
     findings.extend(network::entry(config));

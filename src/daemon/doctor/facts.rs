@@ -2,6 +2,7 @@
 //! others, and written down by tests.
 
 use pushring::FleetProbe;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// See the module. What the system does not tell is `None`.
@@ -35,6 +36,8 @@ pub(super) struct Facts {
     pub other_secrets: Vec<(&'static str, SecretFile)>,
     /// The address on which TLS is to be spoken, if one is named.
     pub tls_listener: Option<ListenResult>,
+    /// The listeners for operators and backends that are wanted.
+    pub side_listeners: Vec<SideListener>,
     /// The pairs of certificates and keys that are named.
     pub tls: Vec<TlsFiles>,
     /// The same of the link over TCP.
@@ -45,6 +48,19 @@ pub(super) struct Facts {
     pub now_unix_s: u64,
     /// The answer of the fleet's NATS, or its error; none: no fleet is configured.
     pub fleet: Option<Result<FleetProbe, String>>,
+}
+
+/// A listener without which the daemon starts all the same.
+#[derive(Debug, Clone)]
+pub(super) struct SideListener {
+    /// What it is.
+    pub check: &'static str,
+    /// The flag that says where.
+    pub flag: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// Whether it can be had.
+    pub result: ListenResult,
 }
 
 /// A certificate's file and its key's.
@@ -271,6 +287,7 @@ impl Facts {
             hub_keys: None,
             other_secrets: Vec::new(),
             tls_listener: None,
+            side_listeners: Vec::new(),
             tls: Vec::new(),
             link_tls: Vec::new(),
             has_aes: true,

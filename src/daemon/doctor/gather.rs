@@ -1,8 +1,8 @@
 //! Gathers facts about this machine. Each probe is undone: rings, sockets, and a bind without a listen.
 
 use super::facts::{
-    Chain, Cores, Facts, Files, ListenResult, Network, PathState, SecretFile, SendingFault, Shown, SocketDirectory,
-    SocketPath, TlsFiles, Uring,
+    Chain, Cores, Facts, Files, ListenResult, Network, PathState, SecretFile, SendingFault, Shown, SideListener,
+    SocketDirectory, SocketPath, TlsFiles, Uring,
 };
 use super::listeners;
 use crate::daemon::certificates::{self, CertificateFiles};
@@ -45,6 +45,7 @@ pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
         hub_keys: hub::read_keys_once(config).map_err(|error| format!("{error:#}")).transpose(),
         other_secrets: other_secrets(config),
         tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
+        side_listeners: system.side_listeners(config),
         // A mismatched pair is a finding of its own.
         tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
         link_tls: certificates::link_pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
@@ -193,6 +194,16 @@ impl System<'_> {
             Err(ListenError::NotHere(_)) => ListenResult::NotHere,
             Err(error) => ListenResult::Fault(error.to_string()),
         }
+    }
+
+    fn side_listeners(&self, config: &DaemonConfig) -> Vec<SideListener> {
+        let api = config.api_listen.0.filter(|_| !config.api_token_file.as_os_str().is_empty());
+        let all = [("admin listener", "admin-listen", config.admin_listen.0), ("API listener", "api-listen", api)];
+        let side = |(check, flag, address): (_, _, Option<SocketAddr>)| {
+            let address = address?;
+            Some(SideListener { check, flag, address, result: self.listener(config, address) })
+        };
+        all.into_iter().filter_map(side).collect()
     }
 
     /// The program that listens there already: a daemon of ours, if its control socket or its program says so.

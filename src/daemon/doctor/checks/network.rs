@@ -2,7 +2,7 @@
 
 use super::{Finding, Level};
 use crate::daemon::config::{DaemonConfig, Redirect};
-use crate::daemon::doctor::facts::{ListenResult, Network};
+use crate::daemon::doctor::facts::{ListenResult, Network, SideListener};
 use crate::daemon::plain::plain;
 use crate::daemon::table::bytes;
 use crate::daemon::units::{Size, Span};
@@ -49,6 +49,12 @@ pub(super) fn listener(check: &'static str, setting: &str, address: SocketAddr, 
         ),
         ListenResult::Fault(why) => problem(why.clone(), format!("choose another --{setting}")),
     }
+}
+
+/// Whether operators or backends will be served.
+pub(super) fn side_listener(side: &SideListener) -> Finding {
+    let found = listener(side.check, side.flag, side.address, &side.result);
+    Finding { level: found.level.min(Level::Warning), ..found }
 }
 
 /// Whether processes can attach over TCP, and whether third parties could read along.
