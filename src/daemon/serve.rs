@@ -74,7 +74,7 @@ pub(crate) fn demo(
     let secrets = Secrets::read(&config, Some(&own_secret))?;
     let secret = secrets.first.clone().expect("there is one of our own");
     // A demo is tried beside a daemon: it takes the port of its admin listener only when told to.
-    let admin = if config.admin_listen == AdminListen::default() { AdminListen(None) } else { config.admin_listen };
+    let admin = if config.sources.has("admin_listen") { config.admin_listen } else { AdminListen(None) };
     let own_secret = Some(own_secret);
     let start = Start { source, listener, admin, config: config.clone(), secrets, certificates, own_secret };
     run(start, |broker| {

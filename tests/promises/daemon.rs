@@ -46,6 +46,18 @@ fn the_demo_serves_its_page_and_processes_and_stops_at_sigterm() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// Without being told it takes no port that a daemon beside it may have.
+#[test]
+fn the_demo_has_an_admin_listener_where_it_is_told_to_though_it_be_the_usual_one() {
+    for (flags, is_told) in [(&[][..], false), (&["--admin-listen", "127.0.0.1:9464"], true)] {
+        let daemon = Daemon::start(&[&["demo"], flags].concat());
+        daemon.signal("TERM");
+        let (_, log) = daemon.wait();
+        // The address may be in use.
+        assert_eq!(log.contains("admin listener"), is_told, "{flags:?}: {log}");
+    }
+}
+
 #[test]
 fn the_demo_logs_nobody_in_from_elsewhere() {
     let daemon = Daemon::start(&["demo"]);

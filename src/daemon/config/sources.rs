@@ -37,6 +37,11 @@ impl Sources {
         Self { makes_certificate: true, ..self }
     }
 
+    /// Returns whether the setting was given, though it be its default.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Returns whether the certificate is made at the start.
     pub(crate) fn makes_certificate(&self) -> bool {
         self.makes_certificate
