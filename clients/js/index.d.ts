@@ -1,5 +1,5 @@
 /** What can be sent, and what is received: text, or an ArrayBuffer for Binary. */
-export type Data = string | ArrayBuffer | ArrayBufferView;
+export type Data = string | ArrayBuffer | ArrayBufferView | Blob;
 
 /** What a text that is no JSON, or any JSON, may be. */
 export type Json = string | number | boolean | null | Json[] | { [name: string]: Json };
