@@ -49,9 +49,7 @@ fn run(action: ProgramAction, unknown: &[String]) -> anyhow::Result<ExitCode> {
         ProgramAction::Config(options) => {
             let is_template = options.defaults;
             let config = if is_template { DaemonConfig::default() } else { options.options.load()? };
-            config.broker(program::Secrets::default())?;
-            config.link(None)?;
-            fleet::check(&config)?;
+            program::check(&config)?;
             for name in config.old_names() {
                 writeln!(std::io::stderr(), "{name}")?;
             }

@@ -3,7 +3,7 @@
 //! Invariants: existing files are left alone; a secret is readable for its owner alone, and never printed.
 
 use super::config::{self, DaemonConfig, Listen};
-use super::program::Secrets;
+use super::program;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -56,7 +56,7 @@ pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     };
     config.node = wish.node.clone().unwrap_or(config.node);
     config.listen = wish.listen.map_or(config.listen, Listen::at);
-    config.broker(Secrets::default()).and_then(|_| config.link(None)).context("nothing was written")?;
+    program::check(&config).context("nothing was written")?;
 
     let settings = directory.join("pushring.toml");
     let mut said = String::new();

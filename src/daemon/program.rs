@@ -5,10 +5,11 @@
 
 use super::certificates::Certificates;
 use super::config::{DaemonConfig, TakesEffect, takes_effect};
+use super::fleet;
 use super::hub::{self, AuthorityKeys};
 use super::log;
-use super::token::read_secret;
-use anyhow::ensure;
+use super::token::{self, read_secret};
+use anyhow::{Context, ensure};
 use pushring::control::{Changes, HubCounts, LastReload, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::{BrokerHandle, Drain, link};
@@ -52,6 +53,37 @@ pub(crate) fn broker_config(
     let mut broker = config.broker(secrets)?;
     broker.shard.tls = certificates.server().cloned();
     Ok(broker)
+}
+
+/// Checks the settings as a whole, also what only a start obeys.
+///
+/// # Errors
+/// By the key of one that cannot.
+pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+    config.broker(Secrets::default())?;
+    config.link(None)?;
+    fleet::check(config)
+}
+
+/// Reads the tokens that a start reads.
+///
+/// # Errors
+/// One of them is none.
+fn check_tokens(config: &DaemonConfig) -> anyhow::Result<()> {
+    let is_named = |path: &Path| !path.as_os_str().is_empty();
+    if is_named(&config.link_token_file) {
+        token::read_link_token(&config.link_token_file)?;
+    }
+    if is_named(&config.admin_token_file) {
+        token::read_admin_token(&config.admin_token_file)?;
+    }
+    if is_named(&config.api_token_file) {
+        token::read_api_token(&config.api_token_file)?;
+    }
+    if !config.hub_webhook_url.is_empty() {
+        hub::webhook_secret_bytes(&config.hub_webhook_secret_file).context("hub_webhook_secret_file")?;
+    }
+    Ok(())
 }
 
 /// The keys of tokens.
@@ -178,8 +210,9 @@ impl Daemon {
         for name in wanted.old_names() {
             tracing::warn!("{name}");
         }
-        // As a whole, also what only a restart would apply: an error is better reported now than then.
-        wanted.broker(Secrets::default())?;
+        // An error in what only a restart would apply is better reported now than then.
+        check(&wanted)?;
+        check_tokens(&wanted)?;
         let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;
         let mut current = self.current();
         let secrets = Secrets { keys: current.secrets.keys.clone(), ..secrets };

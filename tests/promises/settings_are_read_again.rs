@@ -92,9 +92,17 @@ fn a_fault_in_the_file_changes_nothing() {
         "message_bytes_max = \"2B\"\npolicy = \"drop\"\n",
         "message_bytes_max = \"2B\"\nping_interval = \"48h\"\n",
         "mesage = 1\n",
+        // The next start would fail.
+        "message_bytes_max = \"2B\"\nlink_tcp = \"localhost:9001\"\nlink_token_file = \"token\"\n",
+        "message_bytes_max = \"2B\"\nfleet_nats = [\"nats://127.0.0.1:4222\"]\nfleet_node = \"a node\"\n",
+        "message_bytes_max = \"2B\"\nadmin_token_file = \"/no/such/file\"\n",
+        "message_bytes_max = \"2B\"\napi_token_file = \"/no/such/file\"\n",
+        "message_bytes_max = \"2B\"\nhub = true\nhub_open = true\nhub_webhook_url = \"http://127.0.0.1:1/\"\n\
+         hub_webhook_secret_file = \"/no/such/file\"\n",
     ] {
         let why = running.reload(wrong).unwrap_err();
-        assert!(["policy", "ping_interval", "mesage"].iter().any(|key| why.contains(key)), "{why}");
+        let keys = ["policy", "ping_interval", "mesage", "link_tcp", "fleet_node", "token_file", "secret_file"];
+        assert!(keys.iter().any(|key| why.contains(key)), "{why}");
         let failed = running.last()["failed"].as_str().unwrap().to_owned();
         assert!(why.contains(&failed), "{why} and {failed}");
         send(&mut client, "hello");

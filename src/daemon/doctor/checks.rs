@@ -9,8 +9,7 @@ mod uring;
 
 use super::facts::Facts;
 use crate::daemon::config::DaemonConfig;
-use crate::daemon::fleet;
-use crate::daemon::program::Secrets;
+use crate::daemon::program;
 use serde::Serialize;
 
 /// How bad it is.
@@ -91,9 +90,7 @@ fn shards(config: &DaemonConfig, facts: &Facts) -> usize {
 }
 
 fn settings(config: &DaemonConfig) -> Finding {
-    let checked = config.broker(Secrets::default()).map(drop).and_then(|()| config.link(None).map(drop));
-    let checked = checked.and_then(|()| fleet::check(config));
-    match checked {
+    match program::check(config) {
         Ok(()) => Finding::ok("settings", "are valid"),
         Err(error) => Finding::new(Level::Problem, "settings", format!("{error:#}"), "change that setting"),
     }

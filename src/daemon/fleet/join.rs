@@ -14,6 +14,10 @@ const PUBLIC_BYTES_MAX: usize = 512;
 /// # Errors
 /// An invalid value, with its key.
 fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
+    try_options(config).map_err(|error| config.sources.locate(error))
+}
+
+fn try_options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
     let servers = config.fleet_nats.0.clone();
     let node = match config.fleet_node.as_str() {
         "" => Name::of_node(&config.node),
