@@ -235,7 +235,11 @@ impl Daemon {
             changes.new_connections.push("link_tls_certs".to_owned());
         }
         let filter = log::parse_filter(&config.log)?;
-        self.broker.reload(&broker_config(&config, secrets.clone(), &certificates)?)?;
+        let broker = broker_config(&config, secrets.clone(), &certificates);
+        let broker = broker.with_context(|| {
+            format!("restart the daemon: what it can change now does not go without {}", changes.restart.join(", "))
+        });
+        self.broker.reload(&broker?)?;
         if config.log != current.config.log {
             log::set_filter(filter)?;
         }

@@ -108,6 +108,11 @@ fn a_fault_in_the_file_changes_nothing() {
         send(&mut client, "hello");
         assert_eq!(recv(&mut client), Message::text("hello"));
     }
+    // Right as a whole, but not without what only a restart obeys.
+    let authority = "auth_jwks_file = \"keys\"\nauth_issuer = \"i\"\nauth_audience = \"a\"\n";
+    let why = running.reload(&format!("hub = true\nhub_open = true\n{authority}")).unwrap_err();
+    assert!(why.contains("restart") && why.contains("auth_jwks_file, hub"), "{why}");
+    running.reload("mesage = 1\n").unwrap_err();
     // A signal does the same, and the log says what came of it.
     running.daemon.signal("HUP");
     send(&mut client, "hello");
