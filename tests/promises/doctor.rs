@@ -120,6 +120,11 @@ fn each_secret_that_the_daemon_reads_is_looked_at() {
         let (code, findings) = examine(&["--listen", "127.0.0.1:0", flag, file.path()]);
         assert_eq!((code, &finding(&findings, check)["level"]), (2, &"problem".into()), "{flag}: {findings:?}");
     }
+    let both = file(32);
+    let flags = ["--listen", "127.0.0.1:0", "--jwt-secret-file", both.path(), "--hub-secret-file", both.path()];
+    let (code, findings) = examine(&flags);
+    let is_told = |finding: &Value| finding["found"].as_str().unwrap().contains("the secret of logins");
+    assert!(code == 2 && findings.iter().any(is_told), "one secret for two: {findings:?}");
 }
 
 /// The settings of docs/QUICKSTART.md.

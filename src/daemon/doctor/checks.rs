@@ -79,8 +79,7 @@ pub(super) fn findings(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     findings.extend(hub::authority(config, facts));
     findings.extend(facts.control_is_homeless.then(paths::no_control));
     findings.extend(facts.fleet.as_ref().map(|probed| network::fleet(config, probed)));
-    findings.extend(paths::secret(config, facts.secret.as_ref()));
-    findings.extend(facts.other_secrets.iter().map(|(check, file)| paths::secret_file(check, file)));
+    findings.extend(paths::secrets(config, facts));
     findings
 }
 

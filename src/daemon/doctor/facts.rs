@@ -32,6 +32,8 @@ pub(super) struct Facts {
     pub secret: Option<SecretFile>,
     /// The number of usable keys of the hub's authority, or why it is unknown; none: it has no authority.
     pub hub_keys: Option<Result<usize, String>>,
+    /// Why the daemon would not take the secrets of tokens together.
+    pub secrets_fault: Option<String>,
     /// The files of other secrets and tokens that are named, and what each is.
     pub other_secrets: Vec<(&'static str, SecretFile)>,
     /// The address on which TLS is to be spoken, if one is named.
@@ -285,6 +287,7 @@ impl Facts {
             link_tcp: None,
             secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600), bytes: 32 }),
             hub_keys: None,
+            secrets_fault: None,
             other_secrets: Vec::new(),
             tls_listener: None,
             side_listeners: Vec::new(),

@@ -8,6 +8,7 @@ use super::listeners;
 use crate::daemon::certificates::{self, CertificateFiles};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::control::{ControlPath, made_for};
+use crate::daemon::program::Secrets;
 use crate::daemon::{acme, fleet, groups, hub, memory, token};
 use pushring::control::{self, ControlAnswer, ControlRequest};
 use pushring::internals::driver::clock;
@@ -43,6 +44,7 @@ pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
         link_tcp: config.link_tcp.parse().ok().map(|address| system.listener(config, address)),
         secret: secret(&config.jwt_secret_file, token::secret_bytes),
         hub_keys: hub::read_keys_once(config).map_err(|error| format!("{error:#}")).transpose(),
+        secrets_fault: Secrets::read(config, None).err().map(|error| format!("{error:#}")),
         other_secrets: other_secrets(config),
         tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
         side_listeners: system.side_listeners(config),

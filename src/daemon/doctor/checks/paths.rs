@@ -3,7 +3,7 @@
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::control::NOWHERE;
-use crate::daemon::doctor::facts::{PathState, SecretFile, SocketPath};
+use crate::daemon::doctor::facts::{Facts, PathState, SecretFile, SocketPath};
 use crate::daemon::token::{SECRET_BYTES_ADVISED, SECRET_BYTES_MIN};
 use std::os::unix::ffi::OsStrExt;
 
@@ -91,8 +91,20 @@ pub(super) fn no_control() -> Finding {
     Finding::new(Level::Warning, "control", words, "--control PATH, or RuntimeDirectory=pushring in the unit")
 }
 
+/// All files of secrets; and whether they go together, where each by itself is good.
+pub(super) fn secrets(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
+    let others = facts.other_secrets.iter().map(|(check, file)| secret_file(check, file));
+    let mut findings: Vec<_> = secret(config, facts.secret.as_ref()).into_iter().chain(others).collect();
+    let is_told = findings.iter().any(|finding| finding.level == Level::Problem);
+    if let Some(why) = facts.secrets_fault.as_ref().filter(|_| !is_told) {
+        let fix = "(umask 077; head -c 32 /dev/urandom | base64 > FILE), and name that file";
+        findings.push(Finding::new(Level::Problem, "secrets", why.clone(), fix));
+    }
+    findings
+}
+
 /// The file that tokens are signed with.
-pub(super) fn secret(config: &DaemonConfig, secret: Option<&SecretFile>) -> Option<Finding> {
+fn secret(config: &DaemonConfig, secret: Option<&SecretFile>) -> Option<Finding> {
     const CHECK: &str = "token secret";
     match secret {
         Some(file) => Some(secret_file(CHECK, file)),
@@ -106,7 +118,7 @@ pub(super) fn secret(config: &DaemonConfig, secret: Option<&SecretFile>) -> Opti
 }
 
 /// A file that holds a secret.
-pub(super) fn secret_file(check: &'static str, SecretFile { path, mode, bytes }: &SecretFile) -> Finding {
+fn secret_file(check: &'static str, SecretFile { path, mode, bytes }: &SecretFile) -> Finding {
     let path = path.display();
     let longer = format!("(umask 077; head -c 32 /dev/urandom | base64 > {path})");
     match mode {
