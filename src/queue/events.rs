@@ -12,7 +12,8 @@
 //!   that were asked for only in case they happen have half as many places as outcomes, and are dropped where none is
 //!   left: a process that leaves so much unread does not look at them;
 //! - a shard that was refused is woken once the consumer has taken half of the queue out, or, where clients of it wait
-//!   that have had their share ([`QueueLevel::High`]), once little is left.
+//!   that have had their share ([`QueueLevel::High`]), once little is left. Whoever was woken first is the last to be
+//!   woken next time: the first one finds all the room.
 //!
 //! It must not know how a shard is woken: that is a callback.
 
@@ -200,6 +201,8 @@ struct EventQueueShared {
     short_bytes: AtomicUsize,
     /// One for each shard: the [`RoomWanted`] by one that stopped reading clients because of this queue.
     waiting: Vec<AtomicU8>,
+    /// The one that is the first to be woken.
+    woken_first: AtomicUsize,
     wake: Box<dyn Fn(usize) + Send + Sync>,
 }
 
@@ -277,6 +280,7 @@ pub fn process_queue_for(
         pool: ledger.pool(),
         short_bytes: AtomicUsize::new(0),
         waiting: (0..shards).map(|_| AtomicU8::new(NO_ROOM_WANTED)).collect(),
+        woken_first: AtomicUsize::new(0),
         wake: Box::new(wake),
     });
     let sleep = Arc::new(Sleep::new());
@@ -476,12 +480,22 @@ impl ProcessReceiver {
         if !self.shared.has(RoomWanted::Half) {
             return;
         }
-        let is_low = self.shared.has(RoomWanted::Low);
-        for (shard, waiting) in self.shared.waiting.iter().enumerate() {
-            let wanted = waiting.load(Ordering::SeqCst);
+        self.wake_waiting(self.shared.has(RoomWanted::Low));
+    }
+
+    /// Wakes the shards that wait for half of the queue, or, where it `is_low`, for that.
+    fn wake_waiting(&self, is_low: bool) {
+        let EventQueueShared { waiting, woken_first, wake, .. } = &*self.shared;
+        let first = woken_first.load(Ordering::Relaxed);
+        let mut is_first = true;
+        for shard in (first..waiting.len()).chain(0..first) {
+            let wanted = waiting[shard].load(Ordering::SeqCst);
             let is_there = wanted == RoomWanted::Half as u8 || wanted == RoomWanted::Low as u8 && is_low;
-            if is_there && waiting.swap(NO_ROOM_WANTED, Ordering::SeqCst) != NO_ROOM_WANTED {
-                (self.shared.wake)(shard);
+            if is_there && waiting[shard].swap(NO_ROOM_WANTED, Ordering::SeqCst) != NO_ROOM_WANTED {
+                if std::mem::take(&mut is_first) {
+                    woken_first.store((shard + 1) % waiting.len(), Ordering::Relaxed);
+                }
+                wake(shard);
             }
         }
     }
@@ -554,6 +568,30 @@ mod tests {
         assert_eq!((limits.units(0), limits.units(2048)), (1, 3));
         assert_eq!((QueueLimits::default().share(1), QueueLimits::default().share(64)), (256, 64));
         assert_eq!(QueueLimits::default().share(1_000_000), SHARE_MIN);
+    }
+
+    #[test]
+    fn shards_that_wait_are_woken_first_in_turn() {
+        let woken = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = woken.clone();
+        let limits = QueueLimits { messages_max: 2, bytes_max: 100 };
+        let (queue, receiver) = process_queue(4, limits, &Ledger::default(), move |shard| {
+            seen.lock().unwrap().push(shard);
+        });
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
+        let round = |waiting: &[usize]| {
+            queue.send(&memory, batch(2));
+            assert!(waiting.iter().all(|&shard| !queue.wait_for_room(shard, RoomWanted::Half)));
+            receiver.try_recv().unwrap();
+            std::mem::take(&mut *woken.lock().unwrap())
+        };
+        assert_eq!(round(&[0, 1, 2, 3]), [0, 1, 2, 3]);
+        assert_eq!(round(&[0, 1, 2, 3]), [1, 2, 3, 0]);
+        // One that does not wait takes no turn.
+        assert_eq!(round(&[0, 1, 3]), [3, 0, 1]);
+        assert_eq!(round(&[2, 3]), [2, 3]);
+        assert_eq!(round(&[0, 1, 2, 3]), [3, 0, 1, 2]);
+        assert_eq!(round(&[0, 1, 2, 3]), [0, 1, 2, 3]);
     }
 
     #[test]
