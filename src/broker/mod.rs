@@ -189,7 +189,7 @@ fn common_start(
     memory: Option<Budget>,
     directory: Arc<Directory>,
 ) -> Result<Common, StartError> {
-    operate::fit_to_memory(&mut shard, memory.as_ref().and_then(Budget::bytes));
+    operate::fit_numbers(&mut shard, memory.as_ref().and_then(Budget::bytes));
     Ok(Common {
         config: Arc::new(shard),
         directory,

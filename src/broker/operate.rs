@@ -51,9 +51,11 @@ const PAGE: usize = 1000;
 /// numbers, the form in which pages send it to a node.
 const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
 
-/// Bounds what `budget_bytes` bounds: a body takes up to twice its size when it grows. `None`: there is no budget.
-pub(super) fn fit_to_memory(numbers: &mut crate::shard::ShardConfig, budget_bytes: Option<usize>) {
+/// Brings numbers into the range of what there is, those among them that `budget_bytes` bounds: a body takes up to
+/// twice its size when it grows. `None`: there is no budget.
+pub(super) fn fit_numbers(numbers: &mut crate::shard::ShardConfig, budget_bytes: Option<usize>) {
     let half = budget_bytes.map_or(LARGEST_BODY_WITHOUT_BUDGET, |bytes| bytes / 2);
+    numbers.fit();
     numbers.body_bytes_max_logged_in = numbers.body_bytes_max_logged_in.min(half);
 }
 
@@ -143,7 +145,9 @@ impl BrokerHandle {
         let mut by_name: BTreeMap<ProcessId, ProcessReport> = BTreeMap::new();
         let entry =
             |process: ProcessId| (process.clone(), ProcessReport { process, channels: 0, topics: 0, subscriptions: 0 });
-        for owner in self.shared.directory().owners.values() {
+        // Gone through as it is now, not under its lock: others push and bind meanwhile.
+        let directory = self.shared.directory().clone();
+        for owner in directory.owners.values() {
             let (name, mut report) = entry(owner.process.clone());
             (report.topics, report.subscriptions) = (owner.topics.count(), owner.topics.subscriptions().count());
             by_name.insert(name, report);
@@ -217,9 +221,9 @@ impl BrokerHandle {
         // Files that shards have opened already are counted twice, which errs on the safe side.
         admission.set_limits(super::fit_to_open_files(limits, shards, admission.total()));
         let mut numbers = config.shard.clone();
-        fit_to_memory(&mut numbers, self.shared.memory.budget().bytes());
+        fit_numbers(&mut numbers, self.shared.memory.budget().bytes());
         let numbers = Arc::new(numbers);
-        self.shared.compression.set(config.shard.deflate);
+        self.shared.compression.set(numbers.deflate);
         self.shared.send_all(|_| Command::Reconfigure(numbers.clone()))
     }
 
@@ -264,7 +268,7 @@ mod tests {
     fn the_largest_body_is_half_of_the_budget_also_when_numbers_are_read_again() {
         let bytes_max = |wanted: usize, budget: Option<usize>| {
             let mut numbers = crate::shard::ShardConfig { body_bytes_max_logged_in: wanted, ..Default::default() };
-            fit_to_memory(&mut numbers, budget);
+            fit_numbers(&mut numbers, budget);
             numbers.body_bytes_max_logged_in
         };
         assert_eq!(bytes_max(usize::MAX, Some(100)), 50);

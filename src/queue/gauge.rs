@@ -25,11 +25,14 @@ pub struct InboxLimits {
 const PART_OF_BUDGET: usize = 4;
 
 impl InboxLimits {
-    /// Those of one of `inboxes` inboxes under a memory budget of so many bytes.
+    /// Those of one of `inboxes` inboxes under a memory budget of so many bytes, and of what can be counted.
     #[cfg(any(feature = "driver", test))]
     pub(crate) fn within_budget(self, budget_bytes: Option<usize>, inboxes: usize) -> Self {
-        let part = budget_bytes.map_or(usize::MAX, |bytes| bytes / PART_OF_BUDGET / inboxes);
-        Self { bytes_max: self.bytes_max.min(part as u64), ..self }
+        let part = budget_bytes.map_or(usize::MAX, |bytes| bytes / PART_OF_BUDGET / inboxes) as u64;
+        Self {
+            commands_max: self.commands_max.clamp(1, COMMANDS_COUNTABLE),
+            bytes_max: self.bytes_max.min(part).min(BYTES_COUNTABLE - 1),
+        }
     }
 
     /// One part of `parts`, at least one command.

@@ -76,6 +76,27 @@ impl ShardConfig {
         http::HttpLimits { body_bytes_max, ..self.http_limits }
     }
 
+    /// Brings what no shard can count with into the range that it can: a time that is to be for ever is ten years.
+    pub(crate) fn fit(&mut self) {
+        for time_ms in [
+            &mut self.register_timeout_ms,
+            &mut self.tls_handshake_timeout_ms,
+            &mut self.head_timeout_ms,
+            &mut self.body_timeout_ms,
+            &mut self.http_idle_timeout_ms,
+            &mut self.close_timeout_ms,
+            &mut self.linger_ms,
+            &mut self.ping_interval_ms,
+            &mut self.resume.window_ms,
+        ] {
+            *time_ms = (*time_ms).min(LONGEST_MS);
+        }
+        self.topics_per_channel_max = self.topics_per_channel_max.min(u16::MAX.into());
+        let Deflate { level, push_level, window_bits, .. } = &mut self.deflate;
+        (*level, *push_level) = ((*level).clamp(1, 9), (*push_level).clamp(1, 9));
+        *window_bits = (*window_bits).clamp(9, 15);
+    }
+
     /// After so long without a sign of life a client is known to be gone: by pings that it did not answer.
     pub(in crate::shard) fn dead_after_ms(&self) -> u64 {
         match self.ping_interval_ms {
@@ -121,6 +142,9 @@ impl Default for ShardConfig {
         }
     }
 }
+
+/// No deadline is further away: ticks are counted in 32 bits.
+const LONGEST_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
 /// Where clients are not pinged, the system itself finds out that a client has vanished, by what is sent to it.
 const UNPINGED_DEAD_AFTER_MS: u64 = 75_000;

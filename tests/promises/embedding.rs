@@ -245,3 +245,49 @@ fn a_listener_for_tls_needs_certificates() {
         assert!(refused.is_some_and(|why| why.contains("certificate")), "beside plain HTTP: {plain}");
     }
 }
+
+#[test]
+fn numbers_beyond_all_bounds_are_as_far_as_a_broker_can_count() {
+    on_each_driver(|_| {
+        let beyond = |config: &mut pushring::Config| {
+            let shard = &mut config.shard;
+            for time_ms in [
+                &mut shard.register_timeout_ms,
+                &mut shard.tls_handshake_timeout_ms,
+                &mut shard.head_timeout_ms,
+                &mut shard.body_timeout_ms,
+                &mut shard.http_idle_timeout_ms,
+                &mut shard.close_timeout_ms,
+                &mut shard.linger_ms,
+                &mut shard.ping_interval_ms,
+                &mut shard.resume.window_ms,
+            ] {
+                *time_ms = u64::MAX;
+            }
+            shard.topics_per_channel_max = usize::MAX;
+            shard.deflate.everywhere = true;
+            (shard.deflate.level, shard.deflate.push_level, shard.deflate.window_bits) = (0, u8::MAX, u8::MAX);
+            config.inbox.bytes_max = u64::MAX;
+        };
+        let broker = start().config(beyond).start().unwrap();
+        let mut reloaded = pushring::Config::default();
+        beyond(&mut reloaded);
+        broker.handle().reload(&reloaded).unwrap();
+        let mut chat = chat(&broker);
+        let mut client = connect(&broker, "/rooms/1");
+        send(&mut client, "hello");
+        let channel = loop {
+            if let Event::Message { channel, .. } = chat.recv_timeout(PATIENCE).unwrap().expect("it was sent") {
+                break channel;
+            }
+        };
+        chat.push(channel, Message::text("to one")).send().unwrap();
+        chat.broadcast(Message::text("to all")).send().unwrap();
+        assert_eq!((recv(&mut client).to_text().unwrap(), recv(&mut client).to_text().unwrap()), ("to one", "to all"));
+        chat.close(channel, 1000, "enough").send().unwrap();
+        assert_eq!(support::recv_close(&mut client).0, 1000);
+        // A client that did not answer would be waited for for ever.
+        drop(client);
+        broker.stop(Duration::MAX).unwrap();
+    });
+}

@@ -164,6 +164,12 @@ fn the_clock_is_read_in_the_driver() {
 }
 
 #[test]
+fn the_directory_is_not_gone_through_under_its_lock() {
+    let why = "pushes, binds and clients that register wait for it: go through a clone, which shares everything";
+    banned("directory().owners.values()", why, |_, _| false);
+}
+
+#[test]
 fn queues_are_bounded() {
     // The process queue is bounded by its own count of messages and bytes, which crossbeam's bound cannot express.
     banned("unbounded", "a queue without a bound", |file, _| file.ends_with("queue/events.rs"));
