@@ -252,15 +252,20 @@ impl Broker {
             ended,
             _freed_memory: freed_memory,
         };
-        let (ready_sender, ready) = bounded(shards);
-        let (mut inboxes, mut probes) = (Vec::new(), Vec::new());
-        let peers = Inboxes::default();
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        let (mut inboxes, mut probes, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        for listeners in listeners {
             let wake = Arc::new(WakeFd::new()?);
             let (sender, inbox) = inbox::inbox(inbox_limits, SharedWake(wake.clone()));
-            inboxes.push(sender);
             let probe = Arc::new(Probe::new(clock));
+            inboxes.push(sender);
             probes.push(probe.clone());
+            starts.push((listeners, wake, inbox, probe));
+        }
+        let peers: Inboxes = Arc::new(OnceLock::from(inboxes.clone()));
+        // Before the first shard runs: on an error from here on the broker is dropped, which stops those that do.
+        broker.connect(inboxes, probes);
+        let (ready_sender, ready) = bounded(shards);
+        for (index, (listeners, wake, inbox, probe)) in starts.into_iter().enumerate() {
             let shard = ShardThread {
                 index,
                 shards,
@@ -282,10 +287,6 @@ impl Broker {
             broker.threads.push(thread.spawn(move || shard.work(&ready, ended))?);
         }
         drop((ready_sender, last_shard));
-        // Set once, and only here.
-        let _ = peers.set(inboxes.clone());
-        broker.connect(inboxes, probes);
-        // On an error the broker is dropped, which stops the shards that did start.
         for _ in 0..shards {
             broker.driver = ready.recv().map_err(|_| std::io::Error::other("a shard died as it started"))??;
         }

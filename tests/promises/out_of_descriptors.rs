@@ -99,3 +99,30 @@ fn a_daemon_that_starts_with_few_answers_whom_it_cannot_hold() {
     assert!((40..100).contains(&inside.len()), "{}", inside.len());
     inside.iter_mut().for_each(is_served);
 }
+
+#[test]
+fn a_daemon_that_has_too_few_for_its_shards_says_so_and_ends() {
+    let program = env!("CARGO_BIN_EXE_pushring");
+    // With each of them it is another thing for which there is no descriptor, with some shards at work already. Every
+    // shard needs three.
+    for files in (45..=95).step_by(5) {
+        let mut command = std::process::Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$0\" demo --shards 32 --listen 127.0.0.1:0");
+        command.args(["-c", &script, program]);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let until = Instant::now() + PATIENCE;
+        let code = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.code();
+            }
+            if Instant::now() >= until {
+                child.kill().unwrap();
+                panic!("with {files} descriptors it neither starts nor ends");
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        let log = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert!(code == Some(1) && log.contains("Too many open files"), "{files}: {code:?}: {log}");
+    }
+}
