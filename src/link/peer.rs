@@ -234,7 +234,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
             window: None,
             wants_drain: true,
         };
-        let Greeted { stream, reader, welcome, live } = greet(&endpoint, &hello)?;
+        let Greeted { stream, reader, welcome, live } = greet(&endpoint, &hello, |_| ())?;
         let live = live.into_iter().map(|live| ReadFrame { item: Some(T::live(live)), numbered: false });
         let state = PeerState {
             inbound: live.collect(),
@@ -420,12 +420,20 @@ impl<T: NumberedItem> PeerShared<T> {
         state.inbound.push_back(ReadFrame { item, numbered: true });
     }
 
+    /// A connection is made again: whoever ends the session cuts it from now on, though the broker says nothing on it.
+    fn greets(&self, stream: &Arc<PeerStream>) {
+        self.lock().stream = Some(stream.clone());
+        if self.frames.has_ended() {
+            stream.shutdown();
+        }
+    }
+
     /// Connects again, with pauses that grow, until `deadline`. None: the session is over.
     fn again(&self, deadline: Instant) -> Option<Greeted> {
         let mut failures = 0;
         loop {
             let hello = Hello { received: self.lock().arrived, ..self.hello.clone() };
-            match greet(&self.endpoint, &hello) {
+            match greet(&self.endpoint, &hello, |stream| self.greets(stream)) {
                 Ok(greeted) => {
                     tracing::info!(broker = ?self.endpoint, "the link is connected again");
                     self.lock().draining = None;
@@ -462,13 +470,18 @@ fn is_final(code: RefusedCode) -> bool {
     }
 }
 
-/// Connects, says hello, and reads what a broker says first.
-fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
+/// Connects, says hello, and reads what a broker says first. `connected` sees the stream before it is waited for.
+fn greet(
+    endpoint: &Endpoint,
+    hello: &Hello,
+    connected: impl FnOnce(&Arc<PeerStream>),
+) -> Result<Greeted, ConnectError> {
     let stream = Arc::new(match endpoint {
         Endpoint::Unix(path) => PeerStream::unix(path, HELLO_WITHIN)?,
         Endpoint::Tcp { address, .. } => PeerStream::tcp(address, HELLO_WITHIN)?,
         Endpoint::Tls { address, trust, .. } => PeerStream::tls(address, trust, HELLO_WITHIN)?,
     });
+    connected(&stream);
     let mut gather = GatheredFrames::default();
     gather.push(&LinkFrame::bare(&FromPeer::Hello(hello.clone())));
     gather.write(&mut &*stream)?;
@@ -493,4 +506,66 @@ fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
         }
     }
     Ok(Greeted { stream, reader, welcome, live })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Policy;
+    use crate::link::{Client, ClientOptions};
+    use crate::node::Dialect;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::mpsc;
+
+    /// Reads a hello.
+    fn hear(stream: UnixStream) -> UnixStream {
+        let mut reader = FrameReader::new(stream.try_clone().unwrap(), 4096, 0);
+        assert!(matches!(reader.next().unwrap().0, FromPeer::Hello(_)));
+        stream
+    }
+
+    fn say_welcome(mut stream: &UnixStream) {
+        let welcome = Welcome {
+            version: wire::VERSION_MAX,
+            dialect: Dialect::default(),
+            node: "local.os".to_owned(),
+            listening: "127.0.0.1:1".to_owned(),
+            session: "secret".to_owned(),
+            received: 0,
+            acknowledged: 0,
+            live: 0,
+            window: WINDOW,
+            head_bytes_max: 4096,
+            blob_bytes_max: 4096,
+            asks_max: 1,
+            beat_ms: 60_000,
+            owner_grace_ms: 600_000,
+        };
+        let mut gather = GatheredFrames::default();
+        gather.push(&LinkFrame::bare(&ToPeer::Welcome(welcome)));
+        gather.write(&mut stream).unwrap();
+    }
+
+    #[test]
+    fn a_process_ends_in_time_though_its_broker_says_nothing_any_more() {
+        let path = std::env::temp_dir().join(format!("pushring-mute-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let (heard, is_heard) = mpsc::channel();
+        let broker = thread::spawn(move || {
+            say_welcome(&hear(listener.accept().unwrap().0));
+            // Lost; on the next one it hangs.
+            let again = hear(listener.accept().unwrap().0);
+            heard.send(()).unwrap();
+            again
+        });
+        let options = ClientOptions { policy: Policy::Close, ..ClientOptions::default() };
+        let client = Client::connect(&path, &"p:mute:sys".parse().unwrap(), options).unwrap();
+        is_heard.recv().unwrap();
+        let began = Instant::now();
+        drop(client);
+        // Long before it would give the hello up.
+        assert!(began.elapsed() < END_WITHIN, "{:?}", began.elapsed());
+        drop(broker.join().unwrap());
+        std::fs::remove_file(&path).unwrap();
+    }
 }
