@@ -3,7 +3,7 @@
 use super::frame::HEAD_BYTES_MAX;
 use super::token::LinkToken;
 use super::wire::LinkWindow;
-use crate::broker::QueueLimits;
+use crate::broker::{PAYLOAD_BYTES_MAX, QueueLimits};
 use crate::driver::peer_socket::Access;
 use crate::tls::Acceptor;
 use std::net::SocketAddr;
@@ -71,7 +71,20 @@ impl Default for LinkConfig {
     }
 }
 
+/// As good as for ever, and no clock overflows.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 impl LinkConfig {
+    /// The same with what can be carried out.
+    pub(super) fn fitting(self) -> Self {
+        Self {
+            blob_bytes_max: self.blob_bytes_max.min(PAYLOAD_BYTES_MAX),
+            owner_grace: self.owner_grace.min(LONGEST),
+            beat: self.beat.min(LONGEST),
+            ..self
+        }
+    }
+
     /// How long a peer may be silent.
     pub(super) fn silence(&self) -> Duration {
         3 * self.beat
@@ -79,3 +92,17 @@ impl LinkConfig {
 }
 
 const _: () = assert!(HELLO_BYTES_MAX <= HEAD_BYTES_MAX && super::token::TOKEN_BYTES_MAX < HELLO_BYTES_MAX / 2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn times_that_are_for_ever_can_be_waited_for() {
+        let (beat, owner_grace) = (Duration::MAX, Duration::MAX);
+        let config = LinkConfig { beat, owner_grace, ..LinkConfig::default() }.fitting();
+        let now = Instant::now();
+        assert!(now + config.silence() > now && now + config.owner_grace > now);
+    }
+}

@@ -528,8 +528,9 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     fn wait_for(&self, patience: Duration, condition: impl Fn(&FrameQueueState<D::Mark>) -> bool) -> bool {
-        let until = Instant::now() + patience;
-        condition(&self.lock().wait_while(CHANGED, Some(until), |state| !condition(state)))
+        // As long as no clock counts is for ever.
+        let until = Instant::now().checked_add(patience);
+        condition(&self.lock().wait_while(CHANGED, until, |state| !condition(state)))
     }
 }
 

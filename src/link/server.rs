@@ -19,7 +19,7 @@ use super::wire::{
     Attach, ByeCode, FromPeer, Hello, HelloRefused, LinkWindow, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use crate::admission::HeldAs;
-use crate::broker::{AttachOptions, BrokerHandle, PAYLOAD_BYTES_MAX};
+use crate::broker::{AttachOptions, BrokerHandle};
 use crate::driver::peer_socket::{Credential, DeadlineReader, PeerListenError, PeerListener, PeerStream};
 use crate::node::Dialect;
 use crate::process_id::{ParseProcessIdError, ProcessId};
@@ -71,7 +71,7 @@ impl LinkServer {
         if config.tcp.is_some() && config.token.is_none() {
             return Err(LinkStartError::NoToken);
         }
-        let config = LinkConfig { blob_bytes_max: config.blob_bytes_max.min(PAYLOAD_BYTES_MAX), ..config };
+        let config = config.fitting();
         let unix = config.path.as_deref().map(|path| PeerListener::unix(path, config.access)).transpose()?;
         let tcp = config.tcp.map(|address| PeerListener::tcp(address, config.tls.clone())).transpose()?;
         let registry = Registry::new(broker, config);
