@@ -332,6 +332,8 @@ impl<'p> Order<'p> for Broadcast<'p> {
         }
         let Some(owner) = pusher.owner else { unreachable!("operators have no audience") };
         except.sort_unstable();
+        // The shards look at each of them.
+        except.dedup();
         let except: Arc<[ChannelId]> = except.into();
         let targets = pusher.split(audience);
         let compressed = if targets.is_empty() { None } else { pusher.compress(&message) };
@@ -732,5 +734,22 @@ impl Future for SendingAsked<'_> {
         Pin::new(sending)
             .poll(context)
             .map_ok(|()| ticket.take().expect("a future is not polled again once it is ready"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+
+    #[test]
+    fn a_channel_that_is_left_out_again_and_again_is_one() {
+        let broker = Broker::builder().shards(1).start().unwrap();
+        let process = broker.process("p").unwrap();
+        let channels = [3, 1].map(ChannelId::new);
+        let broadcast = process.broadcast(Message::text("all")).except_all([channels; 1000].concat());
+        let commands = broadcast.into_commands();
+        let [(0, Command::PushMany(many))] = &commands[..] else { panic!("one order for one shard") };
+        assert_eq!(&*many.except, [1, 3].map(ChannelId::new));
     }
 }
