@@ -192,6 +192,8 @@ impl Shard {
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.work.begin_turn();
+        // Those of the turn before are awake.
+        self.owners.take_touched();
     }
 
     /// An order from elsewhere. What is more than this turn's work is gone on with at its end.

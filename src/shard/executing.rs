@@ -99,8 +99,15 @@ impl Shard {
             Command::Host(host) => self.host(*host),
             Command::OwnerGone { owner, why } => return self.owner_gone(owner, why),
             // The requester may have gone meanwhile.
-            Command::Report(to) => drop(to.send(self.report())),
-            Command::Disconnects(to) => drop(to.send(self.table.disconnects())),
+            Command::Report(to) => {
+                self.work.spend(self.owners.iter().len() as u64 * work::PASS_NS);
+                drop(to.send(self.report()));
+            }
+            Command::Disconnects(to) => {
+                let disconnects = self.table.disconnects();
+                self.work.spend(disconnects.len() as u64 * work::TELL_NS);
+                drop(to.send(disconnects));
+            }
             Command::Channels { filter, from, limit, to } => {
                 drop(to.send(self.channel_page(&filter, from, limit)));
             }

@@ -9,9 +9,13 @@ use crate::gateway::{OwnerId, Settings, Snapshot, SubdomainTokens, WebSocketRule
 use crate::proto::MessageKind;
 use crate::proto::client::append_message;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
-use crate::shard::command::Policy;
+use crate::queue::fair::OrderOrRest;
+use crate::shard::SocketEnd;
+use crate::shard::command::{Command, Policy};
 use crate::shard::event::Event;
 use crate::shard::flush::SocketId;
+use crate::shard::table::slot::Slot;
+use crossbeam_channel::bounded;
 use std::sync::Arc;
 
 /// More than a turn looks at.
@@ -143,6 +147,42 @@ fn a_turn_looks_at_some_of_the_owners_whose_queues_are_full_and_all_have_their_t
         assert!(turns < 200, "it ends");
     }
     assert_eq!(crowd.heard().len(), OWNERS as usize, "and now the others");
+}
+
+#[test]
+fn owners_whose_waiting_clients_leave_are_forgotten_a_turns_worth_at_a_time() {
+    let mut crowd = Crowd::new(OWNERS, true, 1, 2);
+    crowd.shard.end_turn();
+    while crowd.turn() {}
+    // All but the first, whose message is the one that the queue has room for.
+    let waiting = crowd.shard.owners.full();
+    assert!(waiting >= OWNERS as usize - 1, "{waiting}");
+    for slot in 0..OWNERS {
+        let token = crowd.shard.table.token(Slot::new(slot));
+        crowd.shard.handle_end(token, SocketEnd::Broken, 1);
+    }
+    crowd.shard.end_turn();
+    // None was taken out of the middle of the line, which would have cost as much as that is long.
+    assert!(crowd.shard.owners.full() > waiting / 2, "{} of {waiting}", crowd.shard.owners.full());
+    crowd.shard.handle_call();
+    let turns = (0..100).take_while(|_| crowd.turn()).count();
+    assert!((2..100).contains(&turns), "{turns} turns");
+    assert_eq!((crowd.shard.owners.full(), crowd.shard.owners.iter().count()), (0, 0));
+}
+
+#[test]
+fn what_operators_ask_of_many_processes_is_counted() {
+    let mut crowd = Crowd::new(OWNERS, true, 1, 0);
+    crowd.shard.end_turn();
+    let mut cost_of = |command| {
+        crowd.shard.begin_turn(1);
+        assert!(crowd.shard.execute(OrderOrRest::New(command), u64::MAX).is_none());
+        crowd.shard.spent_ns()
+    };
+    let ((to_report, report), (to_processes, processes)) = (bounded(1), bounded(1));
+    assert!(cost_of(Command::Report(to_report)) >= u64::from(OWNERS) * PASS_NS);
+    assert!(cost_of(Command::Processes(to_processes)) >= u64::from(OWNERS) * PASS_NS);
+    assert_eq!((report.len(), processes.recv().unwrap().len()), (1, OWNERS as usize));
 }
 
 #[test]

@@ -81,6 +81,8 @@ impl Shard {
 
     /// Messages may be given to handlers as they are read, until that has cost so much in this turn.
     pub(super) fn begin_reads(&mut self, handlers_ns: u64) {
+        // What others have come to is not the first client's.
+        self.spend_wakes();
         self.handlers.begin_turn(handlers_ns);
     }
 

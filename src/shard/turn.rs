@@ -23,7 +23,7 @@ use super::read_queue::ReadQueue;
 use super::table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
-use super::work::{Calibration, EFFECT_NS, LOOK_NS, PASS_NS, WorkLimits};
+use super::work::{Calibration, EFFECT_NS, LOOK_NS, PASS_NS, READ_NS, WorkLimits};
 use crate::queue::fair::{OrderOrRest, OrderServer, Producers};
 use crate::queue::orders::{Account, Inbox, InboxSender};
 use crate::tls::RECORD_BYTES_MAX;
@@ -206,13 +206,15 @@ struct ReadMark {
     credit_ns: i64,
 }
 
-/// A shard that executes orders within a turn.
-struct ShardOrderServer<'a> {
+/// A shard that executes orders within a turn, and takes in the connections that they bring from other shards.
+struct ShardOrderServer<'a, S> {
     shard: &'a mut Shard,
+    sockets: &'a mut S,
+    now_ms: u64,
     until_ns: u64,
 }
 
-impl OrderServer<Command, Unfinished> for ShardOrderServer<'_> {
+impl<S: Sockets> OrderServer<Command, Unfinished> for ShardOrderServer<'_, S> {
     fn has_room(&self) -> bool {
         self.shard.has_room(self.until_ns)
     }
@@ -220,6 +222,12 @@ impl OrderServer<Command, Unfinished> for ShardOrderServer<'_> {
     fn execute(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> (u64, Option<Unfinished>) {
         let before_ns = self.shard.spent_ns();
         let rest = self.shard.execute(order, slice_ns.min(self.until_ns.saturating_sub(before_ns)));
+        for (carried, arrival) in self.shard.take_arrivals() {
+            if let Some(socket) = self.sockets.adopt(carried) {
+                self.shard.handle_arrival(socket, *arrival, self.now_ms);
+            }
+        }
+        self.shard.spend_wakes();
         (self.shard.spent_ns() - before_ns, rest)
     }
 }
@@ -435,10 +443,10 @@ impl<S: Sockets> Turns<S> {
         self.shard.note_inbox(self.orders.bytes());
         // What comes from now on is the next turn's: before it sleeps, the shard looks again.
         if self.orders.has_orders() {
-            let mut server = ShardOrderServer { shard: &mut self.shard, until_ns };
+            let Self { shard, sockets, .. } = self;
+            let mut server = ShardOrderServer { shard, sockets, now_ms, until_ns };
             self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);
             self.shard.note_inbox(self.orders.bytes());
-            self.take_in(now_ms);
         }
         if self.shard.is_stopping() {
             self.sockets.stop_listening();
@@ -446,15 +454,6 @@ impl<S: Sockets> Turns<S> {
         }
         if cfg!(debug_assertions) {
             self.orders.check();
-        }
-    }
-
-    /// Connections that other shards have accepted.
-    fn take_in(&mut self, now_ms: u64) {
-        for (carried, arrival) in self.shard.take_arrivals() {
-            if let Some(socket) = self.sockets.adopt(carried) {
-                self.shard.handle_arrival(socket, *arrival, now_ms);
-            }
         }
     }
 
@@ -542,8 +541,14 @@ impl<S: Sockets> Turns<S> {
                     self.queue_read(token, to_the_end, false);
                 }
             }
-            SocketRead::Nothing => mark_of(&mut self.marks, token).to_the_end = false,
-            SocketRead::End(end) => self.shard.handle_end(token, end, now_ms),
+            SocketRead::Nothing => {
+                self.shard.spend(READ_NS);
+                mark_of(&mut self.marks, token).to_the_end = false;
+            }
+            SocketRead::End(end) => {
+                self.shard.spend(READ_NS);
+                self.shard.handle_end(token, end, now_ms);
+            }
         }
     }
 
@@ -636,3 +641,7 @@ fn mark_of(marks: &mut Vec<ReadMark>, token: ConnectionToken) -> &mut ReadMark {
     }
     mark
 }
+
+#[cfg(test)]
+#[path = "turn_tests.rs"]
+mod tests;

@@ -52,6 +52,10 @@ pub(super) const EFFECT_NS: u64 = 5_000;
 pub(super) const FIELD_NS: u64 = 150;
 /// The time that a handler on the shard may take at once and in a turn: a slower one is reported.
 pub(super) const HANDLER_NS: u64 = 250_000;
+/// Giving a connection one range of its channel's log.
+pub(super) const FEED_NS: u64 = 40;
+/// Telling an operator of one channel or process: what is known of it is copied.
+pub(super) const TELL_NS: u64 = 200;
 /// Compressing one byte.
 pub(super) const DEFLATE_BYTE_NS: u64 = 15;
 

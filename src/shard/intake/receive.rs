@@ -540,6 +540,7 @@ impl Shard {
                 && connection.flags.take(Flag::Resumes)
             {
                 self.go_on(slot);
+                self.spend_wakes();
             }
         }
         resumed > 0

@@ -16,11 +16,15 @@ use crate::shard::out::range::{Range, RangeBytes};
 use crate::shard::out::window::Cast;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
-use crate::shard::work;
+use crate::shard::work::{self, copy_ns};
 use bytes::Bytes;
 
 /// A connection that takes up its log is given so much at a time.
 const FEED_BYTES: usize = 256 * 1024;
+
+/// And of so many ranges: giving it these costs about as much as sending them. Where others are pushed to in between,
+/// each frame is one.
+const FEED_RANGES_MAX: usize = 128;
 
 /// Connections to which a frame that is kept is not simply given, too.
 const NOT_AT_ONCE: u32 = Flag::CloseSent.bit() | Flag::Detached.bit() | Flag::Lags.bit() | Flag::Sse.bit();
@@ -218,7 +222,7 @@ impl Shard {
 
     /// Gives the connection of a channel that lags what comes next in its log, as much as it may take at a time.
     pub(in crate::shard) fn feed(&mut self, slot: Slot) {
-        loop {
+        for _ in 0..FEED_RANGES_MAX {
             let connection = &mut self.table[slot];
             let is_ready = !connection.flags.has(Flag::Detached)
                 && !connection.outbound.is_blocked()
@@ -228,6 +232,7 @@ impl Shard {
                 connection.flags.take(Flag::Lags);
                 return self.count_log(slot);
             };
+            self.work.spend(work::FEED_NS);
             if next.missing > 0 {
                 let told = text::dropped(next.missing);
                 self.append(slot, &server_header(Opcode::Text, false, told.len()), told.as_bytes());
@@ -249,6 +254,7 @@ impl Shard {
                 self.append_own(slot, server_header(Opcode::Text, false, told.len()), told.as_bytes());
             }
             if let Some(range) = next.range {
+                self.work.spend(work::FEED_NS + copy_ns(range.len()));
                 self.pour_frames(slot, range);
             }
         }

@@ -92,6 +92,11 @@ impl Log {
         self.unsent_bytes
     }
 
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> usize {
+        self.sent.len() + self.unsent.len()
+    }
+
     /// The heap bytes of the entries.
     pub(crate) fn heap_bytes(&self) -> usize {
         (self.sent.capacity() + self.unsent.capacity()) * size_of::<LogEntry>()

@@ -13,7 +13,7 @@ use crate::shard::table::cohort::Cohort;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::unfinished::LongOrder;
-use crate::shard::work;
+use crate::shard::work::{self, copy_ns};
 
 impl Shard {
     /// Has the channels of an audience count messages that were lost.
@@ -56,6 +56,7 @@ impl Shard {
         let mut slots = std::mem::take(&mut self.out.audience);
         let shard = self.owners.shard();
         let local = self.local_owner(owner);
+        let mut lists = 1;
         match audience {
             ShardAudience::Channels(_) => unreachable!("lists are gone through as they are"),
             ShardAudience::Path(path) => slots.extend(local.map_or(&[][..], |local| local.channels_on(path))),
@@ -63,9 +64,13 @@ impl Shard {
                 slots.extend(local.map_or(&[][..], |local| local.subscriptions.of(shard, topic)));
             }
             ShardAudience::Process => {
-                local.into_iter().flat_map(LocalOwner::channels).for_each(|list| slots.extend(list));
+                for list in local.into_iter().flat_map(LocalOwner::channels) {
+                    slots.extend(list);
+                    lists += 1;
+                }
             }
         }
+        self.work.spend(lists * work::PASS_NS + copy_ns(size_of_val(&*slots)));
         self.table.cohort(slots)
     }
 }

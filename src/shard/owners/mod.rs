@@ -1,8 +1,9 @@
 //! The owners of channels: the directory of all owners, what this shard keeps of each, and their grants to guests.
 //!
-//! Invariants: an owner has a place here as long as it has channels, events that were not passed on, or clients that
-//! wait for its answer or for room in its queue; it is at most once in the list of owners with events, and at most once
-//! in that of the full ones. It must not depend on connections except by their place in the table.
+//! Invariants: an owner has a place here as long as it has channels, events that were not passed on, clients that wait
+//! for its answer, or a place in the line of those whose clients wait for room in their queues; it is at most once in
+//! the list of owners with events, and at most once in that line. It must not depend on connections except by their
+//! place in the table.
 
 mod arena;
 pub mod directory;
@@ -92,7 +93,7 @@ impl Owners {
     }
 
     /// The owners with a place here.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &LocalOwner> {
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &LocalOwner> {
         self.locals.iter().map(|(_, local)| local)
     }
 
@@ -333,6 +334,10 @@ impl Owners {
         self.unlooked = self.unlooked.saturating_sub(1);
         let may_go_on = self.may_go_on(place);
         let local = &mut self.locals[place as usize];
+        if local.waiting.is_empty() {
+            // All that waited have left.
+            return self.leave_line(place);
+        }
         let wait = || local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize, local.wanted());
         // A handler here need not be asked to say when there is room: this is looked at again once it has run.
         if !may_go_on && wait() {
@@ -344,13 +349,18 @@ impl Owners {
         }
         local.waiting.let_go(going).for_each(resume);
         if local.waiting.is_empty() {
-            // It ends with what is left to it.
-            (local.waiting, local.is_full) = (Line::default(), false);
-            self.forget_if_idle(place);
+            self.leave_line(place);
         } else {
             self.full.push(place, false);
             self.unlooked += 1;
         }
+    }
+
+    /// No connection of the owner waits any more.
+    fn leave_line(&mut self, place: u32) {
+        let local = &mut self.locals[place as usize];
+        (local.waiting, local.is_full, local.sharing.is_waited_for) = (Line::default(), false, false);
+        self.forget_if_idle(place);
     }
 
     fn may_go_on(&self, place: u32) -> bool {
@@ -367,14 +377,8 @@ impl Owners {
     pub(super) fn forget_if_idle(&mut self, place: u32) {
         let local = &self.locals[place as usize];
         if local.is_idle() {
-            let is_full = local.is_full;
             self.places.remove(&local.owner.id);
             self.locals.remove(place as usize);
-            // Its last connection may have ended while it waited for room.
-            if is_full {
-                self.full.retain(|full| full != place);
-                self.unlooked = self.unlooked.min(self.full.len());
-            }
         }
     }
 

@@ -351,8 +351,10 @@ impl Shard {
         // Dismissed, it may have had nothing else here.
         let place = self.owners.find(owner)?;
         let local = &self.owners[place];
-        let asked = self.table.cohort(local.asked.iter().copied().collect());
-        let channels = self.table.cohort(local.channels().collect::<Vec<_>>().concat());
+        let (asked, lists) = (local.asked.iter().copied().collect::<Vec<_>>(), local.channels().collect::<Vec<_>>());
+        let looked_at = asked.len() + lists.len();
+        let (asked, channels) = (self.table.cohort(asked), self.table.cohort(lists.concat()));
+        self.work.spend(looked_at as u64 * work::PASS_NS);
         self.go_on_closing(Box::new(Closing { owner, asked, channels, why }))
     }
 

@@ -64,6 +64,7 @@ impl Shard {
         {
             self.work.spend(work::LOOK_NS);
             self.look_at(entry, self.now_ms, self.table.reprieves);
+            self.spend_wakes();
         }
         self.drain_on(until_ns);
         self.do_chores(until_ns);

@@ -23,7 +23,17 @@ const RETRY_SPREAD_MS: u64 = 1000;
 
 impl Shard {
     /// The channels that pass, from place `from` of the table on, at most `limit`.
-    pub(in crate::shard) fn channel_page(&self, filter: &ChannelFilter, from: u32, limit: usize) -> ChannelPage {
+    pub(in crate::shard) fn channel_page(&mut self, filter: &ChannelFilter, from: u32, limit: usize) -> ChannelPage {
+        let from = from as usize;
+        let page = self.page_from(filter, from, limit);
+        let end = page.next.map_or(self.table.connections.capacity(), |next| next as usize);
+        let looked_at = if filter.channel.is_some() { 1 } else { end.saturating_sub(from) };
+        let told: usize = page.channels.iter().map(|channel| 1 + channel.topics.len()).sum();
+        self.work.spend(looked_at as u64 * work::PASS_NS + told as u64 * work::TELL_NS);
+        page
+    }
+
+    fn page_from(&self, filter: &ChannelFilter, from: usize, limit: usize) -> ChannelPage {
         if let Some(id) = filter.channel {
             let slot =
                 Some(id).filter(|id| id.shard(self.shards) == self.index()).and_then(|id| self.table.slot_of(id));
@@ -31,7 +41,6 @@ impl Shard {
                 slot.and_then(|slot| self.channel_report(slot, &self.table[slot], filter)).into_iter().collect();
             return ChannelPage { channels, next: None };
         }
-        let from = from as usize;
         let end = self.table.connections.capacity().min(from.saturating_add(LOOKED_AT_MAX));
         let mut channels = Vec::new();
         for slot in from..end {
@@ -78,9 +87,16 @@ impl Shard {
     }
 
     /// How many channels each process has here.
-    pub(in crate::shard) fn channels_by_process(&self) -> Vec<(ProcessId, usize)> {
-        let of = |owner: &LocalOwner| owner.channels().map(<[Slot]>::len).sum();
-        self.owners.iter().map(|owner| (owner.owner.process.clone(), of(owner))).collect()
+    pub(in crate::shard) fn channels_by_process(&mut self) -> Vec<(ProcessId, usize)> {
+        let mut lists = 0;
+        let mut count = |list: &[Slot]| {
+            lists += 1;
+            list.len()
+        };
+        let mut of = |owner: &LocalOwner| owner.channels().map(&mut count).sum();
+        let told: Vec<_> = self.owners.iter().map(|owner| (owner.owner.process.clone(), of(owner))).collect();
+        self.work.spend(lists * work::PASS_NS + told.len() as u64 * work::TELL_NS);
+        told
     }
 
     /// Obeys other numbers from now on. What was agreed on with a client at its upgrade stays.

@@ -177,6 +177,8 @@ impl Shard {
         self.table.over_tls += over_tls;
         self.effects.push(Effect::Watch(connection.socket, self.table.token(old)));
         self.speak_to(old, &upgraded.response, upgraded.agreed);
+        let entries = self.out.kept_channels.get(&old).map_or(0, |kept_channel| kept_channel.log.entries());
+        self.work.spend(entries as u64 * work::PASS_NS / 4);
         let lost = self.out.rewind(old, ask.received).unwrap_or_default();
         let token = self.new_token(ask.channel);
         let Some(kept_channel) = self.out.kept_channels.get_mut(&old) else { return };
