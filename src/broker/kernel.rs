@@ -90,8 +90,8 @@ pub struct KernelBatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GrantError {
-    /// The process has as many guests as it may have; revoke others.
-    #[error("guest limit reached: revoke others of this process")]
+    /// The process has as many guests as it may have, or memory has no room for one more; revoke others.
+    #[error("guest limit reached, or no memory: revoke others of this process")]
     TooMany,
     /// The broker has stopped.
     #[error("the broker has stopped")]
@@ -366,7 +366,7 @@ impl ProcessHandle {
 
     /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The
     /// outcome counts 1 as `sent` if it is so now, as `not_found` or `not_owner`, or as `dropped` if the channel has as
-    /// many guests as there may be ([`grants`]).
+    /// many guests as there may be ([`grants`]), or memory has no room.
     pub(crate) fn grant(
         &self,
         channel: ChannelId,
@@ -384,7 +384,7 @@ impl ProcessHandle {
     pub(crate) fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
         let changed = self.shared.change(|directory| {
             let mut guests = directory.grants.get(&self.owner).cloned().unwrap_or_default();
-            let is_done = grants::change(&mut guests, guest, is_granted, grants::PER_OWNER_MAX);
+            let is_done = guests.change(guest, is_granted, grants::PER_OWNER_MAX, self.memory());
             match guests.is_empty() {
                 true => drop(directory.grants.remove_mut(&self.owner)),
                 false => directory.grants.insert_mut(self.owner, guests),

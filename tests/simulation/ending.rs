@@ -157,14 +157,16 @@ impl World {
     }
 
     fn check_nothing_waits(&self) -> Result<(), String> {
-        let subscriptions: usize = self.pumps.iter().map(|pump| pump.shard().report().subscriptions).sum();
+        let reports = || self.pumps.iter().map(|pump| pump.shard().report());
+        // Subscriptions, and guests of channels.
+        let topics: usize = reports().map(|report| report.subscriptions + report.channels).sum();
         for (pump, sender) in std::iter::zip(&self.pumps, &self.senders) {
             if !pump.is_over() && sender.held() != (0, 0) {
                 return Err(format!("{:?} orders and bytes are left in an inbox", sender.held()));
             }
             let report = pump.shard().report();
-            // Subscriptions last.
-            let topic_bytes = if subscriptions > 0 { report.memory.topic_bytes } else { 0 };
+            // They last.
+            let topic_bytes = if topics > 0 { report.memory.topic_bytes } else { 0 };
             if report.memory.waiting_bytes() + report.memory.kept_bytes() + report.window_bytes > topic_bytes {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }

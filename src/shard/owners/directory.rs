@@ -10,6 +10,7 @@ use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::{EventBatch, ProcessQueue, QueueLevel};
 use crate::shard::out::deflate::Windows;
+use crate::shard::owners::grants::Guests;
 use crate::shard::owners::topics::Topics;
 use crate::words::policy::Policy;
 use rpds::HashTrieMapSync;
@@ -84,7 +85,7 @@ pub struct Directory {
     /// See [`Resolve`].
     pub resolve: Option<Arc<Resolve>>,
     /// Addresses on other nodes that may push to all channels of an owner.
-    pub grants: HashTrieMapSync<OwnerId, Vec<Arc<str>>>,
+    pub grants: HashTrieMapSync<OwnerId, Guests>,
     /// The owner that handles logins and the RPC path, if there is one.
     pub system: Option<OwnerId>,
 }

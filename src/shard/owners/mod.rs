@@ -18,7 +18,7 @@ pub mod topics;
 mod unread;
 
 use self::directory::{Directory, Owner};
-use self::grants::Grants;
+use self::grants::{Grants, PER_CHANNEL_MAX};
 use self::line::Line;
 use self::owner::LocalOwner;
 use self::sharing::SharedRound;
@@ -380,6 +380,17 @@ impl Owners {
             self.places.remove(&local.owner.id);
             self.locals.remove(place as usize);
         }
+    }
+
+    /// Lets a guest in to a channel of the owner, or no more. Returns whether it is so now.
+    pub(super) fn change_guests(&mut self, place: u32, channel: ChannelId, guest: &Arc<str>, is_granted: bool) -> bool {
+        let memory = &self.locals[place as usize].owner.memory;
+        let guests = self.grants.entry(channel).or_default();
+        let is_done = guests.change(guest, is_granted, PER_CHANNEL_MAX, memory);
+        if guests.is_empty() {
+            self.grants.remove(&channel);
+        }
+        is_done
     }
 
     /// A channel has ended: its guests are forgotten.
