@@ -49,7 +49,7 @@ pub struct MemoryReport {
     pub process_queue_bytes: usize,
     /// Routes and their static content.
     pub content_bytes: usize,
-    /// Topics and their subscribers.
+    /// Topics and their subscribers, and guests of channels.
     pub topic_bytes: usize,
     /// Memory that links keep for their peers.
     pub link_bytes: usize,
