@@ -6,7 +6,7 @@
 use super::command::{Command, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
 use super::stage::{OWNER, ask};
 use super::two_shards::{SHARDS, TwoShards};
-use super::{Resume, ShardConfig};
+use super::{ConnectionToken, Resume, ShardConfig};
 use crate::admission::Budget;
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
@@ -26,6 +26,7 @@ struct Listener {
     has_head: bool,
     last: Option<String>,
     channel: Option<ChannelId>,
+    token: String,
     /// It has come once, and what is pushed from then on is for it.
     is_there: bool,
     /// The numbers of what was for it and it has not heard, in order.
@@ -44,7 +45,11 @@ struct World {
 
 impl World {
     fn new(config: ShardConfig) -> Self {
-        let net = TwoShards::new(config, Budget::default(), |gateway, process| {
+        Self::within(config, Budget::default())
+    }
+
+    fn within(config: ShardConfig, memory: Budget) -> Self {
+        let net = TwoShards::new(config, memory, |gateway, process| {
             for path in PATHS {
                 let rule = WebSocketRule { sse: true, ..WebSocketRule::default() };
                 gateway.bind_websocket(OWNER, process, path, rule).unwrap();
@@ -141,6 +146,22 @@ impl World {
         self.net.let_write(socket);
     }
 
+    /// The client of a stream sends this by a request of its own, and is answered.
+    fn say(&mut self, at: usize, token: &str, (socket, connection): (i32, ConnectionToken), text: &str) {
+        let (path, channel) = (PATHS[self.listeners[at].path], self.listeners[at].channel.unwrap());
+        let request = format!(
+            "POST /p:sim:sys{path} HTTP/1.1\r\nHost: localhost\r\nSSE-Channel: {channel}.{token}\r\n\
+             Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        let now_ms = self.net.now_ms;
+        self.net.shards[0].handle_read(connection, &mut request.into_bytes(), now_ms);
+        self.turn();
+        self.turn();
+        let answer = String::from_utf8(self.net.take(socket, usize::MAX)).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    }
+
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
             self.net.tick(100);
@@ -176,6 +197,7 @@ impl Listener {
             Some("channel") => {
                 let said: serde_json::Value = serde_json::from_str(data).unwrap();
                 self.channel = Some(ChannelId::new(said["channel_id"].as_u64().unwrap() as u32));
+                self.token = said["token"].as_str().unwrap().to_owned();
             }
             Some("gap") => {
                 self.may_skip = true;
@@ -317,5 +339,57 @@ fn whatever_byte_is_the_last_to_come_nothing_is_missing_and_a_gap_is_told() {
         ];
         let world = run(ShardConfig::default(), &steps);
         assert_eq!((world.listeners[0].heard, world.listeners[0].gaps > 0), (1, true), "cut at {bytes}");
+    }
+}
+
+#[test]
+fn a_stream_that_is_not_read_holds_no_more_answers_to_its_own_pings_than_may_wait() {
+    const BUDGET: usize = 4_000;
+    let mut world = World::new(ShardConfig { outbound_bytes_max: BUDGET, ..ShardConfig::default() });
+    world.listeners.push(Listener::default());
+    world.connect(0, 0, usize::MAX);
+    world.receive(0, usize::MAX);
+    let (stream, token) = (world.listeners[0].socket.unwrap(), world.listeners[0].token.clone());
+    world.net.wire(stream, |wire| wire.room = 10);
+    let beside = world.net.accept(0, usize::MAX).unwrap();
+    for number in 0..1_000 {
+        world.say(0, &token, beside, &format!("\u{1e}{{\"ping\":{number}}}"));
+    }
+    let held = world.net.shards[0].report().memory.queued_bytes;
+    assert!((BUDGET / 2..2 * BUDGET).contains(&held), "{held}");
+    // It is read again: those that had room are there, and the next one is answered.
+    world.net.wire(stream, |wire| wire.room = usize::MAX);
+    world.receive(0, usize::MAX);
+    world.turn();
+    world.say(0, &token, beside, "\u{1e}{\"ping\":1000}");
+    let came = String::from_utf8(world.net.take(stream, usize::MAX)).unwrap();
+    assert!(came.contains(r#"{"pong":1}"#) && came.contains(r#"{"pong":1000}"#), "{came}");
+}
+
+#[test]
+fn an_event_that_memory_takes_back_amid_its_broadcast_reaches_the_others_all_the_same() {
+    let budget = Budget::of(3 << 20);
+    let mut world = World::within(ShardConfig::default(), budget.clone());
+    for at in 0..3 {
+        world.listeners.push(Listener::default());
+        world.connect(at, 0, usize::MAX);
+        world.receive(at, usize::MAX);
+    }
+    let stuck = world.listeners[0].socket.unwrap();
+    world.net.wire(stuck, |wire| wire.room = 10);
+    world.broadcast(None, 10);
+    world.turn();
+    // Its event is kept, and for what it is behind by there is no memory unless history goes.
+    let shard = &mut world.net.shards[0];
+    let memory = shard.report().memory;
+    let most = memory.leased_bytes + (3 << 20) - budget.leased_bytes();
+    shard.note_inbox(most - memory.used_bytes() - 4_000);
+    world.broadcast(None, 3_000);
+    assert!(world.net.shards[0].report().stats.history_shed > 0);
+    world.net.shards[0].note_inbox(0);
+    world.turn();
+    for at in [1, 2] {
+        world.receive(at, usize::MAX);
+        assert!(world.listeners[at].expected.is_empty(), "{at} waits for {:?}", world.listeners[at].expected);
     }
 }

@@ -142,7 +142,8 @@ impl Encoding {
         now_ms: u64,
         charge: impl FnOnce(usize) -> SharedCharge,
     ) -> Range {
-        if let Some(range) = self.kept {
+        // Memory that was made for this channel may have been the frame's own.
+        if let Some(range) = self.kept.filter(|&range| kept.has(range)) {
             return range;
         }
         let of = KeptFor { owner, lane: self.lane.unwrap_or_else(|| kept.lane_of(&channel)) };

@@ -13,6 +13,7 @@ use crate::shard::out::broadcast::{Encoding, Forms, UnfinishedBroadcast};
 use crate::shard::out::journal::Journal;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::listener_audience::ListenerAudience;
+use crate::shard::out::push::fits;
 use crate::shard::out::window::Cast;
 use crate::shard::owners::topics::{Topic, TopicClaim};
 use crate::shard::table::connection::Flag;
@@ -108,6 +109,13 @@ impl Shard {
             && let Some(journal) = self.out.journals.get_mut(&owner)
         {
             journal.skip(&ListenerAudience::Topic(topic.name().clone()));
+        }
+    }
+
+    /// What a listener has asked for, unless as much waits for it as may.
+    pub(in crate::shard) fn answer_listener(&mut self, slot: Slot, event: &[u8]) {
+        if fits(self.table[slot].outbound.queued_bytes(), event.len(), self.config.outbound_bytes_max) {
+            self.append_event(slot, event);
         }
     }
 

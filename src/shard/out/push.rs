@@ -349,18 +349,22 @@ impl Shard {
 
     #[inline(never)]
     fn offer_any_form(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: u32) {
-        let since = Some(since);
-        if let Some(audience) = to.heard_by
-            && self.table.get(slot).is_some_and(|connection| connection.flags.has(Flag::Sse))
-        {
+        let shed = self.stats.history_shed;
+        let connection = self.table.get(slot);
+        let audience = to.heard_by.filter(|_| connection.is_some_and(|connection| connection.flags.has(Flag::Sse)));
+        if let Some(audience) = audience {
             self.make_event(forms, to.owner, audience, to.policy);
-            if let Some(event) = &mut forms.event {
-                self.offer_counted(slot, event, to.policy, to.part, since);
-                return;
-            }
         }
-        let form = forms.of(&self.table, slot);
-        self.offer_counted(slot, form, to.policy, to.part, since);
+        let form = match &mut forms.event {
+            Some(event) if audience.is_some() => event,
+            _ => forms.of(&self.table, slot),
+        };
+        self.offer_counted(slot, form, to.policy, to.part, Some(since));
+        if self.stats.history_shed != shed {
+            // Memory was short, and the frame itself may have gone with the rest of history.
+            let kept = &self.out.window.kept;
+            forms.keep_ranges(|range| !range.is_kept() || kept.has(range));
+        }
     }
 
     fn offer_to_nobody(&mut self, part: Option<&SharedPart>) {

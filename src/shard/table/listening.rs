@@ -181,7 +181,7 @@ impl Shard {
                 let control = payload.strip_prefix(&[MARK]).filter(|_| kind == MessageKind::Text);
                 let said = control.and_then(|control| text::control(control).ok());
                 if let (Some(slot), Some(number)) = (slot, said.and_then(|said| said.ping)) {
-                    self.append_event(slot, &sse::control(&text::pong(number).as_bytes()[1..]));
+                    self.answer_listener(slot, &sse::control(&text::pong(number).as_bytes()[1..]));
                 }
                 let is_for_owner = self.owners[place].owner.wants_control && said.is_none_or(Control::is_for_others);
                 match control {
