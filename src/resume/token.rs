@@ -50,6 +50,12 @@ impl ResumeToken {
         is_token.then_some(Self(bytes))
     }
 
+    /// What tells it from others of its channel: see [`Keys::mint`].
+    pub fn number(&self) -> u32 {
+        let (_, number) = self.0[..NAME_BYTES].split_last_chunk().expect("a name ends with it");
+        u32::from_be_bytes(*number)
+    }
+
     /// As it is given out.
     pub fn text(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
@@ -126,11 +132,12 @@ impl Keys {
         u16::from_be_bytes(self.run)
     }
 
-    /// A token for `channel`; `random` tells it from those that were made for it before.
-    pub fn mint(&self, channel: ChannelId, random: u32) -> ResumeToken {
+    /// A token for `channel`; `number` tells it from others that are made for it. The first one of a channel is random,
+    /// for ids are used again.
+    pub fn mint(&self, channel: ChannelId, number: u32) -> ResumeToken {
         let mut bytes = [0; BYTES];
         bytes[..RUN_BYTES].copy_from_slice(&self.run);
-        bytes[RUN_BYTES..NAME_BYTES].copy_from_slice(&random.to_be_bytes());
+        bytes[RUN_BYTES..NAME_BYTES].copy_from_slice(&number.to_be_bytes());
         let mac = self.over(channel, &bytes[..NAME_BYTES]).finalize().into_bytes();
         bytes[NAME_BYTES..].copy_from_slice(&mac[..BYTES - NAME_BYTES]);
         ResumeToken(bytes)
@@ -225,6 +232,10 @@ mod tests {
         theirs.others().set([(ours.run(), "wss://a.example.com".into())].into());
         assert_eq!(theirs.clone().maker_of(&token).as_deref(), Some("wss://a.example.com"));
         assert_ne!(ours.mint(id(3), 2), token);
+        assert_eq!(
+            [1, 0x0102_0304, u32::MAX].map(|number| ours.mint(id(3), number).number()),
+            [1, 0x0102_0304, u32::MAX]
+        );
     }
 
     #[test]

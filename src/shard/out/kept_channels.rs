@@ -5,6 +5,7 @@
 //! heap use of the log is counted as its owner's.
 
 use super::log::Log;
+use crate::proto::close::ClosePayload;
 use crate::resume::ResumeToken;
 use crate::shard::memory::SharedCharge;
 use crate::shard::table::slot::Slot;
@@ -37,35 +38,35 @@ impl ResumeHolder {
     }
 }
 
-/// The tokens with which a channel may be resumed: the last one issued, and the last one used, until its client has
-/// shown that it received the next. So an answer that was lost costs no client its channel, and a token known to be
-/// replaced is worthless.
+/// The tokens with which a channel may be resumed, by their numbers: from the last one known to have been received to
+/// the last one issued. So an answer that was lost costs no client its channel, nor does a request that comes late, and
+/// is answered where the client is no more; and a token known to be replaced is worthless.
 #[derive(Clone, Copy)]
 pub(in crate::shard) struct ResumeTokens {
-    last: ResumeToken,
-    used: Option<ResumeToken>,
+    received: u32,
+    last: u32,
 }
 
 impl ResumeTokens {
     pub(crate) fn new(first: ResumeToken) -> Self {
-        Self { last: first, used: None }
+        Self { received: first.number(), last: first.number() }
     }
 
+    /// Returns whether a token is good that was made for this channel.
     pub(crate) fn are_good(&self, token: &ResumeToken) -> bool {
-        self.last == *token || self.used == Some(*token)
+        token.number().wrapping_sub(self.received) <= self.last.wrapping_sub(self.received)
     }
 
-    /// The channel was taken up by `used`, and `next` is told to its client.
-    pub(crate) fn replace(&mut self, used: ResumeToken, next: ResumeToken) {
-        if self.last == used {
-            self.used = Some(used);
-        }
-        self.last = next;
+    /// The channel was taken up by `used`, which is good. Returns the number of the next one, to be told to its client.
+    pub(crate) fn replace(&mut self, used: ResumeToken) -> u32 {
+        self.received = used.number();
+        self.last = self.last.wrapping_add(1);
+        self.last
     }
 
     /// The client has heard of the last one.
     pub(crate) fn settle(&mut self) {
-        self.used = None;
+        self.received = self.last;
     }
 }
 
@@ -88,6 +89,8 @@ pub(in crate::shard) struct KeptChannel {
     pub returns: u32,
     /// Whether its owner is told when it is left and taken up again.
     pub tells: bool,
+    /// A close frame that follows what the log still has.
+    pub close: Option<Box<ClosePayload>>,
     /// The log's claim on memory, and what it is for.
     charge: SharedCharge,
     charged_bytes: usize,
@@ -98,8 +101,8 @@ pub(super) type KeptChannels = FxHashMap<Slot, Box<KeptChannel>>;
 
 impl KeptChannel {
     pub(crate) fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
-        let (log, tokens) = (Log::default(), ResumeTokens::new(token));
-        Self { log, tokens, holder, received: 0, returns: 0, tells, charge: SharedCharge::default(), charged_bytes: 0 }
+        let (log, tokens, charge) = (Log::default(), ResumeTokens::new(token), SharedCharge::default());
+        Self { log, tokens, holder, received: 0, returns: 0, tells, close: None, charge, charged_bytes: 0 }
     }
 
     fn bytes(&self) -> usize {
@@ -123,6 +126,28 @@ impl KeptChannel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_good_until_a_later_one_is_known_to_have_been_received() {
+        let keys = crate::resume::Keys::new(&[1; 32]);
+        let token = |number: u32| keys.mint(crate::channel::ChannelId::new(7), number);
+        // The last numbers, too.
+        for first in [5, u32::MAX - 2] {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|number| token(first.wrapping_add(number)));
+            let mut tokens = ResumeTokens::new(a);
+            let are_good = |tokens: &ResumeTokens| [a, b, c, d].map(|token| tokens.are_good(&token));
+            assert_eq!(are_good(&tokens), [true, false, false, false]);
+            assert_eq!(token(tokens.replace(a)), b);
+            // Again with the first: by whichever of the two answers the client knows how it goes on.
+            assert_eq!(token(tokens.replace(a)), c);
+            assert_eq!(are_good(&tokens), [true, true, true, false]);
+            assert_eq!(token(tokens.replace(b)), d);
+            assert_eq!(are_good(&tokens), [false, true, true, true]);
+            tokens.settle();
+            assert_eq!(are_good(&tokens), [false, false, false, true]);
+            assert!(!tokens.are_good(&token(first.wrapping_sub(1))) && !tokens.are_good(&token(first.wrapping_add(4))));
+        }
+    }
 
     #[test]
     fn a_holder_is_its_path_and_its_user_and_no_mixture_of_them() {

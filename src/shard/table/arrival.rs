@@ -4,7 +4,7 @@
 //! Invariant: it is counted by admission all the way, and uncounted if it gets lost. It must not know sockets except by
 //! their number.
 
-use crate::admission::{self, Prefix};
+use crate::admission::{self, HeapBytes, Prefix};
 use crate::gateway::{Grant, OwnerId};
 use crate::proto::deflate::Agreed;
 use crate::resume::{MalformedElement, ResumeAsk};
@@ -65,8 +65,10 @@ pub struct Arrival {
 impl Arrival {
     /// The bytes it keeps alive while it waits.
     pub fn heap_bytes(&self) -> usize {
-        let tls = self.tls.as_ref().map_or(0, |_| size_of::<Tls>()) + self.sealed.capacity();
-        size_of::<Self>() + tls + self.upgraded.response.capacity() + self.upgraded.leftover.capacity()
+        let tls = self.tls.as_deref().map_or(0, |tls| size_of::<Tls>() + tls.heap_bytes()) + self.sealed.capacity();
+        let Upgraded { response, path, forwarded_for, leftover, .. } = &self.upgraded;
+        let named = path.heap_bytes() + forwarded_for.heap_bytes();
+        size_of::<Self>() + tls + response.capacity() + leftover.capacity() + named
     }
 }
 

@@ -135,6 +135,16 @@ pub(in crate::shard) enum Tls {
     Open(Sealed),
 }
 
+impl Tls {
+    /// What it keeps beside its own size.
+    pub(in crate::shard) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Shaking(shaking) => shaking.handshake.heap_bytes(),
+            Self::Open(open) => open.carried.len(),
+        }
+    }
+}
+
 /// See [`Tls::Shaking`].
 pub(in crate::shard) struct Handshaking {
     pub handshake: Handshake,
@@ -396,11 +406,7 @@ impl Connection {
             ConnectionPhase::Open(channel) => channel.ws.held_bytes(),
             ConnectionPhase::Ending(_) => 0,
         };
-        let sealed = match self.tls.as_deref() {
-            None => 0,
-            Some(Tls::Shaking(shaking)) => shaking.handshake.heap_bytes(),
-            Some(Tls::Open(open)) => open.carried.len(),
-        };
+        let sealed = self.tls.as_deref().map_or(0, Tls::heap_bytes);
         let bytes = partial + sealed + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.0.len());
         if bytes < INCOMING_BYTES_MIN { 0 } else { bytes }
     }

@@ -90,6 +90,10 @@ impl Shard {
         let token = self.table.token(slot);
         self.take_up_or_open(slot, upgraded);
         if self.table.is_alive(slot, token.generation) {
+            // The beginning of a record may have come with it.
+            if self.table[slot].incoming_bytes() > 0 {
+                self.weigh(slot);
+            }
             self.end_records(slot);
         }
     }
@@ -180,9 +184,8 @@ impl Shard {
         let entries = self.out.kept_channels.get(&old).map_or(0, |kept_channel| kept_channel.log.entries());
         self.work.spend(entries as u64 * work::PASS_NS / 4);
         let lost = self.out.rewind(old, ask.received).unwrap_or_default();
-        let token = self.new_token(ask.channel);
         let Some(kept_channel) = self.out.kept_channels.get_mut(&old) else { return };
-        kept_channel.tokens.replace(ask.token, token);
+        let token = self.keys.mint(ask.channel, kept_channel.tokens.replace(ask.token));
         kept_channel.returns = kept_channel.returns.wrapping_add(1);
         let received = kept_channel.received;
         if kept_channel.log.lags() {
@@ -200,10 +203,9 @@ impl Shard {
         self.feed(old);
         self.schedule_probe(old);
         self.tell_holder(old, |channel| Event::Resumed { channel, lost });
+        // Empty or not: it may bring the beginning of a record, which is weighed there.
         let (token, mut leftover) = (self.table.token(old), upgraded.leftover);
-        if !leftover.is_empty() {
-            self.receive(old, &mut leftover);
-        }
+        self.receive(old, &mut leftover);
         if self.table.is_alive(old, token.generation) {
             self.end_records(old);
         }
