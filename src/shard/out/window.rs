@@ -525,6 +525,44 @@ mod tests {
     }
 
     #[test]
+    fn numbers_go_round_and_the_two_runs_stay_apart() {
+        let mut window = Window::default();
+        // The last numbers of 32 bits, of which one is even and the other odd.
+        (window.to_one.front, window.to_many.front) = (u32::MAX - 9, u32::MAX - 8);
+        let mut live: Vec<(Cast, Range, Vec<u8>)> = Vec::new();
+        for step in 0..200_usize {
+            let cast = if step % 3 == 0 { Cast::One } else { Cast::Many };
+            let bytes = vec![step as u8; [10, 40_000, 70_000][step % 7 % 3]];
+            let range = match step % 5 {
+                0 => window.append_blob(cast, None, bytes.clone().into(), SharedCharge::default()),
+                _ => window.append_joined(cast, b"", &bytes),
+            };
+            live.push((cast, range, bytes));
+            let held: Vec<u32> = live.iter().map(|(_, range, _)| range.segment).collect();
+            let is_apart = live.iter().all(|(cast, range, _)| range.segment % 2 == u32::from(*cast == Cast::Many));
+            assert!(is_apart && live.iter().all(|(_, range, bytes)| bytes_of(&window, *range) == *bytes));
+            if step % 11 == 0 {
+                window.release_to_one();
+                live.retain(|(cast, ..)| *cast == Cast::Many);
+            }
+            if step % 13 == 0
+                && let Some((_, oldest, _)) = live.iter().filter(|(cast, ..)| *cast == Cast::Many).nth(3).cloned()
+            {
+                window.release_to_many_before(oldest.segment);
+                let before = |range: &Range| (range.segment.wrapping_sub(oldest.segment) as i32) < 0;
+                live.retain(|(cast, range, _)| *cast == Cast::One || !before(range));
+            }
+            for gone in held.iter().filter(|gone| live.iter().all(|(_, range, _)| range.segment != **gone)) {
+                assert!(window.segment(*gone).is_none(), "{gone} is gone, and its number is no other's");
+            }
+            assert!(window.bytes() >= live.iter().map(|(_, range, _)| range.len()).sum());
+        }
+        assert!(window.to_one.front < 1_000 && window.to_many.front < 1_000, "they have gone round");
+        window.release_all();
+        assert_eq!((window.bytes(), window.heap_bytes()), (0, 0));
+    }
+
+    #[test]
     fn a_blob_is_named_by_reference_at_every_cut() {
         let mut window = Window::default();
         let blob = Bytes::from(vec![9; 300]);
