@@ -366,6 +366,7 @@ impl Shard {
             assert_eq!(self.memory.of(slot), held, "{slot:?} holds what is counted");
             assert!(!connection.flags.has(Flag::InBatch), "{slot:?} is in no batch between turns");
             let kept_channel = self.out.kept_channels.get(&slot);
+            assert!(kept_channel.is_none_or(|kept_channel| kept_channel.is_counted()), "{slot:?} has a counted log");
             assert_eq!(connection.flags.has(Flag::Kept), kept_channel.is_some(), "{slot:?} is kept if it says so");
             let lags = kept_channel.is_some_and(|kept_channel| kept_channel.log.lags());
             assert!(!lags || connection.flags.has(Flag::Lags), "{slot:?} lags if its log does");

@@ -3,13 +3,14 @@
 //! number N of its channel must be the Nth that it receives, both ways; missing messages must have been reported, to
 //! the message.
 
-use super::command::{Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
+use super::command::{
+    CloseCommand, CloseFrame, Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+};
 use super::event::Event;
-use super::operating::Drain;
 use super::stage::OWNER;
-use super::two_shards::{SHARDS, TwoShards};
-use super::{Resume, ShardConfig};
-use crate::admission::{Budget, ConnectionLimits};
+use super::two_shards::{SHARDS, SealedClient, TwoShards};
+use super::{ListenerKind, Resume, ShardConfig};
+use crate::admission::Budget;
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
@@ -17,6 +18,9 @@ use crate::proto::client::append_message;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+#[path = "resume_limits_tests.rs"]
+mod limits;
 
 /// splitmix64
 #[derive(Clone)]
@@ -39,6 +43,8 @@ impl Rng {
 /// A client that counts as the protocol says.
 struct Client {
     socket: Option<i32>,
+    /// Its end of TLS, if it came over that.
+    sealed: Option<SealedClient>,
     /// Received and not yet parsed.
     partial: Vec<u8>,
     is_upgraded: bool,
@@ -56,6 +62,8 @@ struct Client {
     ponged: u64,
     /// A close frame came.
     is_closed: bool,
+    /// How many came in all.
+    closes: usize,
 }
 
 /// The state of a channel as seen from outside.
@@ -70,6 +78,9 @@ struct Known {
 
 struct World {
     net: TwoShards,
+    memory: Budget,
+    /// Clients come over TLS.
+    over_tls: bool,
     clients: Vec<Client>,
     known: BTreeMap<u32, Known>,
     resumed: u64,
@@ -97,17 +108,31 @@ fn number_of(payload: &[u8]) -> u64 {
 impl World {
     fn new(config: ShardConfig, memory: Budget, deflate: bool) -> Self {
         let rule = WebSocketRule { resume: true, resume_events: true, deflate, ..WebSocketRule::default() };
-        let net = TwoShards::new(config, memory, |gateway, process| {
+        let net = TwoShards::new(config, memory.clone(), |gateway, process| {
             gateway.bind_websocket(OWNER, process, "/ws", rule).unwrap();
         });
         let (clients, known, left) = Default::default();
         let (resumed, gaps, refused) = Default::default();
-        Self { net, clients, known, resumed, gaps, refused, left }
+        Self { net, memory, over_tls: false, clients, known, resumed, gaps, refused, left }
     }
 
     /// A client connects to `shard`, for a new channel or its old one.
     fn connect(&mut self, at: usize, shard: usize, room: usize, deflate: bool) {
-        let Some((socket, token)) = self.net.accept(shard, room) else { return };
+        self.connect_with(at, shard, room, deflate, |request| request);
+    }
+
+    /// The same; over TLS, if the world is. `sends` says which of the bytes that say so come first, and at once.
+    fn connect_with(
+        &mut self,
+        at: usize,
+        shard: usize,
+        room: usize,
+        deflate: bool,
+        sends: impl FnOnce(Vec<u8>) -> Vec<u8>,
+    ) {
+        let mut sealed = if self.over_tls { SealedClient::new(self.net.sockets) } else { None };
+        let listener = sealed.as_ref().map_or(ListenerKind::Plain, SealedClient::listener);
+        let Some((socket, token)) = self.net.accept_at(listener, shard, room) else { return };
         let client = &mut self.clients[at];
         let resume = client.channel.map(|id| format!(", resume.{id}.{}.{}", client.token, client.received));
         let resume = resume.unwrap_or_default();
@@ -120,12 +145,18 @@ impl World {
         (client.socket, client.is_upgraded, client.knows_hello) = (Some(socket), false, false);
         client.partial.clear();
         client.is_closed = false;
-        self.net.shards[shard].handle_read(token, &mut head.into_bytes(), self.net.now_ms);
+        let request = match &mut sealed {
+            Some(sealed) => sealed.seal(head.as_bytes()),
+            None => head.into_bytes(),
+        };
+        client.sealed = sealed;
+        self.net.shards[shard].handle_read(token, &mut sends(request), self.net.now_ms);
     }
 
     fn add_client(&mut self) -> usize {
         self.clients.push(Client {
             socket: None,
+            sealed: None,
             partial: Vec::new(),
             is_upgraded: false,
             knows_hello: false,
@@ -138,6 +169,7 @@ impl World {
             pinged: 0,
             ponged: 0,
             is_closed: false,
+            closes: 0,
         });
         self.clients.len() - 1
     }
@@ -183,6 +215,17 @@ impl World {
                     other => panic!("{other:?}"),
                 }
             }
+        }
+    }
+
+    /// What waits in a shard's inbox leaves so much of the memory that it could lease, or takes none.
+    fn leave_room(&mut self, shard: usize, room: Option<isize>) {
+        let shard = &mut self.net.shards[shard];
+        shard.note_inbox(0);
+        if let (Some(room), Some(budget)) = (room, self.memory.bytes()) {
+            let memory = shard.report().memory;
+            let most = memory.leased_bytes + budget - self.memory.leased_bytes();
+            shard.note_inbox(most.saturating_sub(memory.used_bytes()).saturating_add_signed(-room));
         }
     }
 
@@ -248,6 +291,16 @@ impl World {
         self.hear();
     }
 
+    /// The process closes a channel.
+    fn close(&mut self, id: u32) {
+        let (channel, why) = (ChannelId::new(id), CloseFrame { code: Some(4000), reason: "enough".into() });
+        let shard = channel.shard(SHARDS) as usize;
+        let close = CloseCommand { channel, owner: Some(OWNER), why, abruptly: false, asked: ReportTo::Nobody };
+        self.net.shards[shard].handle_command(Command::Close(Box::new(close)), self.net.now_ms);
+        self.net.carry_out(shard);
+        self.hear();
+    }
+
     /// The client sends its next message, if it has a channel.
     fn say(&mut self, at: usize) {
         let client = &mut self.clients[at];
@@ -259,9 +312,17 @@ impl World {
     }
 
     fn write(&mut self, at: usize, text: &[u8]) {
-        let Some(socket) = self.clients[at].socket else { return };
         let mut bytes = Vec::new();
         append_message(&mut bytes, MessageKind::Text, [1, 2, 3, 4], text);
+        self.send(at, &bytes);
+    }
+
+    fn send(&mut self, at: usize, bytes: &[u8]) {
+        let Some(socket) = self.clients[at].socket else { return };
+        let mut bytes = bytes.to_vec();
+        if let Some(sealed) = &mut self.clients[at].sealed {
+            bytes = sealed.seal(&bytes);
+        }
         self.net.wire(socket, |wire| wire.to_server.extend_from_slice(&bytes));
         self.deliver(socket);
     }
@@ -273,7 +334,11 @@ impl World {
             return;
         };
         if self.net.shards[shard].wants_read(token) {
-            let mut bytes = self.net.wire(socket, |wire| std::mem::take(&mut wire.to_server));
+            let mut carried = vec![0; crate::tls::RECORD_BYTES_MAX];
+            let carried_bytes = self.net.shards[shard].carried(token, &mut carried);
+            carried.truncate(carried_bytes);
+            let came = self.net.wire(socket, |wire| std::mem::take(&mut wire.to_server));
+            let mut bytes = [carried, came].concat();
             self.net.shards[shard].handle_read(token, &mut bytes, self.net.now_ms);
             self.net.carry_out(shard);
             self.hear();
@@ -284,9 +349,15 @@ impl World {
     fn receive(&mut self, at: usize, bytes: usize) {
         let Some(socket) = self.clients[at].socket else { return };
         let came = self.net.take(socket, bytes);
-        self.clients[at].partial.extend_from_slice(&came);
+        let client = &mut self.clients[at];
+        let plain = client.sealed.as_mut().map_or(came.clone(), |sealed| sealed.open(&came));
+        client.partial.extend_from_slice(&plain);
         while self.understand(at) {}
         self.net.let_write(socket);
+        // Where memory was short, or after its end, its connection is gone.
+        if self.net.wire(socket, |wire| wire.is_closed && wire.to_client.is_empty()) {
+            self.clients[at].socket = None;
+        }
     }
 
     /// Takes one whole thing out of what came. Returns whether there was one.
@@ -312,7 +383,10 @@ impl World {
         let payload = inflated(frame[0], &frame[header..]);
         match frame[0] & 0x0f {
             1 => self.understand_text(at, &payload),
-            8 => self.clients[at].is_closed = true,
+            8 => {
+                self.clients[at].is_closed = true;
+                self.clients[at].closes += 1;
+            }
             _ => {}
         }
         true
@@ -328,8 +402,8 @@ impl World {
             [0x1e, control @ ..] => {
                 let control: serde_json::Value = serde_json::from_slice(control).unwrap();
                 if let Some(number) = control["pong"].as_u64() {
-                    // Of several that wait, the newest is answered.
-                    assert!((client.ponged + 1..=client.pinged).contains(&number), "{number}");
+                    // Of several that wait, the newest is answered, and before what waits.
+                    assert!((1..=client.pinged).contains(&number) && number != client.ponged, "{number}");
                     client.ponged = number;
                     return;
                 }
@@ -545,6 +619,7 @@ struct Plan {
     config: ShardConfig,
     memory: Budget,
     deflate: bool,
+    over_tls: bool,
     /// Nothing may be missing.
     is_strict: bool,
     piece: usize,
@@ -565,7 +640,8 @@ fn plan(seed: u64) -> Plan {
     let config = ShardConfig { resume, outbound_bytes_max, deflate, copy_bytes_max, ..ShardConfig::default() };
     let memory = if !is_strict && rng.chance(30) { Budget::of(3 << 20) } else { Budget::default() };
     let (deflate, piece) = (rng.chance(30), [40, 3_000][rng.below(2)]);
-    Plan { rng, config, memory, deflate, is_strict, piece }
+    let over_tls = rng.chance(30);
+    Plan { rng, config, memory, deflate, over_tls, is_strict, piece }
 }
 
 fn policy(rng: &mut Rng, is_strict: bool) -> Option<Policy> {
@@ -578,7 +654,13 @@ fn act(world: &mut World, plan: &mut Plan) {
     let rng = &mut plan.rng;
     let at = rng.below(world.clients.len());
     let len = rng.below(LONGEST);
-    match rng.below(20) {
+    match rng.below(22) {
+        20.. => {
+            // Other data takes all memory but a little, or some more, or nothing.
+            let (shard, room) = (rng.below(2), rng.below(60_000) as isize - 20_000);
+            let room = rng.chance(60).then_some(room);
+            world.leave_room(shard, room);
+        }
         0..6 => {
             if let Some(id) = world.clients[at].channel.filter(|id| !world.known[id].is_closed) {
                 let policy = policy(rng, plan.is_strict);
@@ -630,9 +712,10 @@ fn act(world: &mut World, plan: &mut Plan) {
 #[test]
 fn every_seed_tells_each_client_what_it_missed_to_the_message() {
     let (mut resumed, mut gaps, mut refused, mut missing) = (0, 0, 0, 0);
-    for seed in 0..100 {
+    for seed in 0..200 {
         let mut plan = plan(seed);
         let mut world = World::new(plan.config.clone(), plan.memory.clone(), plan.deflate);
+        world.over_tls = plan.over_tls;
         for _ in 0..3 {
             let at = world.add_client();
             world.connect(at, at % 2, usize::MAX, plan.deflate);
@@ -642,6 +725,7 @@ fn every_seed_tells_each_client_what_it_missed_to_the_message() {
         for _ in 0..250 {
             act(&mut world, &mut plan);
         }
+        (0..2).for_each(|shard| world.leave_room(shard, None));
         // After the faults all clients resume and read on.
         for at in 0..world.clients.len() {
             if world.clients[at].socket.is_none() || world.clients[at].is_closed {
@@ -669,101 +753,4 @@ fn every_seed_tells_each_client_what_it_missed_to_the_message() {
         (resumed, gaps, refused) = (resumed + world.resumed, gaps + world.gaps, refused + world.refused);
     }
     assert!(resumed > 100 && gaps > 4 && refused > 4 && missing > 20, "{resumed} {gaps} {refused} {missing}");
-}
-
-#[test]
-fn a_drain_ends_those_who_wait_and_sends_the_others_what_they_are_behind_by() {
-    let mut world = World::new(ShardConfig::default(), Budget::default(), false);
-    for at in 0..2 {
-        world.add_client();
-        world.connect(at, 0, usize::MAX, false);
-        world.turn();
-        world.receive(at, usize::MAX);
-    }
-    let [here, away] = [0, 1].map(|at| world.channel(at));
-    world.cut(1, true);
-    let socket = world.clients[0].socket.unwrap();
-    world.net.wire(socket, |wire| wire.room = 10);
-    for id in [here, away, here, away, here] {
-        world.push(id, 100, None);
-        world.turn();
-    }
-    let drain = Drain { grace_ms: 0, over_ms: 0, within_ms: 1_000 };
-    for shard in &mut world.net.shards {
-        shard.handle_command(Command::Drain(Box::new(drain)), world.net.now_ms);
-    }
-    for _ in 0..5 {
-        world.tick(100);
-        world.receive(0, usize::MAX);
-        world.net.wire(socket, |wire| wire.room = 1 << 20);
-    }
-    assert!(world.known[&away].is_closed, "nobody comes back to a broker that stops");
-    assert_eq!((world.clients[0].received, world.clients[0].missing), (3, 0));
-    assert!(world.clients[0].is_closed);
-}
-
-/// Three channels of one address, on two shards, whose clients are gone in this order, and no place for a fourth.
-fn full_of_those_who_wait(limits: ConnectionLimits) -> World {
-    let mut world = World::new(ShardConfig::default(), Budget::default(), false);
-    world.net.shards[0].table.admission().set_limits(limits);
-    for shard in [1, 0, 1] {
-        let at = world.add_client();
-        world.connect(at, shard, usize::MAX, false);
-        world.turn();
-        world.receive(at, usize::MAX);
-        assert_eq!(ChannelId::new(world.channel(at)).shard(SHARDS) as usize, shard);
-    }
-    for at in 0..3 {
-        world.cut(at, true);
-        world.turn();
-    }
-    world
-}
-
-#[test]
-fn whoever_waits_longest_gives_way_whichever_shard_has_it() {
-    let limits = ConnectionLimits::default;
-    for limits in [
-        ConnectionLimits { connections_max: 3, ..limits() },
-        ConnectionLimits { connections_per_ip_max: 3, ..limits() },
-        ConnectionLimits { connections_per_process_max: 3, ..limits() },
-    ] {
-        let mut world = full_of_those_who_wait(limits);
-        for gone in 0..3 {
-            let at = world.add_client();
-            world.connect(at, 0, usize::MAX, false);
-            world.turn();
-            world.turn();
-            world.receive(at, usize::MAX);
-            assert!(world.clients[at].knows_hello, "there was room");
-            let closed: Vec<bool> = (0..3).map(|at| world.known[&world.channel(at)].is_closed).collect();
-            assert_eq!(closed, (0..3).map(|at| at <= gone).collect::<Vec<_>>(), "in order, one at a time");
-            assert_eq!(world.net.shards[0].table.admission().total(), 3);
-        }
-        let at = world.add_client();
-        world.connect(at, 1, usize::MAX, false);
-        world.turn();
-        let socket = world.clients[at].socket.unwrap();
-        let is_refused = world.net.wire(socket, |wire| wire.to_client.starts_with(b"HTTP/1.1 503 "));
-        assert!(is_refused, "nobody waits any more");
-    }
-}
-
-#[test]
-fn whoever_comes_back_when_another_has_its_place_is_told_what_it_has_lost() {
-    let mut world = full_of_those_who_wait(ConnectionLimits { connections_max: 3, ..ConnectionLimits::default() });
-    let gone = world.channel(0);
-    world.push(gone, 10, None);
-    // Shard 1 has not heard yet that its channel has to go.
-    world.net.accept(0, usize::MAX).unwrap();
-    assert!(!world.known[&gone].is_closed && world.net.shards[0].table.admission().total() == 3);
-    world.connect(0, 1, usize::MAX, false);
-    for _ in 0..3 {
-        world.turn();
-        world.receive(0, usize::MAX);
-    }
-    assert!(world.known[&gone].is_closed && world.channel(0) != gone);
-    assert_eq!((world.refused, world.resumed), (1, 0));
-    let admission = world.net.shards[0].table.admission();
-    assert_eq!(admission.total(), 3, "the newcomer, who came back, and one who waits");
 }

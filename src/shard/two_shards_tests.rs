@@ -11,6 +11,8 @@ use crate::admission::{Budget, Ledger};
 use crate::gateway::{Settings, Snapshot, SubdomainTokens};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
+use crate::tls::{ReceiveEnd, Records, TlsState};
+use std::io::IoSlice;
 use std::sync::Arc;
 
 pub(crate) const SHARDS: u32 = 2;
@@ -157,5 +159,53 @@ impl TwoShards {
             self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
             self.carry_out(shard);
         }
+    }
+}
+
+/// A client's end of a connection over TLS that was established before it connects.
+pub(crate) struct SealedClient {
+    records: Records,
+    of_the_shard: TlsState,
+    /// The beginning of a record.
+    carried: Vec<u8>,
+}
+
+impl SealedClient {
+    /// `None`: there is no TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn new(socket: i32) -> Option<Self> {
+        use crate::tls::{RecordDirection, Suite, TrafficSecret};
+        let direction = |fill: u8| {
+            let secret = [[fill; 28].as_slice(), &socket.to_be_bytes()].concat();
+            RecordDirection { secret: TrafficSecret::new(&secret).expect("of 32 bytes"), sequence: 1 }
+        };
+        let (down, up) = (direction(1), direction(2));
+        let suite = Suite::Aes128Gcm;
+        let of_the_shard = TlsState { suite, send: down.clone(), receive: up.clone() };
+        Some(Self { records: Records::new(TlsState { suite, send: up, receive: down }), of_the_shard, carried: vec![] })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn new(_: i32) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn listener(&self) -> ListenerKind {
+        ListenerKind::Established(Box::new(self.of_the_shard.clone()))
+    }
+
+    pub(crate) fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.records.seal(&[IoSlice::new(bytes)], &mut out);
+        out
+    }
+
+    pub(crate) fn open(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.carried.extend_from_slice(bytes);
+        let opened = self.records.open(&mut self.carried, 0);
+        assert!(matches!(opened.ended, None | Some(ReceiveEnd::CloseNotify)), "{opened:?}");
+        let plain = self.carried[..opened.plain].to_vec();
+        self.carried.drain(..self.carried.len() - opened.rest);
+        plain
     }
 }

@@ -7,6 +7,10 @@
 use crate::shard::out::frame::FrameParts;
 use std::collections::{HashMap, VecDeque};
 
+/// So many keys of one channel have a value that a newer one may replace: all of them join the queue at once when the
+/// socket has room, or a frame without a key follows them.
+pub(super) const KEYS_MAX: usize = 8192;
+
 type KeyedValue = (u64, FrameParts);
 
 /// See the module.

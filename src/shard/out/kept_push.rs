@@ -19,12 +19,16 @@ use crate::shard::table::slot::Slot;
 use crate::shard::work::{self, copy_ns};
 use bytes::Bytes;
 
-/// A connection that takes up its log is given so much at a time.
+/// A connection that takes up its log is given so much at a time, or as much as may wait for it.
 const FEED_BYTES: usize = 256 * 1024;
 
 /// And of so many ranges: giving it these costs about as much as sending them. Where others are pushed to in between,
 /// each frame is one.
 const FEED_RANGES_MAX: usize = 128;
+
+/// So many places of the table are looked at in a tick for logs of which history has let go, and for so much work.
+const LOGS_TRIMMED_MAX: usize = 1024;
+const TRIM_LOGS_NS: u64 = 100_000;
 
 /// Connections to which a frame that is kept is not simply given, too.
 const NOT_AT_ONCE: u32 = Flag::CloseSent.bit() | Flag::Detached.bit() | Flag::Lags.bit() | Flag::Sse.bit();
@@ -129,51 +133,57 @@ impl Shard {
         let owner = self.owners[channel.owner].owner.clone();
         self.table[slot].policy = policy.map(Policy::when_full);
         let policy = policy.unwrap_or(owner.policy);
-        let has_memory = self.has_memory_for(len, &owner);
+        let (outbound, budget) = (&self.table[slot].outbound, self.config.outbound_bytes_max);
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
+        let log = &mut kept_channel.log;
+        let key = policy.key();
+        let replaced = key.map_or(0, |key| log.queued_len_of(key));
+        let given = if log.gives_again() { 0 } else { outbound.queued_bytes() };
+        let rest = given + log.queued_bytes() - replaced;
+        if !fits(rest, len, budget) || (replaced == 0 && !log.has_places(budget)) {
+            match policy.when_full() {
+                WhenFull::Close => return self.over_budget(slot),
+                WhenFull::DropNewest => return self.drop_from_log(slot),
+                WhenFull::DropOldest => {
+                    // Nothing is dropped for a frame that would not fit even so.
+                    let excess = (rest + len).saturating_sub(budget).max(1);
+                    if len > budget || log.queued_bytes() - replaced < excess {
+                        return self.drop_from_log(slot);
+                    }
+                    let (messages, bytes) = log.drop_oldest(excess, &self.out.window.kept);
+                    self.work.spend(work::drop_ns(messages, bytes));
+                    self.stats.dropped += messages as u64;
+                }
+            }
+        }
+        // One that is kept already takes no more.
+        let has_memory = self.has_memory_for(if encoding.kept().is_some() { 0 } else { len }, &owner);
         // The fullest channel has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
             return FrameResult::Closed;
         }
-        let (queued, budget) = (self.table[slot].outbound.queued_bytes(), self.config.outbound_bytes_max);
+        if !has_memory {
+            return match policy.when_full() {
+                WhenFull::Close => self.out_of_memory(slot, policy),
+                WhenFull::DropNewest | WhenFull::DropOldest => self.drop_from_log(slot),
+            };
+        }
+        let range = self.kept_range(slot, encoding);
         let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
-        let log = &mut kept_channel.log;
-        let queued = queued + log.queued_bytes();
-        let key = policy.key();
-        let rest = queued - key.map_or(0, |key| log.queued_len_of(key));
-        let has_room = fits(rest, len, budget);
-        let mut fate = FrameResult::Queued;
-        match policy.when_full() {
-            WhenFull::Close if !has_room => return self.over_budget(slot),
-            WhenFull::Close if !has_memory => return self.out_of_memory(slot, policy),
-            WhenFull::DropNewest if !has_memory || !has_room => fate = FrameResult::Dropped,
-            WhenFull::Close | WhenFull::DropNewest => {}
-            WhenFull::DropOldest => {
-                let excess = (rest + len).saturating_sub(budget);
-                if !has_memory || len > budget {
-                    fate = FrameResult::Dropped;
-                } else if rest > 0 && excess > 0 {
-                    let (messages, bytes) = log.drop_oldest(excess, &self.out.window.kept);
-                    self.stats.dropped += messages as u64;
-                    if bytes < excess {
-                        fate = FrameResult::Dropped;
-                    }
-                }
-            }
-        }
-        if matches!(fate, FrameResult::Queued) && key.is_some_and(|key| log.take_out(key)) {
-            fate = FrameResult::Conflated;
-        }
-        if matches!(fate, FrameResult::Dropped) {
-            log.append_missing(1);
-        } else {
-            let range = self.kept_range(slot, encoding);
-            if let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) {
-                kept_channel.log.append_unsent(range, key);
-            }
-            self.count_log(slot);
+        let is_replaced = key.is_some_and(|key| kept_channel.log.take_out(key));
+        kept_channel.log.append_unsent(range, key);
+        self.count_log(slot);
+        self.table[slot].flags.set(Flag::Lags);
+        if is_replaced { FrameResult::Conflated } else { FrameResult::Queued }
+    }
+
+    /// A message that does not fit: its client is told.
+    fn drop_from_log(&mut self, slot: Slot) -> FrameResult {
+        if let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) {
+            kept_channel.log.append_missing(1);
         }
         self.table[slot].flags.set(Flag::Lags);
-        fate
+        FrameResult::Dropped
     }
 
     /// A ping, pong or control text of its process: for the connection there is.
@@ -222,15 +232,30 @@ impl Shard {
 
     /// Gives the connection of a channel that lags what comes next in its log, as much as it may take at a time.
     pub(in crate::shard) fn feed(&mut self, slot: Slot) {
+        let bytes_max = FEED_BYTES.min(self.config.outbound_bytes_max);
         for _ in 0..FEED_RANGES_MAX {
             let connection = &mut self.table[slot];
-            let is_ready = !connection.flags.has(Flag::Detached)
-                && !connection.outbound.is_blocked()
-                && connection.outbound.queued_bytes() < FEED_BYTES;
-            let Some(kept_channel) = self.out.kept_channels.get_mut(&slot).filter(|_| is_ready) else { return };
+            let queued = connection.outbound.queued_bytes();
+            let is_ready =
+                !connection.flags.has(Flag::Detached) && !connection.outbound.is_blocked() && queued < bytes_max;
+            let Some(kept_channel) = self.out.kept_channels.get_mut(&slot).filter(|_| is_ready) else {
+                return self.count_log(slot);
+            };
+            if kept_channel.log.has_given_again() {
+                // What is sent again does not count against the budget, and what follows does: they are not mixed.
+                if queued > 0 {
+                    return self.count_log(slot);
+                }
+                kept_channel.log.end_again();
+            }
             let Some(next) = kept_channel.log.next(&self.out.window.kept, self.config.resume.bytes_max) else {
                 connection.flags.take(Flag::Lags);
-                return self.count_log(slot);
+                let close = kept_channel.close.take();
+                self.count_log(slot);
+                if let Some(payload) = close {
+                    self.append_close_frame(slot, &payload);
+                }
+                return;
             };
             self.work.spend(work::FEED_NS);
             if next.missing > 0 {
@@ -241,25 +266,42 @@ impl Shard {
                 self.append_range(slot, range, None);
             }
         }
+        self.count_log(slot);
     }
 
-    /// Puts all that its log still has behind what waits for a channel's connection: it ends, and a close frame
-    /// follows.
+    /// Puts all that its log still has behind what waits for a channel's connection: it ends, and its log with it. What
+    /// its socket does not take has to be copied, so where there is no memory for that its client is told how much it
+    /// has missed.
     pub(in crate::shard) fn pour(&mut self, slot: Slot) {
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return };
+        let bytes = kept_channel.log.unsent_bytes();
+        // Of the chunks that frames are copied to at most a quarter stays empty.
+        if !self.memory.cover_beside_reserve(bytes + bytes / 3) {
+            let missing = kept_channel.log.position() - kept_channel.log.told();
+            self.stats.dropped += missing;
+            self.stats.dropped_for_memory += missing;
+            self.forget_unsent(slot);
+            return self.append_dropped(slot, missing);
+        }
+        self.work.spend(copy_ns(bytes) + work::alloc_ns(bytes));
         while let Some(kept_channel) = self.out.kept_channels.get_mut(&slot)
             && let Some(next) = kept_channel.log.next(&self.out.window.kept, 0)
         {
             if next.missing > 0 {
-                let told = text::dropped(next.missing);
-                self.append_own(slot, server_header(Opcode::Text, false, told.len()), told.as_bytes());
+                self.append_dropped(slot, next.missing);
             }
             if let Some(range) = next.range {
-                self.work.spend(work::FEED_NS + copy_ns(range.len()));
+                self.work.spend(work::FEED_NS);
                 self.pour_frames(slot, range);
             }
         }
         self.table[slot].flags.take(Flag::Lags);
         self.weigh(slot);
+    }
+
+    fn append_dropped(&mut self, slot: Slot, count: u64) {
+        let told = text::dropped(count);
+        self.append_own(slot, server_header(Opcode::Text, false, told.len()), told.as_bytes());
     }
 
     fn pour_frames(&mut self, slot: Slot, range: Range) {
@@ -307,6 +349,25 @@ impl Shard {
             self.stats.history_shed += 1;
         }
         self.trim_journals(before_ms);
+        self.trim_logs();
+    }
+
+    /// Has logs forget what history has let go of, some of them a tick: one to which nothing more is pushed would keep
+    /// it as long as its channel lives.
+    fn trim_logs(&mut self) {
+        let (places, until_ns) = (self.table.places(), self.work.spent_ns() + TRIM_LOGS_NS);
+        for _ in 0..places.min(if self.out.kept_channels.is_empty() { 0 } else { LOGS_TRIMMED_MAX }) {
+            if self.work.spent_ns() >= until_ns {
+                break;
+            }
+            let slot = Slot::new((self.out.logs_trimmed % places) as u32);
+            self.out.logs_trimmed = slot.index() + 1;
+            if let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) {
+                let gone = kept_channel.log.forget_gone(&self.out.window.kept);
+                self.work.spend((1 + gone as u64) * work::PASS_NS);
+                self.count_log(slot);
+            }
+        }
     }
 
     /// Memory is short: history goes first. Returns whether some went.

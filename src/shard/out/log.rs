@@ -8,8 +8,10 @@
 //! Invariants: `sent` stands before `told`, `unsent` behind it, both in order of position; the totals are the sums over
 //! the entries. It must not depend on connections, policies or texts.
 
+use super::conflation::KEYS_MAX;
 use super::kept::KeptFrames;
 use super::range::Range;
+use crate::admission::table_bytes;
 use std::collections::{HashMap, VecDeque};
 
 /// Messages one behind the other.
@@ -43,6 +45,9 @@ const WHOLE_ENTRIES_MIN: usize = 16;
 /// Entries without bytes that are let be, before they are swept out.
 const REMOVED_MAX: usize = 32;
 
+/// So many places are not given back.
+const PLACES_MIN: usize = 64;
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -53,6 +58,8 @@ pub(crate) struct Log {
     /// The bytes sent once and sent again, up to `again_until`: they were admitted already.
     again_bytes: usize,
     again_until: u64,
+    /// Whether what the connection has was all sent before.
+    gives_again: bool,
     /// How many messages were accepted.
     position: u64,
     /// How many of them were given to a connection, or told to be missing.
@@ -87,6 +94,32 @@ impl Log {
         self.unsent_bytes - self.again_bytes
     }
 
+    /// Returns whether what waits for the first time has fewer entries than there are in so much memory: tiny frames
+    /// that do not touch take more by their entries than by their bytes.
+    pub(crate) fn has_places(&self, bytes: usize) -> bool {
+        self.unsent.len() - self.first_counted() - self.removed < places_in(bytes)
+    }
+
+    /// The place of the first entry that waits for the first time.
+    fn first_counted(&self) -> usize {
+        self.unsent.partition_point(|entry| entry.first < self.again_until)
+    }
+
+    /// Returns whether what the connection has was all sent before: then it does not count against the budget.
+    pub(crate) fn gives_again(&self) -> bool {
+        self.gives_again
+    }
+
+    /// Returns whether all that is sent again was given to the connection, and what is next counts.
+    pub(crate) fn has_given_again(&self) -> bool {
+        self.gives_again && self.told >= self.again_until
+    }
+
+    /// It has left.
+    pub(crate) fn end_again(&mut self) {
+        self.gives_again = false;
+    }
+
     /// All that was not given to the connection.
     pub(crate) fn unsent_bytes(&self) -> usize {
         self.unsent_bytes
@@ -100,7 +133,7 @@ impl Log {
     /// The heap bytes of the entries.
     pub(crate) fn heap_bytes(&self) -> usize {
         (self.sent.capacity() + self.unsent.capacity()) * size_of::<LogEntry>()
-            + self.keys.capacity() * size_of::<(u64, u64)>()
+            + table_bytes::<u64, u64>(self.keys.capacity())
     }
 
     /// One more message, which the connection is given now. At most `bytes_max` of what was sent are remembered.
@@ -121,7 +154,7 @@ impl Log {
         if is_apart {
             self.sent.push_back(entry);
         }
-        if self.sent_bytes > bytes_max {
+        if self.sent_bytes > bytes_max || (is_apart && self.sent.len() > places_in(bytes_max)) {
             self.forget_sent(kept, bytes_max);
         }
         is_apart
@@ -129,7 +162,7 @@ impl Log {
 
     #[cold]
     fn forget_sent(&mut self, kept: &KeptFrames, bytes_max: usize) {
-        while self.sent_bytes > bytes_max
+        while (self.sent_bytes > bytes_max || self.sent.len() > places_in(bytes_max))
             && let Some(first) = self.sent.front_mut()
         {
             // One message at a time where an entry is much of what is remembered.
@@ -159,10 +192,26 @@ impl Log {
             self.unsent.push_back(entry);
         }
         if let Some(key) = key {
+            self.bound_keys();
             self.keys.insert(key, entry.first);
             self.keyed = Some(entry.first);
         }
         self.position += 1;
+    }
+
+    /// Keys whose values do not wait any more are forgotten and, if there are too many even so, those whose values have
+    /// waited longest: these are not replaced any more. Not before there are twice as many, so that each costs little.
+    fn bound_keys(&mut self) {
+        if self.keys.len() < 2 * KEYS_MAX {
+            return;
+        }
+        let mut from = self.told.max(self.again_until);
+        let mut waiting: Vec<u64> = self.keys.values().copied().filter(|&at| at >= from).collect();
+        if waiting.len() > KEYS_MAX {
+            let excess = waiting.len() - KEYS_MAX;
+            from = *waiting.select_nth_unstable(excess).1;
+        }
+        self.keys.retain(|_, at| *at >= from);
     }
 
     /// So many more messages, which are dropped, or were lost before they came.
@@ -212,7 +261,7 @@ impl Log {
     /// many messages and bytes went.
     pub(crate) fn drop_oldest(&mut self, bytes: usize, kept: &KeptFrames) -> (usize, usize) {
         let (mut messages, mut dropped) = (0, 0);
-        let mut place = self.unsent.partition_point(|entry| entry.first < self.again_until);
+        let mut place = self.first_counted();
         while dropped < bytes && place < self.unsent.len() {
             let entry = &mut self.unsent[place];
             // The missing part is dropped with the rest of its entry.
@@ -254,6 +303,7 @@ impl Log {
         }
         (self.again_bytes, self.removed, self.keyed) = (0, 0, None);
         self.keys.clear();
+        self.give_back();
         let missing = self.position - std::mem::replace(&mut self.told, self.position);
         (missing > 0).then_some(NextFrames { missing, range: None })
     }
@@ -310,14 +360,39 @@ impl Log {
         while let Some(last) = self.sent.pop_back() {
             self.unsent.push_front(last);
         }
-        self.reaches_to = received;
-        if !was_cut {
-            return Some(0);
-        }
-        let first = self.first_left(kept);
-        self.told = first;
-        self.reaches_to = first;
+        let first = if was_cut { self.first_left(kept) } else { received };
+        (self.told, self.reaches_to) = (first, first);
+        self.gives_again = self.again_bytes > 0;
         Some(first - received)
+    }
+
+    /// Forgets the oldest entries that history has let go of: the positions of the others tell of them. Returns how
+    /// many they were.
+    pub(crate) fn forget_gone(&mut self, kept: &KeptFrames) -> usize {
+        let before = self.sent.len() + self.unsent.len();
+        while let Some(first) = self.sent.front()
+            && !kept.has(first.range)
+        {
+            self.sent_bytes -= first.range.len();
+            self.reaches_to = first.end();
+            self.sent.pop_front();
+        }
+        self.first_left(kept);
+        let gone = before - (self.sent.len() + self.unsent.len());
+        self.give_back();
+        gone
+    }
+
+    /// Gives back places of which most are not needed: there may have been many for a while.
+    fn give_back(&mut self) {
+        for entries in [&mut self.sent, &mut self.unsent] {
+            if entries.capacity() > PLACES_MIN && entries.len() < entries.capacity() / 4 {
+                entries.shrink_to(entries.len() * 2);
+            }
+        }
+        if self.keys.capacity() > PLACES_MIN && self.keys.len() < self.keys.capacity() / 4 {
+            self.keys.shrink_to(self.keys.len() * 2);
+        }
     }
 
     /// The position of the first message that waits and is there.
@@ -329,6 +404,7 @@ impl Log {
             let (len, is_again) = (first.range.len(), first.first < self.again_until);
             self.unsent_bytes -= len;
             self.again_bytes -= if is_again { len } else { 0 };
+            self.removed = self.removed.saturating_sub(usize::from(len == 0));
             self.unsent.pop_front();
         }
         self.position
@@ -349,6 +425,12 @@ impl Log {
         assert!(self.sent.back().is_none_or(|entry| entry.end() <= self.told));
         assert!(self.unsent.front().is_none_or(|entry| entry.first >= self.told));
     }
+}
+
+/// How many entries take so much memory, and one at least: where so many bytes are remembered, or may wait, there are
+/// no more.
+fn places_in(bytes: usize) -> usize {
+    (bytes / size_of::<LogEntry>()).max(1)
 }
 
 /// Appends `next` to `last` if it goes on from there.

@@ -228,3 +228,65 @@ fn what_is_sent_again_does_not_count_against_the_budget() {
     let (dropped, _) = scene.log.drop_oldest(usize::MAX, &scene.kept);
     assert_eq!(dropped, 1, "only what waits for the first time is dropped");
 }
+
+#[test]
+fn keys_that_are_not_used_again_are_forgotten_and_the_newest_are_not() {
+    let mut scene = Scene::default();
+    for key in 0..60_000 {
+        let range = scene.frame();
+        scene.log.append_unsent(range, Some(key));
+        scene.note(Some(key), true);
+        if key % 2 == 0 {
+            scene.log.drop_oldest(1, &scene.kept);
+        }
+        assert!(scene.log.keys.len() <= 2 * KEYS_MAX);
+    }
+    for key in 60_000 - KEYS_MAX as u64..60_000 {
+        assert!(scene.log.take_out(key), "the value of {key} still waits");
+    }
+    scene.log.check();
+}
+
+#[test]
+fn tiny_frames_that_do_not_touch_are_bounded_by_what_their_entries_take() {
+    const BYTES_MAX: usize = 100 * size_of::<LogEntry>();
+    let mut scene = Scene::default();
+    for _ in 0..1_000 {
+        let range = scene.frame();
+        scene.frame();
+        scene.log.append_sent(range.split_at(2).0, &scene.kept, BYTES_MAX);
+        scene.log.check();
+    }
+    assert_eq!(scene.log.sent.len(), 100);
+    assert!(scene.log.heap_bytes() <= 2 * BYTES_MAX, "{}", scene.log.heap_bytes());
+    for _ in 0..100 {
+        assert!(scene.log.has_places(BYTES_MAX));
+        let range = scene.frame();
+        scene.frame();
+        scene.log.append_unsent(range.split_at(2).0, None);
+    }
+    assert!(!scene.log.has_places(BYTES_MAX));
+    scene.log.drop_oldest(1, &scene.kept);
+    assert!(scene.log.has_places(BYTES_MAX));
+    assert_eq!(scene.log.rewind(850, &scene.kept), Some(50), "what is not remembered is counted");
+}
+
+#[test]
+fn what_history_has_let_go_of_is_forgotten_and_counted() {
+    let mut scene = filled(3);
+    scene.kept.end_tails(1);
+    let apart = scene.frame();
+    scene.log.append_sent(apart, &scene.kept, usize::MAX);
+    for _ in 0..2 {
+        scene.kept.end_tails(1);
+        let range = scene.frame();
+        scene.log.append_unsent(range, None);
+    }
+    assert!(scene.kept.shed(u64::MAX));
+    assert_eq!((scene.log.forget_gone(&scene.kept), scene.log.sent.len()), (1, 1));
+    assert!(scene.kept.shed(u64::MAX) && scene.kept.shed(u64::MAX));
+    assert_eq!((scene.log.forget_gone(&scene.kept), scene.log.unsent.len()), (2, 1));
+    scene.log.check();
+    assert_eq!(scene.log.next(&scene.kept, usize::MAX).map(|next| next.missing), Some(1));
+    assert_eq!(scene.log.rewind(1, &scene.kept), Some(4));
+}

@@ -61,6 +61,8 @@ pub(super) struct Out {
     contexts: Contexts,
     /// Channels that outlive their connections.
     pub(in crate::shard) kept_channels: KeptChannels,
+    /// The place of the table at which looking for their logs goes on: see [`Shard::trim_history`].
+    logs_trimmed: usize,
     /// Channels that only receive, and what their processes have pushed to such.
     pub(in crate::shard) listeners: FxHashMap<Slot, Listener>,
     pub(in crate::shard) journals: FxHashMap<OwnerId, Journal>,
@@ -83,6 +85,7 @@ impl Out {
             deflater: Deflater::new(level),
             contexts: Contexts::default(),
             kept_channels: KeptChannels::default(),
+            logs_trimmed: 0,
             listeners: FxHashMap::default(),
             journals: FxHashMap::default(),
             flusher,

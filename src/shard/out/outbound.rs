@@ -16,7 +16,7 @@
 //! Does not depend on sockets, owners or policies; it says what fits, and the shard decides.
 
 use crate::shard::memory::SharedCharge;
-use crate::shard::out::conflation::Conflated;
+use crate::shard::out::conflation::{Conflated, KEYS_MAX};
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::pieces::{DataFrames, OutboundPiece, Pieces};
 use crate::shard::out::window::{Range, RangeBytes, WINDOW_BYTES_MAX, Window};
@@ -26,10 +26,6 @@ use std::io::IoSlice;
 
 /// Ranges that wait for one client and do not touch: each takes memory, however short it is.
 const RANGES_MAX: usize = 64;
-
-/// So many keys of one channel have a value that a newer one may replace: all of them join the queue at once when the
-/// socket has room, or a frame without a key follows them.
-const KEYS_MAX: usize = 8192;
 
 /// Control frames that are stepped over at a time, to drop what is behind them: under half a millisecond of work.
 const STEPS_MAX: usize = 8192;

@@ -107,7 +107,13 @@ impl Shard {
         if self.table[slot].flags.has(Flag::Detached) {
             return self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process);
         }
-        if !self.table[slot].flags.has(Flag::CloseSent) {
+        // Its log ends with it.
+        if self.table[slot].flags.has(Flag::Lags) {
+            self.pour(slot);
+        }
+        if let Some(payload) = self.take_pending_close(slot) {
+            self.append_close_frame(slot, &payload);
+        } else if !self.table[slot].flags.has(Flag::CloseSent) {
             self.append_close(slot, &why.payload());
         }
         self.settle_as_queued(slot);
@@ -438,14 +444,31 @@ impl Shard {
         None
     }
 
+    /// Puts a close frame behind what is queued: nothing more is queued from now on. Where a channel lags, it follows
+    /// what waits in the log, which is not copied for that, however many are closed.
     fn append_close(&mut self, slot: Slot, payload: &ClosePayload) {
-        if self.table[slot].flags.has(Flag::Lags) {
-            self.pour(slot);
-        }
         let code = payload.as_slice().first_chunk().map_or(NO_CODE, |code| u16::from_be_bytes(*code));
         let connection = &mut self.table[slot];
         connection.flags.set(Flag::CloseSent);
         connection.close_code = code;
+        if connection.flags.has(Flag::Lags)
+            && let Some(kept_channel) = self.out.kept_channels.get_mut(&slot)
+        {
+            kept_channel.close = Some(Box::new(*payload));
+            return self.feed(slot);
+        }
+        self.append_close_frame(slot, payload);
+    }
+
+    /// A close frame that waits behind what a log still has.
+    fn take_pending_close(&mut self, slot: Slot) -> Option<Box<ClosePayload>> {
+        self.out.kept_channels.get_mut(&slot)?.close.take()
+    }
+
+    /// Puts the close frame into the queue.
+    pub(in crate::shard) fn append_close_frame(&mut self, slot: Slot, payload: &ClosePayload) {
+        let connection = &mut self.table[slot];
+        let code = connection.close_code;
         if connection.flags.has(Flag::Sse) {
             let reason = std::str::from_utf8(payload.as_slice().get(2..).unwrap_or_default());
             let event = sse::close(code, reason.unwrap_or_default());
@@ -463,13 +486,20 @@ impl Shard {
 
     /// A close frame of ours that is queued already is not dropped: it is the last thing there.
     fn drop_queue_unless_closing(&mut self, slot: Slot) -> usize {
+        if self.take_pending_close(slot).is_some() {
+            self.table[slot].flags.take(Flag::CloseSent);
+        }
         if self.table[slot].flags.has(Flag::CloseSent) { 0 } else { self.drop_queue(slot) }
     }
 
     /// Drops all behind the frame in progress. A close frame of ours that was dropped with the rest is no longer sent.
     fn drop_queue(&mut self, slot: Slot) -> usize {
         let unsent = if self.table[slot].flags.has(Flag::Lags) { self.forget_unsent(slot) } else { 0 };
+        let is_pending = self.take_pending_close(slot).is_some();
         let connection = &mut self.table[slot];
+        if is_pending {
+            connection.flags.take(Flag::CloseSent);
+        }
         let mut dropped = unsent + self.out.drop_behind_boundary(connection);
         if dropped > 0 && connection.flags.take(Flag::CloseSent) {
             dropped -= usize::from(std::mem::take(&mut connection.close_bytes));

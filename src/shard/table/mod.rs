@@ -104,6 +104,11 @@ impl ConnectionTable {
         self.connections.len()
     }
 
+    /// How many places there are, with or without a connection.
+    pub(super) fn places(&self) -> usize {
+        self.connections.capacity()
+    }
+
     /// Those that came over TLS.
     pub(super) fn over_tls(&self) -> usize {
         self.over_tls
@@ -211,7 +216,8 @@ impl ConnectionTable {
                 !connection.is_shaking() || connection.outbound.offerable_bytes() == 0,
                 "nothing is said before TLS is"
             );
-            assert!(connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");
+            let is_due = connection.deadline_tick != Connection::NO_TICK;
+            assert!(!is_due || connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");
             if let ConnectionPhase::Ending(_) = connection.phase {
                 assert!(
                     connection.unparsed.is_none() && !connection.is_paused(),
