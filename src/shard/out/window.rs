@@ -23,9 +23,6 @@ pub(super) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
 /// second-level cache while a broadcast walks over the channels.
 const SEGMENT_BYTES: usize = 64 * 1024;
 
-/// With so many bytes waiting for their first send, they go out before more pushes are taken in.
-pub(super) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
-
 /// How many spent segments are kept for reuse: what a busy turn fills between two releases.
 const SPARE_SEGMENTS_MAX: usize = 16;
 
