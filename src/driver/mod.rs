@@ -4,6 +4,8 @@
 //! behaviour of the kernel is verified at start ([`flush_uring`]) or pinned by a test.
 
 pub mod available;
+#[cfg(any(feature = "daemon", feature = "fleet"))]
+pub mod background;
 pub mod clock;
 pub mod epoll;
 mod flush_proof;

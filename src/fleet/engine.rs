@@ -26,6 +26,7 @@ use super::subject::{AudienceKey, NamedAudience, Subjects, Target};
 use super::traffic::{Channels, Delivery, FleetNews, Publish};
 use crate::admission::Charge;
 use crate::broker::{Audience, BrokerHandle, FleetReport, LocalDelivery, Outcome, PushError};
+use crate::driver::background::BackgroundRuntime;
 use crate::queue::orders::{self, Inbox, Wake};
 use crate::shard::outcome::OutcomePart;
 use async_nats::connection::State as ConnectionState;
@@ -135,17 +136,13 @@ impl Fleet {
         };
         let (stopped, log) = (stop.clone(), tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let thread = std::thread::Builder::new().name("fleet".to_owned());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = BackgroundRuntime::new()?;
         let thread = thread.spawn(move || {
             let _log = tracing::dispatcher::set_default(&log);
             let _down = Down(start.state.clone());
-            {
-                // Tasks that are dropped need the runtime.
-                let _entered = runtime.enter();
-                LocalSet::new().block_on(&runtime, start.work(stopped));
-            }
-            // The look-up of a server's name cannot be stopped, and dropping the runtime would wait for it.
-            runtime.shutdown_background();
+            // Tasks that are dropped need the runtime.
+            let _entered = runtime.get().enter();
+            LocalSet::new().block_on(runtime.get(), start.work(stopped));
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }

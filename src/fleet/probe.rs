@@ -8,6 +8,7 @@ use super::roster::{Announcement, NODES_MAX};
 use super::subject::{Kind, Subjects};
 use super::{Options, outbox::State};
 use crate::broker::FleetProbe;
+use crate::driver::background::BackgroundRuntime;
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
@@ -29,11 +30,8 @@ const VERSION_CHARS_MAX: usize = 64;
 /// # Errors
 /// Why nothing was heard, in words.
 pub fn probe(options: &Options) -> Result<FleetProbe, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let within = runtime.block_on(async { tokio::time::timeout(WITHIN, ask(options)).await });
-    // The look-up of a name may take longer, and nobody waits for it.
-    runtime.shutdown_background();
+    let runtime = BackgroundRuntime::new().map_err(|error| error.to_string())?;
+    let within = runtime.get().block_on(async { tokio::time::timeout(WITHIN, ask(options)).await });
     within.unwrap_or_else(|_| Err(format!("no answer within {} s", WITHIN.as_secs())))
 }
 

@@ -170,6 +170,17 @@ fn the_directory_is_not_gone_through_under_its_lock() {
 }
 
 #[test]
+fn no_end_waits_for_the_look_up_of_a_name() {
+    let why = "dropping a runtime waits for the names that it looks up: take driver::background, which does not";
+    // One looks no name up, and one is shut down in the same way.
+    let others = ["link/kernel_client.rs", "daemon/admin/mod.rs"];
+    banned("runtime::Builder", why, |file, _| others.iter().any(|other| file.ends_with(other)));
+    banned("Builder::new_current_thread", why, |file, _| {
+        file.ends_with("driver/background.rs") || others.iter().any(|other| file.ends_with(other))
+    });
+}
+
+#[test]
 fn queues_are_bounded() {
     // The process queue is bounded by its own count of messages and bytes, which crossbeam's bound cannot express.
     banned("unbounded", "a queue without a bound", |file, _| file.ends_with("queue/events.rs"));

@@ -127,6 +127,7 @@ mod keeper {
     use super::{Context, DaemonConfig, directory};
     use crate::daemon::program::Daemon;
     use pushring::BrokerHandle;
+    use pushring::internals::driver::background::BackgroundRuntime;
     use pushring::internals::driver::clock;
     use pushring::internals::tls::Certificate;
     use std::sync::{Arc, Weak};
@@ -160,14 +161,14 @@ mod keeper {
             authority: CertificateAuthority::new(config),
             state: AcmeState::open(&directory(config))?,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+        let runtime = BackgroundRuntime::new().context("no runtime")?;
         let work = move || keeper.keep(&runtime);
         thread::Builder::new().name("acme".to_owned()).spawn(work).context("no thread for certificates")?;
         Ok(())
     }
 
     impl CertificateRenewal {
-        fn keep(&self, runtime: &tokio::runtime::Runtime) {
+        fn keep(&self, runtime: &BackgroundRuntime) {
             let mut failures = 0;
             while self.daemon.strong_count() > 0 {
                 let now_unix_s = clock::unix_s();
@@ -176,7 +177,7 @@ mod keeper {
                     thread::sleep(Duration::from_secs(due_unix_s - now_unix_s).min(LOOKED_AT_EVERY));
                     continue;
                 }
-                match runtime.block_on(self.issue()) {
+                match runtime.get().block_on(self.issue()) {
                     Ok(until) => {
                         failures = 0;
                         tracing::info!(names = ?self.names, until, "a certificate was issued");

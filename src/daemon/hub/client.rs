@@ -13,15 +13,14 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use pushring::internals::driver::background::BackgroundRuntime;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use std::future::Future;
-use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
 
 /// How long one request may take, from the name's look-up to the last byte of the answer.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -51,31 +50,9 @@ pub(super) fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Res
     }
 }
 
-/// A runtime whose end waits for nothing: the look-up of a name runs on a thread of its own, cannot be stopped, and may
-/// take minutes where no server of names answers.
-struct Background(Option<Runtime>);
-
-impl Background {
-    fn new() -> io::Result<Self> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| Self(Some(runtime)))
-    }
-
-    fn get(&self) -> &Runtime {
-        self.0.as_ref().expect("it is taken where this is dropped")
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// See the module.
 pub(super) struct HttpClient {
-    runtime: Background,
+    runtime: BackgroundRuntime,
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -86,7 +63,7 @@ impl HttpClient {
     /// # Errors
     /// The certificate cannot be read, or the system knows none.
     pub(super) fn new(uri: &Uri, ca: &Path) -> anyhow::Result<Self> {
-        let runtime = Background::new().context("no runtime")?;
+        let runtime = BackgroundRuntime::new().context("no runtime")?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let connector = HttpsConnectorBuilder::new();
         let connector = match ca.as_os_str().is_empty() {
@@ -187,16 +164,6 @@ fn causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_end_does_not_wait_for_the_look_up_of_a_name() {
-        let client = HttpClient::new(&Uri::from_static("http://127.0.0.1/"), Path::new("")).unwrap();
-        let (answer, asked) = std::sync::mpsc::channel::<()>();
-        client.runtime.get().spawn_blocking(move || asked.recv());
-        // If this waited, it would for ever.
-        drop(client);
-        drop(answer);
-    }
 
     #[test]
     fn a_url_leads_to_one_host_and_over_tls() {
