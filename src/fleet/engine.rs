@@ -8,9 +8,11 @@
 //! down, messages that have been accepted wait, and no more are accepted.
 
 mod asking;
+mod client;
 mod held;
 
 use self::asking::NodesAsked;
+use self::client::NatsClient;
 use self::held::FleetMemory;
 use super::Options;
 use super::connection::{ON_THE_WAY_MAX, connect_options, note_connected, pause_before_leaving, server};
@@ -30,7 +32,7 @@ use crate::driver::background::BackgroundRuntime;
 use crate::queue::orders::{self, Inbox, Wake};
 use crate::shard::outcome::OutcomePart;
 use async_nats::connection::State as ConnectionState;
-use async_nats::{Client, ConnectOptions, ServerAddr, Subscriber};
+use async_nats::{ConnectOptions, ServerAddr, Subscriber};
 use futures_util::StreamExt;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -186,7 +188,7 @@ struct EngineStart {
 struct Engine {
     broker: BrokerHandle,
     state: Arc<State>,
-    client: Client,
+    client: NatsClient,
     member: RefCell<Member>,
     hands: RefCell<LocalDelivery>,
     began: Instant,
@@ -217,8 +219,8 @@ struct Engine {
 impl EngineStart {
     async fn work(self, stop: Arc<Notify>) {
         let Self { broker, options, state, servers, connect, inbox, wake, listens_in, questions_in } = self;
-        let client = match connect.connect(servers).await {
-            Ok(client) => client,
+        let client = match connect.connect(servers.clone()).await {
+            Ok(client) => NatsClient::new(client, servers),
             Err(error) => {
                 // With retries from the first attempt on, only settings fail here: TLS files above all.
                 tracing::error!(%error, "fleet: cannot begin to connect; other nodes are not reached until a restart");
@@ -267,7 +269,7 @@ impl EngineStart {
         task::spawn_local(engine.clone().tick());
         stop.notified().await;
         // Accepted messages should leave, and the others should notice the end soon.
-        let _ = time::timeout(LEAVE_WITHIN, engine.client.flush()).await;
+        let _ = time::timeout(LEAVE_WITHIN, engine.client.get().flush()).await;
     }
 }
 
@@ -288,7 +290,7 @@ impl Engine {
     /// Subscribes; what comes is handled by a task of its own, without giving way, so that nothing piles up behind the
     /// connection.
     async fn subscribe(self: &Rc<Self>, subject: String) -> Option<AbortHandle> {
-        let subscriber = match self.client.subscribe(subject).await {
+        let subscriber = match self.client.get().subscribe(subject).await {
             Ok(subscriber) => subscriber,
             Err(error) => {
                 tracing::error!(%error, "fleet: cannot subscribe");
@@ -340,13 +342,13 @@ impl Engine {
             if self.state.is_lame.swap(false, Ordering::AcqRel) {
                 // Accepted messages leave first; nodes must not leave all at once.
                 time::sleep(pause_before_leaving()).await;
-                let _ = time::timeout(LEAVE_WITHIN, self.client.flush()).await;
+                let _ = time::timeout(LEAVE_WITHIN, self.client.get().flush()).await;
                 // It fails where the client has ended, and then there is nothing to leave.
-                let _ = self.client.force_reconnect().await;
+                let _ = self.client.get().force_reconnect().await;
             }
             let connects = self.connects_made();
             if self.is_connected() && self.connects.replace(connects) != connects {
-                let bytes_max = self.client.server_info().max_payload;
+                let bytes_max = self.client.get().server_info().max_payload;
                 self.state.payload_bytes_max.store(bytes_max, Ordering::Relaxed);
                 let told = self.member.borrow_mut().reconnected(self.now_ms());
                 told.iter().for_each(|told| self.tell(told));
@@ -355,13 +357,13 @@ impl Engine {
     }
 
     fn connects_made(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+        self.client.connects()
     }
 
     /// Looks whether NATS is reached. The connection tells it by events too, and sooner; but behind too many others
     /// they are lost.
     fn look_at_connection(&self) {
-        note_connected(&self.state, self.client.connection_state() == ConnectionState::Connected);
+        note_connected(&self.state, self.client.get().connection_state() == ConnectionState::Connected);
         if self.connects_made() != self.connects.get() {
             self.state.changed.notify_one();
         }
@@ -391,7 +393,7 @@ impl Engine {
             }
             if !on_the_way.is_empty() {
                 // It fails where the connection has ended, and with it all that was in it.
-                let _ = self.client.flush().await;
+                let _ = self.client.get().flush().await;
                 on_the_way.clear();
                 continue;
             }
@@ -406,7 +408,7 @@ impl Engine {
         let Publish { subject, bytes } = publish;
         // It fails where the message is too large for a server that takes less than the one before: the gap is told
         // there.
-        if let Err(error) = self.client.publish(subject, bytes).await {
+        if let Err(error) = self.client.get().publish(subject, bytes).await {
             tracing::debug!(%error, "fleet: a message was not published");
         }
     }
@@ -481,7 +483,7 @@ impl Engine {
             return None;
         }
         let (asked, nowhere) = (Instant::now(), self.subjects.nowhere(&self.options.node));
-        match self.client.request(nowhere, bytes::Bytes::new()).await {
+        match self.client.get().request(nowhere, bytes::Bytes::new()).await {
             Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Some(asked.elapsed()),
             // A peer with permission listens there: that is an answer too.
             Ok(_) => Some(asked.elapsed()),
@@ -494,6 +496,10 @@ impl Engine {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for look in 0u32.. {
             looks.tick().await;
+            self.leave_who_never_ends().await;
+            if look % LOOKS_PER_TICK == 0 {
+                self.begin_anew_if_ended().await;
+            }
             self.look_at_connection();
             self.look().await;
             if look % LOOKS_PER_TICK == 0 {
@@ -592,7 +598,7 @@ impl Engine {
     }
 
     fn report(&self) {
-        let (now_ms, info) = (self.now_ms(), self.client.server_info());
+        let (now_ms, info) = (self.now_ms(), self.client.get().server_info());
         let member = self.member.borrow();
         let (nodes, losses) = member.seen(now_ms);
         let [listens, counts_out, counts_in] = member.sizes();

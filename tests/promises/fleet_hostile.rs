@@ -1,9 +1,13 @@
 //! A node of a fleet that says as much as NATS lets it (in a million names, of a million audiences) is bounded, counted
-//! and told; and other nodes go on. `PUSHRING_FLEET_SUBJECTS` says how many.
+//! and told; and other nodes go on. `PUSHRING_FLEET_SUBJECTS` says how many. A server that is none of NATS' is left.
 
 use super::fleet::{Node, topic};
 use pushring::Outcome;
 use pushring::fleet::{Name, Options};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::support::nats::Nats;
 
@@ -105,4 +109,78 @@ fn who_says_too_much_is_bounded_and_told() {
     assert!(full > 0 && a.report().listens <= SUBJECTS_MAX as u64, "{:?}", a.report());
     b.send(&pushring::Audience::Process, "and goes on");
     while a.recv() != "and goes on" {}
+}
+
+/// What an imposter says once a client has come: words, and zeros behind them without end, if it does not stop.
+#[derive(Clone, Copy)]
+struct Imposture {
+    words: &'static str,
+    is_endless: bool,
+}
+
+/// Answers the first client at `listener` as a server of NATS does, says this to it, and tells how many bytes it has
+/// taken; passes the later ones on to a server.
+fn impose(listener: TcpListener, port: u16, imposture: Imposture, taken: &mpsc::Sender<usize>) {
+    let (first, _) = listener.accept().unwrap();
+    // Who has left takes nothing more, and lets go once it is connected elsewhere.
+    first.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut stream = &first;
+    let info = r#"{"server_id":"x","version":"2.10.0","host":"127.0.0.1","port":1,"max_payload":1048576,"proto":1}"#;
+    write!(stream, "INFO {info}\r\n").unwrap();
+    let mut lines = BufReader::new(&first).lines();
+    assert!(lines.any(|line| line.unwrap() == "PING"), "a client asks");
+    write!(stream, "PONG\r\n{}", imposture.words).unwrap();
+    let (mut bytes, zeros) = (0, vec![0; 1 << 20]);
+    while imposture.is_endless && stream.write_all(&zeros).is_ok() {
+        bytes += zeros.len();
+        // As fast as a network: the memory of the machine is not this test's.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Until it has left.
+    while lines.next().is_some_and(|line| line.is_ok()) {}
+    taken.send(bytes).unwrap();
+    for client in listener.incoming() {
+        let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+        let copy = |mut from: TcpStream, mut to: TcpStream| {
+            std::thread::spawn(move || {
+                // Either end may be the end.
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Both);
+            })
+        };
+        copy(client.try_clone().unwrap(), server.try_clone().unwrap());
+        copy(server, client);
+    }
+}
+
+#[test]
+fn a_server_that_is_none_is_left_and_kept_no_more_of_than_a_message_may_have() {
+    let Some(nats) = Nats::start("") else { return };
+    let b = Node::with(Options { servers: vec![nats.url()], ..Options::new(Name::new("b").unwrap()) });
+    for (number, imposture) in [
+        Imposture { words: "MSG a 1 1099511627776\r\n", is_endless: true },
+        Imposture { words: "MSG ", is_endless: true },
+        // What its client is not made for.
+        Imposture { words: "MSG a 1 18446744073709551615\r\n", is_endless: false },
+        Imposture { words: "-ERR\r\n", is_endless: false },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let ((taken, was_taken), port) = (mpsc::channel(), nats.port);
+        std::thread::spawn(move || impose(listener, port, imposture, &taken));
+        let name = Name::new(&format!("a{number}")).unwrap();
+        let mut a = Node::with(Options { servers: vec![url], ..Options::new(name) });
+        let bytes = was_taken.recv_timeout(crate::support::PATIENCE).expect("it is left");
+        assert!(bytes < 512 << 20, "{bytes} bytes were taken of {:?}", imposture.words);
+        // The next is a real one, and all is as if it had been the first.
+        crate::fleet::wait_for(&a.broker, "it is there", |report| {
+            report.connected && report.nodes.iter().any(|node| node.node == "b" && !node.is_gone)
+        });
+        a.subscribe("room");
+        b.send(&topic("room"), "a message");
+        assert_eq!(a.recv(), "a message", "{:?}", imposture.words);
+    }
 }
