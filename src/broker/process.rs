@@ -12,7 +12,7 @@ use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, BrokerShared};
 use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
-use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes};
+use crate::gateway::{BindError, BoundAt, HeadCheck, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes};
 use crate::http::Content;
 use crate::process_id::ProcessId;
 use crate::proto::close;
@@ -531,8 +531,7 @@ impl ProcessHandle {
     /// # Errors
     /// As there.
     pub fn bind_http_at(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
-        let charge = Some(self.charge_route(path, rule.content.as_deref())?);
-        self.change(|snapshot| snapshot.bind_http_charged(self.owner, &self.id, BoundAt::Whole(path), rule, charge))
+        self.bind_http_checked(BoundAt::Whole(path), rule, None)
     }
 
     /// Takes a [`bind_at`](Self::bind_at) and a [`bind_http_at`](Self::bind_http_at) back; open channels stay.
@@ -582,8 +581,19 @@ impl ProcessHandle {
 
     /// As [`bind_http`](Self::bind_http), where the caller has checked that the process may.
     pub(crate) fn bind_http_any(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
-        let charge = Some(self.charge_route(path, rule.content.as_deref())?);
-        self.change(|snapshot| snapshot.bind_http_charged(self.owner, &self.id, BoundAt::Own(path), rule, charge))
+        self.bind_http_checked(BoundAt::Own(path), rule, None)
+    }
+
+    /// As [`bind_http_any`](Self::bind_http_any); `check` judges requests by their heads.
+    pub(crate) fn bind_http_checked(
+        &self,
+        path: BoundAt<'_>,
+        rule: HttpRule,
+        check: Option<Arc<dyn HeadCheck>>,
+    ) -> Result<(), BindPathError> {
+        let (BoundAt::Own(text) | BoundAt::Whole(text)) = path;
+        let charge = Some(self.charge_route(text, rule.content.as_deref())?);
+        self.change(|snapshot| snapshot.bind_http_charged(self.owner, &self.id, path, (rule, check), charge))
     }
 
     /// Takes a [`bind_http`](Self::bind_http) back.

@@ -1,7 +1,8 @@
 //! The checks of one request head: the binding it leads to, and whether it may go there.
 //!
-//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. A refusal is
-//! returned as a response ready to send; an admitted request comes with all that its owner is told.
+//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place, and what the
+//! process itself says of the head. A refusal is returned as a response ready to send; an admitted request comes with
+//! all that its owner is told.
 
 use super::auth::TokenError;
 use super::grant::{self, Carrier, Grant};
@@ -378,7 +379,11 @@ impl<'s> RequestCheck<'s, '_, '_> {
             Some(content) if matches!(self.head.method, "GET" | "HEAD") => {
                 Err(content.respond(self.head, rule.authenticated))
             }
-            _ => Ok(Entry::Dynamic(Box::new(self.dynamic(binding, &found.params)))),
+            _ => {
+                let dynamic = self.dynamic(binding, &found.params);
+                binding.check.as_ref().map_or(Ok(()), |check| check.check(&dynamic.request))?;
+                Ok(Entry::Dynamic(Box::new(dynamic)))
+            }
         }
     }
 

@@ -14,6 +14,7 @@
 mod auth;
 mod entry;
 mod grant;
+mod head_check;
 mod login;
 mod origin;
 mod owner;
@@ -30,6 +31,7 @@ mod subdomain;
 pub use auth::{Claims, Jws, Secret, SecretError, TokenError, mint};
 pub use entry::{BoundUpgrade, ContractRequest, Dynamic, Entry, enter};
 pub use grant::{Grant, HubAccess, PublicKeys, TokenAuthority, TopicPattern, patterns};
+pub use head_check::HeadCheck;
 pub use login::{LOGIN_BYTES_MAX, LoginCredentials, LoginRequest};
 pub use origin::{OriginError, may_be_dev_origin};
 pub use owner::OwnerId;

@@ -3,6 +3,7 @@
 //! To change it, clone it (cheap: the clone shares everything, and goes on sharing all but what it changes), bind or
 //! unbind on the clone, and hand the clone to every shard.
 
+use super::head_check::HeadCheck;
 use super::owner::OwnerId;
 use super::pattern::PatternError;
 use super::routes::{Owned, Routes, without_trailing_slash};
@@ -50,6 +51,8 @@ pub struct HttpBinding {
     pub path: Arc<str>,
     /// How it may be entered, and what it serves.
     pub rule: HttpRule,
+    /// What its process says of requests by their heads.
+    pub(super) check: Option<Arc<dyn HeadCheck>>,
     /// Its share of the memory budget.
     #[expect(dead_code, reason = "let go of together with the binding")]
     pub(crate) charge: Option<Arc<Charge>>,
@@ -256,10 +259,11 @@ impl Snapshot {
         path: impl Into<BoundAt<'a>>,
         rule: HttpRule,
     ) -> Result<(), BindError> {
-        self.bind_http_charged(owner, process, path, rule, None)
+        self.bind_http_charged(owner, process, path, (rule, None), None)
     }
 
-    /// As [`bind_http`](Self::bind_http), with the charge of what the binding holds of memory ([`route_bytes`]).
+    /// As [`bind_http`](Self::bind_http), with what the process says of requests by their heads, and the charge of what
+    /// the binding holds of memory ([`route_bytes`]).
     ///
     /// # Errors
     /// As there.
@@ -268,13 +272,13 @@ impl Snapshot {
         owner: OwnerId,
         process: &ProcessId,
         path: impl Into<BoundAt<'a>>,
-        mut rule: HttpRule,
+        (mut rule, check): (HttpRule, Option<Arc<dyn HeadCheck>>),
         charge: Option<Charge>,
     ) -> Result<(), BindError> {
         let charge = charge.map(Arc::new);
         let (path, _) = self.admit(owner, process, path.into(), rule.secure_subdomain)?;
         rule.authenticated |= rule.secure_subdomain;
-        let binding = HttpBinding { owner, process: process.clone(), path: path.clone(), rule, charge };
+        let binding = HttpBinding { owner, process: process.clone(), path: path.clone(), rule, check, charge };
         Ok(self.http.bind(&path, binding)?)
     }
 

@@ -3,6 +3,7 @@
 //! It must not know the broker.
 
 use super::body;
+use crate::http::PreparedResponse;
 use bytes::Bytes;
 use serde_json::json;
 
@@ -43,10 +44,20 @@ impl ApiAnswer {
         self
     }
 
+    fn into_fields(self) -> (u16, impl Iterator<Item = (&'static str, &'static str)>, Bytes) {
+        (self.status, self.fields.into_iter().chain([("cache-control", "no-store")]), self.body)
+    }
+
     /// Status, fields and body, as they are sent.
     pub(super) fn into_parts(self) -> (u16, impl Iterator<Item = (Box<str>, Box<str>)>, Bytes) {
-        let fields = self.fields.into_iter().chain([("cache-control", "no-store")]);
-        (self.status, fields.map(|(name, value)| (name.into(), value.into())), self.body)
+        let (status, fields, body) = self.into_fields();
+        (status, fields.map(|(name, value)| (name.into(), value.into())), body)
+    }
+
+    /// As the server sends it by itself.
+    pub(super) fn into_response(self) -> PreparedResponse {
+        let (status, fields, body) = self.into_fields();
+        fields.fold(PreparedResponse::new(status), |response, (name, value)| response.with(name, value)).with_body(body)
     }
 
     /// Returns whether the request has done something, so that the same answer is due when it comes again.

@@ -1,10 +1,17 @@
-//! Access to the API: only requests with its token, and none from a page of another site, even with the token.
+//! Access to the API: only requests with its token, and none from a page of another site, even with the token; and of
+//! those only what the API serves.
 //!
-//! Invariants: the token is compared in constant time, and is never shown.
+//! Invariants: the token is compared in constant time, and is never shown; all of this is judged by the head, before a
+//! byte of the body is taken in.
 
 use super::answer::ApiAnswer;
+use super::request::{self, ApiCall};
+use crate::gateway::{ContractRequest, HeadCheck};
+use crate::http::PreparedResponse;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// The least bytes of a token: as much as one that `openssl rand -base64 12` makes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -35,15 +42,40 @@ impl ApiToken {
 }
 
 /// See the module.
-pub(super) struct ApiGuard(ApiToken);
+pub(super) struct ApiGuard {
+    token: ApiToken,
+    /// The part of a path before `/api`.
+    prefix: Arc<str>,
+}
+
+impl fmt::Debug for ApiGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiGuard(..)")
+    }
+}
+
+impl HeadCheck for ApiGuard {
+    fn check(&self, request: &ContractRequest) -> Result<(), PreparedResponse> {
+        self.judge(request).map_err(ApiAnswer::into_response)
+    }
+}
 
 impl ApiGuard {
-    pub(super) fn new(token: ApiToken) -> Self {
-        Self(token)
+    pub(super) fn new(token: ApiToken, prefix: Arc<str>) -> Self {
+        Self { token, prefix }
+    }
+
+    fn judge(&self, asked: &ContractRequest) -> Result<(), ApiAnswer> {
+        request::check_repeated(asked)?;
+        self.admit(&asked.headers)?;
+        match ApiCall::of(&asked.method, request::path_of(asked, &self.prefix)?)? {
+            ApiCall::Push => request::check_push(asked),
+            ApiCall::Topics | ApiCall::Topic(_) | ApiCall::Channel(_) | ApiCall::Close(_) => Ok(()),
+        }
     }
 
     /// Whether a request with these fields, named in lower case, is looked at.
-    pub(super) fn admit(&self, headers: &BTreeMap<String, String>) -> Result<(), ApiAnswer> {
+    fn admit(&self, headers: &BTreeMap<String, String>) -> Result<(), ApiAnswer> {
         let field = |name: &str| headers.get(name).map(String::as_str);
         // Browsers say where a request comes from (Fetch Metadata; RFC 6454). No page has any business here.
         let is_foreign = |site: &str| !matches!(site, "same-origin" | "none");
@@ -53,7 +85,7 @@ impl ApiGuard {
         let shown = field("authorization").and_then(|value| value.split_once(' '));
         let bearer = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
         match bearer {
-            Some(shown) if self.0.is(shown) => Ok(()),
+            Some(shown) if self.token.is(shown) => Ok(()),
             Some(_) => Err(unauthorized("the token is wrong: it is in the file api_token_file")),
             None => Err(unauthorized("this needs the token of api_token_file: Authorization: Bearer TOKEN")),
         }
@@ -78,7 +110,8 @@ mod tests {
 
     #[test]
     fn only_who_shows_the_token_and_is_no_foreign_page_is_let_in() {
-        let guard = ApiGuard::new(ApiToken::new(" 0123456789abcdef\n").unwrap());
+        let guard = ApiGuard::new(ApiToken::new(" 0123456789abcdef\n").unwrap(), "".into());
+        assert!(!format!("{guard:?}").contains("0123"));
         assert!(ApiToken::new("short").is_err());
         let status = |fields: &[(&str, &str)]| {
             let headers = fields.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();

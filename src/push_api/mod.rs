@@ -5,9 +5,9 @@
 //! a thread of the API's own ([`on_thread`]), in the name of the process that it names. The protocol stands in
 //! `docs/PUBLISHING.md` and `docs/openapi.json`.
 //!
-//! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: a
-//! full inbox is reported (429). A batch of lines is processed a part at a time, so that no client waits for another's.
-//! The answers kept for [`Idempotency-Key`](idempotency) are bounded and charged.
+//! Invariants: nothing is done, and no body taken in, before the token has been compared; a request is answered once; a
+//! push never waits: a full inbox is reported (429). A batch of lines is processed a part at a time, so that no client
+//! waits for another's. The answers kept for [`Idempotency-Key`](idempotency) are bounded and charged.
 
 mod answer;
 mod body;
@@ -31,7 +31,7 @@ use self::on_shard::ApiOnShard;
 use self::on_thread::ApiOnThread;
 use self::perform::Performer;
 use crate::broker::{BrokerHandle, ServiceError};
-use crate::gateway::HttpRule;
+use crate::gateway::{BoundAt, HeadCheck, HttpRule};
 use crate::process_id::ProcessId;
 use crossbeam_channel::bounded;
 use std::sync::Arc;
@@ -70,18 +70,18 @@ pub fn start(
     let (to_thread, admitted) = bounded(WAITING_MAX);
     let performer = Performer::new(target, acting);
     let on_thread = performer.clone();
+    let guard: Arc<dyn HeadCheck> = Arc::new(ApiGuard::new(token, prefix.clone()));
     let process = served.on_shards(PROCESS, move |_shard| ApiOnShard {
         prefix: prefix.clone(),
-        guard: ApiGuard::new(token.clone()),
         performer: performer.clone(),
         thread: to_thread.clone(),
     })?;
-    match whole {
-        true => {
-            process.handle().bind_http_at("/", HttpRule::default())?;
-            process.handle().bind_http_at("/*rest", HttpRule::default())?;
-        }
-        false => process.handle().bind_http("/*rest", HttpRule::default())?,
+    let paths: &[BoundAt<'_>] = match whole {
+        true => &[BoundAt::Whole("/"), BoundAt::Whole("/*rest")],
+        false => &[BoundAt::Own("/*rest")],
+    };
+    for &path in paths {
+        process.handle().bind_http_checked(path, HttpRule::default(), Some(guard.clone()))?;
     }
     let api = ApiOnThread::new(process, admitted, on_thread, keys);
     Ok(thread::Builder::new().name("push-api".to_owned()).spawn(move || api.run())?)

@@ -1,29 +1,22 @@
-//! The API on the shard that a request came to, which admits it, and carries it out if it is short and waits for
-//! nothing. Other requests go to the API's thread.
+//! The API on the shard that a request came to, which carries it out if it is short and waits for nothing. Other
+//! requests go to the API's thread. All of them were [admitted](super::guard) by their heads.
 //!
-//! Invariants: the work here is bounded by [`BODY_BYTES_MAX`]; requests that wait for the thread are bounded in number
-//! and charged in bytes. It must not know outcomes or idempotency keys, except that they need the thread.
+//! Invariants: the work here is bounded by [`SHORT_BODY_BYTES_MAX`]; requests that wait for the thread are bounded in
+//! number and charged in bytes. It must not know outcomes or idempotency keys, except that they need the thread.
 
 use super::answer::ApiAnswer;
 use super::body::{OutcomeWanted, PublishOrder};
-use super::guard::ApiGuard;
 use super::perform::Performer;
-use super::request::{self, AdmittedRequest, is_batch};
+use super::request::{self, AdmittedRequest, PushRequest, SHORT_BODY_BYTES_MAX};
 use crate::admission::{HeapBytes, HeldAs};
 use crate::broker::{Event, Here, HttpAsk, HttpRequest, RequestId, ShardHandler};
-use crate::gateway::ContractRequest;
 use crossbeam_channel::{Sender, TrySendError};
 use std::sync::Arc;
-
-/// The longest body that is parsed on a shard: base64 in JSON takes some 10 µs a KiB at worst, and a handler has 250 µs
-/// of a turn.
-const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// See the module. One on each shard.
 pub(super) struct ApiOnShard {
     /// The part of a path before `/api`.
     pub prefix: Arc<str>,
-    pub guard: ApiGuard,
     pub performer: Performer,
     /// The way to the API's thread.
     pub thread: Sender<AdmittedRequest>,
@@ -33,7 +26,7 @@ impl ShardHandler for ApiOnShard {
     fn on_event(&mut self, here: &mut Here<'_>, event: Event) {
         let Event::Http(request) = event else { return };
         let HttpRequest { id, ask: HttpAsk::Path(asked), body, .. } = *request else { return };
-        let answer = self.admit(&asked).and_then(|path| {
+        let answer = request::path_of(&asked, &self.prefix).map(str::to_owned).and_then(|path| {
             let request = AdmittedRequest { id, path, asked, body, charge: None };
             match self.done_here(&request) {
                 Some(order) => self.performer.push(order?).map(|_| Some(ApiAnswer::accepted())),
@@ -47,33 +40,24 @@ impl ShardHandler for ApiOnShard {
 }
 
 impl ApiOnShard {
-    /// The path below `/api`, if the request may ask at all.
-    fn admit(&self, asked: &ContractRequest) -> Result<String, ApiAnswer> {
-        request::check_repeated(asked)?;
-        self.guard.admit(&asked.headers)?;
-        let path = asked.url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
-        let path = path.unwrap_or("/").strip_prefix(&*self.prefix).and_then(|path| path.strip_prefix("/api"));
-        path.map(str::to_owned)
-            .ok_or_else(|| ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"))
-    }
-
     /// The order, or its fault, if the request is to be carried out on this thread.
     fn done_here(&self, request: &AdmittedRequest) -> Option<Result<PublishOrder, ApiAnswer>> {
         let AdmittedRequest { path, asked, body, .. } = request;
-        let is_short = path == "/push" && asked.method == "POST" && body.len() <= BODY_BYTES_MAX;
-        if !is_short || asked.headers.contains_key("idempotency-key") || is_batch(asked) {
+        let is_short = path == "/push" && body.len() <= SHORT_BODY_BYTES_MAX;
+        if !is_short || asked.headers.contains_key("idempotency-key") {
             return None;
         }
-        // A request with an outcome is parsed again on the thread: what waits is the request alone, as it was charged.
         match request::read(asked, body.clone()) {
-            Ok(order) if order.outcome != OutcomeWanted::Nothing => None,
-            order => Some(order),
+            Ok(PushRequest::One(order)) if order.outcome == OutcomeWanted::Nothing => Some(Ok(order)),
+            // One with an outcome is parsed again on the thread: what waits is the request alone, as it was charged.
+            Ok(_) => None,
+            Err(refused) => Some(Err(refused)),
         }
     }
 
     fn to_thread(&self, here: &Here<'_>, mut request: AdmittedRequest) -> Result<(), ApiAnswer> {
         let (memory, bytes) = (here.memory(), request.heap_bytes());
-        let charge = if request.body.len() > BODY_BYTES_MAX {
+        let charge = if request.body.len() > SHORT_BODY_BYTES_MAX {
             memory.charge(HeldAs::Content, bytes).map_err(|_| ApiAnswer::memory_is_short())?
         } else {
             // So few of these may wait that they need not be refused where memory is short.

@@ -8,7 +8,7 @@ use super::body::PublishOrder;
 use super::idempotency::{IdempotencyKeys, KeyDigest, KeyStatus};
 use super::lines::LineBatch;
 use super::perform::{ChannelTicket, Counting, OUTCOME_WITHIN, Performer, PushResult, PushTickets};
-use super::request::{self, AdmittedRequest, is_batch};
+use super::request::{self, AdmittedRequest, ApiCall, PushRequest};
 use crate::broker::{RequestId, ShardProcess};
 use crate::gateway::ContractRequest;
 use bytes::Bytes;
@@ -57,7 +57,7 @@ impl ApiOnThread {
                 (true, false) => LOOK_INTERVAL,
                 (true, true) => WAIT_MAX,
             };
-            match self.next(patience) {
+            match receive(&self.admitted, patience) {
                 Ok(request) => {
                     self.route(request);
                     // Later requests ask their shards for outcomes before the first outcome is waited for.
@@ -75,51 +75,31 @@ impl ApiOnThread {
         }
     }
 
-    fn next(&self, patience: Duration) -> Result<AdmittedRequest, RecvTimeoutError> {
-        if !patience.is_zero() {
-            return self.admitted.recv_timeout(patience);
-        }
-        // A wait of no time yields the processor all the same: on a busy machine, for a time slice behind each part.
-        self.admitted.try_recv().map_err(|error| match error {
-            TryRecvError::Empty => RecvTimeoutError::Timeout,
-            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-        })
-    }
-
     fn route(&mut self, request: AdmittedRequest) {
         let AdmittedRequest { id, path, asked, body, charge: _charge } = request;
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
-        let answer = match (&*asked.method, &*parts) {
-            ("POST", ["push"]) => return self.push(id, &asked, body),
-            ("GET" | "HEAD", ["topics"]) => self.performer.topics(&asked.query_params),
-            ("GET" | "HEAD", ["topics", name])
-                if asked.query_params.get("nodes").is_some_and(|nodes| nodes == "true") =>
-            {
-                match self.performer.topic_everywhere(name, &asked.query_params) {
-                    Ok(counting) => return self.waiting.push((id, Awaited::Count(counting), None)),
-                    Err(refused) => refused,
-                }
+        let query = &asked.query_params;
+        let is_everywhere = query.get("nodes").is_some_and(|nodes| nodes == "true");
+        let awaited = match ApiCall::of(&asked.method, &path) {
+            Ok(ApiCall::Push) => return self.push(id, &asked, body),
+            Ok(ApiCall::Topics) => Err(self.performer.topics(query)),
+            Ok(ApiCall::Topic(name)) if is_everywhere => {
+                self.performer.topic_everywhere(name, query).map(Awaited::Count)
             }
-            ("GET" | "HEAD", ["topics", name]) => self.performer.topic(name, &asked.query_params),
-            ("GET" | "HEAD", ["channels", channel]) => self.performer.channel(channel),
-            ("DELETE", ["channels", channel]) => self.performer.close(channel, &asked.query_params),
-            ("GET" | "HEAD" | "DELETE", ["channels", node, channel]) => {
-                let closes = (&*asked.method == "DELETE").then_some(&asked.query_params);
-                match self.performer.ask_of_channel(node, channel, closes) {
-                    Ok(asked) => return self.waiting.push((id, Awaited::Channel(asked), None)),
-                    Err(answer) => answer,
-                }
+            Ok(ApiCall::Topic(name)) => Err(self.performer.topic(name, query)),
+            Ok(ApiCall::Channel((None, channel))) => Err(self.performer.channel(channel)),
+            Ok(ApiCall::Close((None, channel))) => Err(self.performer.close(channel, query)),
+            Ok(ApiCall::Channel((Some(node), channel))) => {
+                self.performer.ask_of_channel(node, channel, None).map(Awaited::Channel)
             }
-            (_, ["push"]) => ApiAnswer::error(405, None, "push with POST").with("allow", "POST"),
-            (_, ["topics"] | ["topics", _]) => {
-                ApiAnswer::error(405, None, "topics are looked at, with GET").with("allow", "GET, HEAD")
+            Ok(ApiCall::Close((Some(node), channel))) => {
+                self.performer.ask_of_channel(node, channel, Some(query)).map(Awaited::Channel)
             }
-            (_, ["channels", _] | ["channels", _, _]) => {
-                ApiAnswer::error(405, None, "a channel is looked at or closed").with("allow", "GET, HEAD, DELETE")
-            }
-            _ => ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"),
+            Err(refused) => Err(refused),
         };
-        self.answer(id, None, answer);
+        match awaited {
+            Ok(awaited) => self.waiting.push((id, awaited, None)),
+            Err(answer) => self.answer(id, None, answer),
+        }
     }
 
     fn push(&mut self, id: RequestId, asked: &ContractRequest, body: Bytes) {
@@ -142,11 +122,13 @@ impl ApiOnThread {
     }
 
     fn read(&self, asked: &ContractRequest, body: Bytes) -> Result<Read, ApiAnswer> {
-        if !is_batch(asked) {
-            return request::read(asked, body).map(Read::One);
+        match request::read(asked, body)? {
+            PushRequest::One(order) => Ok(Read::One(order)),
+            PushRequest::Batch(lines) => {
+                let memory = self.process.handle().memory();
+                LineBatch::new(lines, memory).map(Read::Lines).map_err(|_| ApiAnswer::memory_is_short())
+            }
         }
-        let memory = self.process.handle().memory();
-        LineBatch::new(body, memory).map(Read::Lines).map_err(|_| ApiAnswer::memory_is_short())
     }
 
     fn one(&mut self, id: RequestId, key: Option<KeyDigest>, order: PublishOrder) {
@@ -191,6 +173,18 @@ impl ApiOnThread {
     }
 }
 
+/// The next of `from`, if there is one in time.
+fn receive<T>(from: &Receiver<T>, patience: Duration) -> Result<T, RecvTimeoutError> {
+    if !patience.is_zero() {
+        return from.recv_timeout(patience);
+    }
+    // A wait of no time yields the processor all the same: on a busy machine, for a time slice behind each part.
+    from.try_recv().map_err(|error| match error {
+        TryRecvError::Empty => RecvTimeoutError::Timeout,
+        TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+    })
+}
+
 /// The outcome that an answer waits for.
 enum Awaited {
     Outcome(PushTickets),
@@ -230,6 +224,43 @@ impl Awaited {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::bounded;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// How often this thread has given its processor to another, which it had to.
+    fn switches() -> u64 {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    #[test]
+    fn a_look_without_patience_does_not_give_the_processor_away() {
+        let (sender, receiver) = bounded::<()>(1);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // No processor is idle: whoever yields is not there for as long as the others like.
+            let processors = std::thread::available_parallelism().unwrap().get();
+            for _ in 0..2 * processors {
+                scope.spawn(|| while !is_over.load(Ordering::Relaxed) {});
+            }
+            let before = switches();
+            for _ in 0..2_000 {
+                assert_eq!(receive(&receiver, Duration::ZERO), Err(RecvTimeoutError::Timeout));
+            }
+            let given = switches() - before;
+            is_over.store(true, Ordering::Relaxed);
+            assert!(given < 200, "{given} times in 2,000 looks");
+        });
+        sender.send(()).unwrap();
+        assert_eq!(receive(&receiver, Duration::ZERO), Ok(()));
+        drop(sender);
+        assert_eq!(receive(&receiver, Duration::ZERO), Err(RecvTimeoutError::Disconnected));
+    }
+}
 /// A parsed request.
 enum Read {
     One(PublishOrder),

@@ -307,6 +307,42 @@ fn a_message_goes_up_with_the_streams_own_token() {
     assert_eq!(listener.next(), Heard { name: "control".into(), data: "{\"pong\":7}".into(), id: String::new() });
 }
 
+/// Likewise before its body is taken in; and in words that a page of a listed origin may read.
+#[test]
+fn a_message_that_its_head_refuses_is_answered_before_its_body() {
+    let broker = broker(support::driver(), |config| {
+        config.settings.origins = vec!["https://app.example".to_owned()];
+        config.shard.limits.message_bytes_max = 1000;
+    });
+    let news = bound(&broker, AttachOptions::default());
+    let listener = Stream::open(&broker, PATH, "");
+    let (id, token) = listener.channel.split_once('.').unwrap();
+    // The last of its characters says less than the others.
+    let forged = format!("{}{}{}", &token[..12], if &token[12..13] == "A" { "B" } else { "A" }, &token[13..]);
+    for (channel, bytes, expected) in [
+        ("nonsense".to_owned(), 900, "400"),
+        (format!("{id}.{forged}"), 900, "404"),
+        (format!("99999.{token}"), 900, "404"),
+        (listener.channel.clone(), 1001, "413"),
+    ] {
+        let address = broker.address();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "POST {PATH} HTTP/1.1\r\nHost: {address}\r\nSSE-Channel: {channel}\r\nContent-Length: {bytes}\r\n\
+             Origin: https://app.example\r\n\r\n"
+        )
+        .unwrap();
+        let lines = BufReader::new(stream).lines().map(Result::unwrap);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        assert_eq!(head[0].split(' ').nth(1), Some(expected), "{channel}: {head:?}");
+        let fields = head.iter().filter(|line| *line == "access-control-allow-origin: https://app.example");
+        assert_eq!(fields.count(), 1, "{channel}: {head:?}");
+    }
+    drop(news);
+}
+
 #[test]
 fn ends_are_told_and_the_stream_ends() {
     let (broker, news) = start();

@@ -168,6 +168,53 @@ fn who_may_not_changes_nothing() {
     }
 }
 
+/// Nothing of a body is taken in, nor charged to anybody, of a request that is refused for what its head says.
+#[test]
+fn what_a_head_decides_is_answered_before_the_body() {
+    let scene = start();
+    let (json, raw) = ("Content-Type: application/json\r\n", "Push-To: process=rooms:test:sys\r\n");
+    let own: &str = &authorized();
+    let wrong = "Authorization: Bearer another token xx\r\n";
+    let long_key = format!("Idempotency-Key: {}\r\n", "k".repeat(256));
+    for (address, prefix) in [(scene.api.address(), ""), (scene.broker.address(), "/push:pushring:sys")] {
+        for (request, fields, status) in [
+            ("POST /api/push", [json, "", ""], "401"),
+            ("POST /api/push", [json, wrong, ""], "401"),
+            ("POST /api/push", [json, own, "Sec-Fetch-Site: cross-site\r\n"], "403"),
+            ("POST /api/push", [json, own, "Origin: https://evil.example\r\n"], "403"),
+            ("POST /api/push", [raw, own, raw], "400"),
+            ("POST /api/nothing", [json, own, ""], "404"),
+            ("PUT /api/push", [json, own, ""], "405"),
+            ("POST /api/topics", [json, own, ""], "405"),
+            ("PATCH /api/channels/1", [json, own, ""], "405"),
+            ("POST /api/push", ["", own, ""], "400"),
+            ("POST /api/push", ["Content-Type: text/plain\r\n", own, ""], "400"),
+            ("POST /api/push", ["Push-To: topic=\r\n", own, ""], "400"),
+            ("POST /api/push", ["Push-To: nothing=1\r\n", own, ""], "400"),
+            ("POST /api/push", [raw, own, "Idempotency-Key: \r\n"], "400"),
+            ("POST /api/push", [raw, own, &*long_key], "400"),
+            ("POST /api/push", [json, own, ""], "413"),
+            // And whoever may is told to go on.
+            ("POST /api/push", [raw, own, ""], "100"),
+            ("POST /api/push", ["Content-Type: application/x-ndjson\r\n", own, ""], "100"),
+        ] {
+            let (method, path) = request.split_once(' ').unwrap();
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(
+                stream,
+                "{method} {prefix}{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 1000000\r\n\
+                 Expect: 100-continue\r\n{}\r\n",
+                fields.concat()
+            )
+            .unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).unwrap();
+            assert_eq!(line.split(' ').nth(1), Some(status), "{request} {fields:?}: {line}");
+        }
+    }
+}
+
 /// Of two, this reader and a proxy before it could take different ones.
 #[test]
 fn what_a_request_has_once_is_refused_twice_and_named() {

@@ -1,7 +1,8 @@
 //! HTTP on a connection: requests that are answered here, passed to a process, or become WebSockets.
 //!
 //! Invariants: one request at a time is being answered, so responses keep their order; a waiting request is answered
-//! exactly once, by its process or by its deadline; bytes behind an upgrade request are frames.
+//! exactly once, by its process or by its deadline; bytes behind an upgrade request are frames; a request that its head
+//! alone refuses is answered before its body is taken in.
 
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
@@ -14,14 +15,14 @@ use crate::shard::command::RespondCommand;
 use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
-use crate::shard::intake::exchange::PendingRequest;
+use crate::shard::intake::exchange::{Exchange, PendingRequest};
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::kept_channels::ResumeHolder;
 use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::table::arrival::{ResumeRequest, StreamRequest, Upgraded};
 use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering, SocketEnd};
 use crate::shard::table::opening::Opening;
-use crate::shard::table::relayed_message::RelayedMessage;
+use crate::shard::table::relayed_message::{RelayedMessage, no_such_stream};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
 use crate::shard::work;
@@ -49,8 +50,6 @@ struct UpwardMessage {
     holder: ResumeHolder,
     kind: MessageKind,
     payload: Bytes,
-    /// Of the page that may read the answer.
-    origin: Option<String>,
 }
 
 enum UpgradeTarget {
@@ -81,24 +80,27 @@ impl Shard {
         let directory = self.owners.directory().clone();
         let client = self.table[slot].client_of_requests();
         let mut pending = None;
-        let decision = match exchange.http.feed(bytes) {
+        let Exchange { http, origin, .. } = &mut *exchange;
+        let decision = match http.feed(bytes) {
             HttpStep::Wait => None,
             HttpStep::BodyPending { head, send_continue } => {
                 self.work.spend(work::REQUEST_NS);
-                // A client that may not enter, or not with so large a body, is told before the body is read.
-                match self.enter(&directory, &head, client) {
-                    Entry::Answer(response) => Some(Decision::Answer(response)),
-                    entry => {
-                        pending = Some((self.body_bytes_max(&entry), send_continue));
+                let entry = self.enter(&directory, &head, client);
+                *origin = origin_of(&entry);
+                let body_bytes_max = self.body_bytes_max(&entry);
+                match self.refuse_by_head(&directory, entry, head) {
+                    None => {
+                        pending = Some((body_bytes_max, send_continue));
                         None
                     }
+                    refusal => refusal.map(Decision::Answer),
                 }
             }
             HttpStep::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
             HttpStep::Request(request) => {
                 self.stats.requests += 1;
                 self.work.spend(work::REQUEST_NS);
-                Some(self.check_request(slot, &directory, client, request))
+                Some(self.check_request(slot, &directory, client, request, origin))
             }
         };
         let decision = match pending {
@@ -172,6 +174,7 @@ impl Shard {
         directory: &Directory,
         peer: gateway::RequestSource,
         request: http::ParsedRequest<'_>,
+        origin: &mut Option<String>,
     ) -> Decision {
         if self.is_stopping() {
             return Decision::Answer(stopping());
@@ -185,16 +188,13 @@ impl Shard {
         }
         self.note_forwarded(slot, &request.head);
         let entry = self.enter(directory, &request.head, peer);
+        *origin = origin_of(&entry);
         if request.body.len() > self.body_bytes_max(&entry) {
             // It has come with its head.
             return Decision::Answer(http::BODY_TOO_LARGE.response());
         }
-        let origin = match &entry {
-            Entry::Stream(upgrade) | Entry::Say(upgrade) => upgrade.origin.clone(),
-            _ => None,
-        };
         let decision = self.decide(directory, entry, request);
-        let decision = match decision {
+        match decision {
             Decision::Upgrade { ref target, .. } => {
                 let refusal = self
                     .refuse_unread(slot, target)
@@ -203,16 +203,22 @@ impl Shard {
                 refusal.map_or(decision, Decision::Answer)
             }
             _ => decision,
-        };
-        match decision {
-            // Without these fields the page would take its message for lost, and send it again.
-            Decision::Answer(response) if origin.is_some() => {
-                Decision::Answer(sse::shared_with(response, origin.as_deref()))
-            }
-            Decision::Say { timeout_s, message } => {
-                Decision::Say { timeout_s, message: UpwardMessage { origin, ..message } }
-            }
-            _ => decision,
+        }
+    }
+
+    /// The refusal of a request whose head says enough: nothing of its body is taken in.
+    fn refuse_by_head(
+        &self,
+        directory: &Directory,
+        entry: Entry<'_>,
+        head: http::Head<'_>,
+    ) -> Option<PreparedResponse> {
+        if self.is_stopping() {
+            return Some(stopping());
+        }
+        match self.decide(directory, entry, http::ParsedRequest { head, body: Bytes::new() }) {
+            Decision::Answer(refusal) => Some(refusal),
+            Decision::Ask { .. } | Decision::Upgrade { .. } | Decision::Say { .. } => None,
         }
     }
 
@@ -293,11 +299,13 @@ impl Shard {
                     400,
                     "sse-channel is ID.TOKEN, as the stream's first event says",
                 )),
+                Some((channel, token)) if self.keys.verify(channel, &token).is_err() => {
+                    Decision::Answer(no_such_stream())
+                }
                 Some((channel, token)) => {
                     let holder = ResumeHolder::of(&entry.path, wish_of(&entry).user.as_deref());
                     let (kind, payload) = (kind_of(&request.head), request.body);
-                    let message =
-                        UpwardMessage { owner: entry.owner, channel, token, holder, kind, payload, origin: None };
+                    let message = UpwardMessage { owner: entry.owner, channel, token, holder, kind, payload };
                     Decision::Say { timeout_s: SAID_TIMEOUT_S, message }
                 }
             },
@@ -328,10 +336,7 @@ impl Shard {
 
     /// A message of a client that only receives: its process is told on the shard of its channel.
     fn take_message(&mut self, slot: Slot, timeout_s: u32, message: UpwardMessage) {
-        let UpwardMessage { owner, channel, token, holder, kind, payload, origin } = message;
-        if let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase {
-            exchange.origin = origin;
-        }
+        let UpwardMessage { owner, channel, token, holder, kind, payload } = message;
         if kind == MessageKind::Text && std::str::from_utf8(&payload).is_err() {
             return self.answer(slot, PreparedResponse::text(400, "the content type is text, and this is no UTF-8"));
         }
@@ -582,7 +587,6 @@ impl Shard {
         if exchange.responding {
             // A large response may take long on a slow line, but not stand still. A client that sends first and reads
             // later is still sending.
-            // still sending.
             let sends = exchange.unread_bytes - exchange.http.unread_bytes();
             let stands_still = connection.outbound.queued_bytes() >= exchange.left_bytes
                 && (sends == 0 || sends < self.config.least_bytes(self.config.http_idle_timeout_ms));
@@ -640,6 +644,15 @@ impl Shard {
         let charge = (body.len() > copy_bytes_max)
             .then(|| if body.is_unique() { self.memory.charge(body.len(), None) } else { SharedCharge::default() });
         self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
+    }
+}
+
+/// The listed origin of the page that asks: without its fields in the answer a page would take its message for lost,
+/// and send it again. A refusal of the gateway has them already.
+fn origin_of(entry: &Entry<'_>) -> Option<String> {
+    match entry {
+        Entry::Stream(upgrade) | Entry::Say(upgrade) => upgrade.origin.clone(),
+        _ => None,
     }
 }
 

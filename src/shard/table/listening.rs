@@ -6,7 +6,7 @@
 //! the stream's own token, and is passed to the process once, in the order of the shard.
 
 use super::arrival::{StreamRequest, Upgraded};
-use super::relayed_message::RelayedMessage;
+use super::relayed_message::{RelayedMessage, no_such_stream};
 use super::slot::Slot;
 use crate::channel::ChannelId;
 use crate::gateway::{Grant, OwnerId};
@@ -146,12 +146,9 @@ impl Shard {
         is_here && self.table.slot_of(id).is_none_or(|slot| self.table[slot].flags.has(Flag::Sse))
     }
 
-    /// A message of the client of a stream: it goes to the shard of its channel, and the request waits.
+    /// A message of the client of a stream, whose token is of this broker: it goes to the shard of its channel, and the
+    /// request waits.
     pub(in crate::shard) fn say(&mut self, message: RelayedMessage) {
-        if self.keys.verify(message.channel, &message.token).is_err() {
-            let response = PreparedResponse::text(404, "there is no such channel, or it is another's");
-            return self.tell_sayer(message.request, message.owner, response);
-        }
         let to = message.channel.shard(self.shards);
         if to == self.index() {
             return self.hear(message);
@@ -170,7 +167,7 @@ impl Shard {
         let slot = slot.filter(|&slot| self.owner_of(slot) == Some(owner));
         let of = slot.and_then(|slot| self.table[slot].channel_mut());
         let response = match of {
-            None => PreparedResponse::text(404, "there is no such channel, or it is another's"),
+            None => no_such_stream(),
             Some(of) if self.owners.may_add(of.owner, of.added).is_err() => {
                 PreparedResponse::text(503, "the process has too much to do").with("retry-after", "1")
             }

@@ -2,6 +2,7 @@
 
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
+use crate::http::PreparedResponse;
 use crate::proto::MessageKind;
 use crate::resume::ResumeToken;
 use crate::shard::event::RequestId;
@@ -29,4 +30,9 @@ impl RelayedMessage {
     pub fn heap_bytes(&self) -> usize {
         size_of::<Self>() + self.payload.len()
     }
+}
+
+/// The answer to a message with a token of no stream that is there.
+pub(in crate::shard) fn no_such_stream() -> PreparedResponse {
+    PreparedResponse::text(404, "there is no such channel, or it is another's")
 }
