@@ -13,11 +13,28 @@ pub(super) struct ApiAnswer {
     pub(super) status: u16,
     pub(super) fields: Vec<(&'static str, &'static str)>,
     pub(super) body: Bytes,
+    /// Whether the request has done something, so that it must not do it again when it comes again.
+    is_done: bool,
 }
 
 impl ApiAnswer {
     pub(super) fn json(status: u16, body: &serde_json::Value) -> Self {
-        Self { status, fields: vec![("content-type", "application/json")], body: body.to_string().into() }
+        Self::of_type("application/json", status, body.to_string().into())
+    }
+
+    /// The answers to a batch.
+    pub(super) fn lines(body: Bytes) -> Self {
+        Self::of_type("application/x-ndjson", 200, body)
+    }
+
+    fn of_type(mime: &'static str, status: u16, body: Bytes) -> Self {
+        Self { status, fields: vec![("content-type", mime)], body, is_done: matches!(status, 200 | 202) }
+    }
+
+    /// The request was carried out, and what became of it is not known in time.
+    pub(super) fn outcome_is_unknown() -> Self {
+        let why = "what was asked was done, and its outcome is not known yet";
+        Self { is_done: true, ..Self::error(503, None, why).with("retry-after", "1") }
     }
 
     /// The request will be carried out; its outcome is unknown (RFC 9110 15.3.3).
@@ -60,9 +77,14 @@ impl ApiAnswer {
         fields.fold(PreparedResponse::new(status), |response, (name, value)| response.with(name, value)).with_body(body)
     }
 
-    /// Returns whether the request has done something, so that the same answer is due when it comes again.
-    pub(super) fn is_done(&self) -> bool {
-        matches!(self.status, 200 | 202)
+    /// The answer that is due when the request comes again, whose heap bytes `has_room` is asked for: what is not
+    /// known, or cannot be kept, is not said again, but the request was accepted all the same. None: nothing was done.
+    pub(super) fn kept(&self, has_room: impl FnOnce(usize) -> bool) -> Option<Self> {
+        let is_said_again = matches!(self.status, 200 | 202);
+        self.is_done.then(|| match is_said_again && has_room(self.body.len()) {
+            true => self.clone(),
+            false => Self::accepted(),
+        })
     }
 }
 
@@ -80,6 +102,15 @@ mod tests {
     fn a_refusal_names_what_is_wrong() {
         let answer: ApiAnswer = body::Wrong::new("to.topic", "empty").into();
         assert_eq!((answer.status, &answer.body[..]), (400, &br#"{"error":"empty","field":"to.topic"}"#[..]));
-        assert!(!answer.is_done() && ApiAnswer::json(202, &json!({})).is_done());
+        assert_eq!(answer.kept(|_| true), None, "it may be tried again");
+    }
+
+    #[test]
+    fn what_was_done_is_answered_again_and_never_done_again() {
+        let told = ApiAnswer::json(200, &json!({"sent": 7}));
+        assert_eq!(told.kept(|bytes| bytes == told.body.len()), Some(told.clone()));
+        assert_eq!(told.kept(|_| false), Some(ApiAnswer::accepted()), "memory is short");
+        let unknown = ApiAnswer::outcome_is_unknown();
+        assert_eq!((unknown.status, unknown.kept(|_| true)), (503, Some(ApiAnswer::accepted())));
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at
 //! most; a full table refuses new keys (429) and nothing is pushed. A key belongs to one request: with another body it
-//! is refused. Failures are not kept, so the request may be tried again. Keys are compared by their digests.
+//! is refused. What has pushed something is kept whatever became of it, so that it is never pushed again: room for the
+//! shortest answer is charged before it begins. Failures are not kept, so the request may be tried again. Keys are
+//! compared by their digests.
 
 use super::answer::ApiAnswer;
 use crate::admission::{Charge, HeldAs, ProcessMemory};
@@ -33,6 +35,9 @@ const PLACE_BYTES: usize = size_of::<(KeyDigest, KeptAnswer)>() + 1;
 
 /// The memory of an answer's body beside its bytes.
 const BODY_BYTES: usize = 32;
+
+/// The memory of the body with which anything can be answered that has pushed something.
+const LEAST_BODY_BYTES: usize = BODY_BYTES + 32;
 
 /// The digest of a key.
 pub(super) type KeyDigest = [u8; 32];
@@ -103,11 +108,15 @@ impl KeptAnswers {
             }
             None => {}
         }
-        if self.entries.len() >= ENTRIES_MAX || !self.has_place() {
+        let charge = if self.entries.len() < ENTRIES_MAX && self.has_place() {
+            self.memory.charge(HeldAs::Content, LEAST_BODY_BYTES).ok()
+        } else {
+            None
+        };
+        let Some(charge) = charge else {
             let why = "too many requests with an Idempotency-Key are remembered: nothing was pushed";
             return KeyStatus::Answer(ApiAnswer::error(429, None, why).with("retry-after", "60"));
         };
-        let charge = self.memory.charge_anyway(HeldAs::Content, 0);
         self.entries.insert(key, KeptAnswer { came: now, request, answer: None, charge });
         self.ages.push_back((now, key));
         self.count_places();
@@ -127,12 +136,15 @@ impl KeptAnswers {
         self.places.resize(table + self.ages.capacity() * size_of::<(Instant, KeyDigest)>());
     }
 
-    /// It has been answered; none: nothing was done.
-    pub(super) fn end(&mut self, key: &KeyDigest, answer: Option<ApiAnswer>) {
+    /// It has been answered so.
+    pub(super) fn end(&mut self, key: &KeyDigest, answer: &ApiAnswer) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        // Where memory is short it is forgotten: then a second request is pushed again, as without a key.
-        let has_room = answer.as_ref().is_some_and(|answer| entry.charge.grow(answer.body.len() + BODY_BYTES).is_ok());
-        match answer.filter(|_| has_room) {
+        let charge = &mut entry.charge;
+        let kept = answer.kept(|bytes| {
+            let more = (bytes + BODY_BYTES).saturating_sub(LEAST_BODY_BYTES);
+            more == 0 || charge.grow(more).is_ok()
+        });
+        match kept {
             Some(answer) => entry.answer = Some(answer),
             None => drop(self.entries.remove(key)),
         }
@@ -209,15 +221,30 @@ mod tests {
         let body = Bytes::from_static(b"x");
         let KeyStatus::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it is new") };
         assert_eq!(status(table.begin("a", &asked(), &body, now)), 429, "it is being answered");
-        table.end(&key, None);
+        table.end(&key, &ApiAnswer::error(429, None, "later"));
         let KeyStatus::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it has failed") };
         let done = ApiAnswer::json(202, &serde_json::json!({"accepted": true}));
-        table.end(&key, Some(done.clone()));
+        table.end(&key, &done);
         let KeyStatus::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it is known") };
         assert_eq!((again.status, &again.body), (202, &done.body));
         assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 409, "another request");
         assert_eq!(status(table.begin("b", &asked(), &body, now)), 0);
         assert_eq!(status(table.begin("a", &asked(), &body, now + KEPT_FOR)), 0, "and is forgotten in time");
+    }
+
+    #[test]
+    fn what_was_pushed_is_kept_however_short_memory_is() {
+        let mut table = table(Budget::of(1 << 20));
+        let (body, now) = (Bytes::new(), Instant::now());
+        assert!(ApiAnswer::accepted().body.len() + BODY_BYTES <= LEAST_BODY_BYTES);
+        let KeyStatus::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it is new") };
+        let long = ApiAnswer::lines(vec![b'x'; 2 << 20].into());
+        table.end(&key, &long);
+        let KeyStatus::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it was pushed") };
+        assert_eq!((again.status, &again.body), (202, &ApiAnswer::accepted().body));
+        let KeyStatus::New(key) = table.begin("b", &asked(), &body, now) else { panic!("it is new") };
+        table.end(&key, &ApiAnswer::outcome_is_unknown());
+        assert_eq!(status(table.begin("b", &asked(), &body, now)), 202);
     }
 
     #[test]

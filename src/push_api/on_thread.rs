@@ -165,7 +165,7 @@ impl ApiOnThread {
     fn answer(&mut self, id: RequestId, key: Option<KeyDigest>, answer: ApiAnswer) {
         if let Some(key) = key {
             let memory = self.process.handle().memory();
-            self.keys.look(memory, |kept| kept.end(&key, answer.is_done().then(|| answer.clone())));
+            self.keys.look(memory, |kept| kept.end(&key, &answer));
         }
         let (status, fields, body) = answer.into_parts();
         // The only error is that the broker has stopped.
@@ -212,16 +212,17 @@ impl Awaited {
             Self::Channel(asked) => return (asked.answer(), None),
             Self::Lines(lines) => {
                 let (body, key) = lines.into_answers();
-                let fields = vec![("content-type", "application/x-ndjson")];
-                return (ApiAnswer { status: 200, fields, body }, key);
+                return (ApiAnswer::lines(body), key);
             }
         };
-        let unknown = || {
-            ApiAnswer::error(503, None, "what was asked was done, and its outcome is not known yet")
-                .with("retry-after", "1")
-        };
-        (told.map_or_else(unknown, |told| ApiAnswer::json(200, &told)), None)
+        (told.map_or_else(ApiAnswer::outcome_is_unknown, |told| ApiAnswer::json(200, &told)), None)
     }
+}
+
+/// A parsed request.
+enum Read {
+    One(PublishOrder),
+    Lines(LineBatch),
 }
 
 #[cfg(test)]
@@ -260,9 +261,4 @@ mod tests {
         drop(sender);
         assert_eq!(receive(&receiver, Duration::ZERO), Err(RecvTimeoutError::Disconnected));
     }
-}
-/// A parsed request.
-enum Read {
-    One(PublishOrder),
-    Lines(LineBatch),
 }
