@@ -7,7 +7,10 @@ use super::outcome::{Outcome, OutcomeCollector};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, TICK_MS};
 use crate::admission::Ledger;
 use crate::channel::ChannelId;
-use crate::gateway::{Claims, HttpRule, OwnerId, Secret, Settings, Snapshot, SubdomainTokens, WebSocketRule, mint};
+use crate::gateway::{
+    Claims, HttpRule, HubAccess, OwnerId, PublicKeys, Secret, Settings, Snapshot, SubdomainTokens, TokenAuthority,
+    TokenError, WebSocketRule, mint,
+};
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::proto::client::{FIN, append_frame, append_message};
@@ -64,11 +67,19 @@ struct Scene {
 impl Scene {
     /// A client of a socket that takes `room` bytes has connected.
     fn new(room: usize) -> Self {
+        Self::with(room, None)
+    }
+
+    /// The same, where the hub is served.
+    fn with(room: usize, hub: Option<HubAccess>) -> Self {
         let process: ProcessId = "p:sim:sys".parse().unwrap();
         let mut settings = Settings::of_a_node("sim.os", SubdomainTokens::Own);
         settings.secret = Some(Secret::new(SECRET).unwrap());
+        settings.hub = hub.map(Arc::new);
         let mut gateway = Snapshot::new(settings);
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
+        let of_hub = WebSocketRule { hub: true, ..WebSocketRule::default() };
+        gateway.bind_websocket(OWNER, &process, "/hub", of_hub).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let owner = Owner::new(OWNER, process, queue, Policy::Close, false);
@@ -236,6 +247,34 @@ fn a_response_waits_behind_a_100_that_the_client_has_not_taken() {
     scene.turn();
     let left = String::from_utf8(scene.left()).unwrap();
     assert!(left.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 408 "), "{left}");
+}
+
+/// Of an authority that has signed nothing.
+#[derive(Debug)]
+struct NoKeys;
+
+impl PublicKeys for NoKeys {
+    fn payload<'t>(&self, _: &'t str) -> Result<&'t str, TokenError> {
+        Err(TokenError::Signature)
+    }
+}
+
+#[test]
+fn a_signature_counts_as_work_where_it_was_checked_and_nowhere_else() {
+    let work_ns = |path: &str| {
+        let authority = TokenAuthority { issuer: "i".into(), audience: "a".into(), keys: Arc::new(NoKeys) };
+        let mut scene = Scene::with(usize::MAX, Some(HubAccess { authority: Some(authority), ..HubAccess::default() }));
+        let before_ns = scene.shard.spent_ns();
+        let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a.b.c\r\n{upgrade}\r\n");
+        scene.read(head.into_bytes());
+        scene.shard.spent_ns() - before_ns
+    };
+    assert!(work_ns("/p:sim:sys/hub") >= super::work::SIGNATURE_NS);
+    for path in ["/p:sim:sys/ws", "/p:sim:sys/http"] {
+        assert!(work_ns(path) < super::work::SIGNATURE_NS, "{path}");
+    }
 }
 
 #[test]

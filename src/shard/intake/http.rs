@@ -161,7 +161,7 @@ impl Shard {
             self.note_foreign_host(head);
         }
         let access = directory.gateway.settings().hub.as_ref();
-        if access.is_some_and(|access| access.checks_signature_of(head)) {
+        if may_be_of_hub(&entry) && access.is_some_and(|access| access.checks_signature_of(head)) {
             self.work.spend(work::SIGNATURE_NS);
         }
         entry
@@ -644,6 +644,16 @@ impl Shard {
         let charge = (body.len() > copy_bytes_max)
             .then(|| if body.is_unique() { self.memory.charge(body.len(), None) } else { SharedCharge::default() });
         self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
+    }
+}
+
+/// Returns whether a token of the hub may have been looked at: nobody looks at one that comes to another path.
+fn may_be_of_hub(entry: &Entry<'_>) -> bool {
+    match entry {
+        Entry::Upgrade(upgrade) => upgrade.grant.is_some(),
+        Entry::Stream(upgrade) | Entry::Say(upgrade) => upgrade.grant.is_some(),
+        Entry::Refuse { .. } | Entry::Answer(_) => true,
+        Entry::Register { .. } | Entry::Dynamic(_) | Entry::Login(_) | Entry::Rpc { .. } => false,
     }
 }
 
