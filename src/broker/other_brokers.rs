@@ -24,6 +24,7 @@ use crate::shard::command::{Command, LostMessages, Policy, PushFrame};
 use crate::shard::operating::ChannelReport;
 use crate::shard::outcome::{Outcome, OutcomePart};
 use crate::shard::{Directory, Owner};
+use crate::words::strict::digits;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -231,7 +232,7 @@ impl std::str::FromStr for ChannelAt {
 
     fn from_str(text: &str) -> Result<Self, InvalidChannelAt> {
         let parts = text.split_once('/').filter(|(node, _)| !node.is_empty());
-        let parsed = parts.and_then(|(node, id)| Some((node, id.parse().ok()?)));
+        let parsed = parts.and_then(|(node, id)| Some((node, digits(id)?)));
         match parsed {
             Some((node, id)) => Ok(Self { node: node.into(), channel: ChannelId::new(id) }),
             None => Err(InvalidChannelAt(text.chars().take(100).collect())),
@@ -688,7 +689,7 @@ mod tests {
     fn channels_of_a_fleet_are_written_and_read() {
         let at: ChannelAt = "node-2/4711".parse().unwrap();
         assert_eq!((&*at.node, at.channel.get(), at.to_string().as_str()), ("node-2", 4711, "node-2/4711"));
-        for text in ["", "/", "node", "node/", "/7", "node/x", "node/-1", "node/4294967296"] {
+        for text in ["", "/", "node", "node/", "/7", "node/x", "node/-1", "node/+7", "node/ 7", "node/4294967296"] {
             assert!(text.parse::<ChannelAt>().is_err(), "{text}");
         }
     }

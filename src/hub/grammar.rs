@@ -165,6 +165,11 @@ pub fn twin(name: &str) -> Option<String> {
     topic::enveloped(name)
 }
 
+/// The beginning of the twins of all names that begin so; the twins of names behind this one stand behind it.
+pub fn before_twin(beginning: &str) -> String {
+    format!("{ENVELOPE}{beginning}")
+}
+
 /// The public name of a topic that a channel is subscribed to, in either form. None: it is the broker's own.
 pub fn name_of(subscribed: &str) -> Option<&str> {
     let name = subscribed.strip_prefix(ENVELOPE).unwrap_or(subscribed);

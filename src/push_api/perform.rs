@@ -7,10 +7,10 @@ use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::admission::tree_bytes_in_order;
 use crate::broker::{
     Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
-    Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
+    Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery, TopicReport,
 };
 use crate::channel::ChannelId;
-use crate::hub;
+use crate::hub::{self, grammar};
 use crate::process_id::ProcessId;
 use crate::words::strict::digits;
 use crate::words::topic;
@@ -55,29 +55,58 @@ pub(super) enum PushResult {
 pub(super) struct Counting {
     topic: String,
     here: usize,
-    elsewhere: Ticket<Presence>,
+    /// One for each form of it.
+    elsewhere: Vec<Ticket<Presence>>,
 }
 
 impl Counting {
     /// Returns whether others may still say it.
     pub(super) fn is_slow(&self) -> bool {
-        !self.elsewhere.is_known()
+        self.elsewhere.iter().any(|ticket| !ticket.is_known())
     }
 
     /// The outcome for the answer; none: not known in time.
     pub(super) fn wait(&self, timeout: Duration) -> Option<Value> {
-        let presence = self.elsewhere.wait(timeout).ok()?;
-        let elsewhere: usize = presence.nodes.values().map(|present| present.subscribers).sum();
-        let told = presence.nodes.iter().map(|(node, Present { subscribers, age })| {
-            (node.to_string(), json!({"subscribers": subscribers, "age_ms": age.as_millis() as u64}))
+        let until = Instant::now() + timeout;
+        let mut nodes = BTreeMap::<Arc<str>, Option<Present>>::new();
+        let (mut subscribers, mut is_partial) = (self.here, false);
+        for ticket in &self.elsewhere {
+            let presence = ticket.wait(until.saturating_duration_since(Instant::now())).ok()?;
+            is_partial |= presence.is_partial;
+            for (node, present) in presence.nodes {
+                subscribers += present.subscribers;
+                let none = Present { subscribers: 0, age: Duration::ZERO };
+                // Unknown in one form is unknown in both.
+                if let Some(sum) = nodes.entry(node).or_insert(Some(none)) {
+                    sum.subscribers += present.subscribers;
+                    sum.age = sum.age.max(present.age);
+                }
+            }
+            nodes.extend(presence.unknown.into_iter().map(|node| (node, None)));
+        }
+        let told = nodes.iter().map(|(node, present)| {
+            let told = present.map(
+                |Present { subscribers, age }| json!({"subscribers": subscribers, "age_ms": age.as_millis() as u64}),
+            );
+            (node.to_string(), told.unwrap_or(Value::Null))
         });
-        let unknown = presence.unknown.iter().map(|node| (node.to_string(), Value::Null));
-        let nodes = Value::Object(told.chain(unknown).collect());
-        let (subscribers, is_partial) = (self.here + elsewhere, presence.is_partial);
+        let nodes = Value::Object(told.collect());
         Some(
             json!({"topic": self.topic, "subscribers": subscribers, "here": self.here, "nodes": nodes, "partial": is_partial}),
         )
     }
+}
+
+/// The names under which channels of a process are subscribed to a topic: at the hub also the one for those that want
+/// an envelope.
+fn forms_of(process: &ProcessHandle, name: &str) -> Vec<String> {
+    let twin = grammar::twin(name).filter(|_| process.id().as_str() == hub::PROCESS);
+    [name.to_owned()].into_iter().chain(twin).collect()
+}
+
+/// How many channels here are subscribed to a topic, in whatever form.
+fn subscribers(process: &ProcessHandle, name: &str) -> usize {
+    forms_of(process, name).iter().map(|form| process.subscribers(form)).sum()
 }
 
 /// The claims to the outcomes of one request's pushes: one, or one for each form (at the hub) and node.
@@ -173,7 +202,8 @@ impl ChannelTicket {
 
 /// A channel as it is shown.
 fn shown(mut report: ChannelReport, node: Option<&str>) -> ApiAnswer {
-    report.topics.retain(|name| !topic::is_reserved(name));
+    report.topics = report.topics.iter().filter_map(|name| grammar::name_of(name)).map(Into::into).collect();
+    report.topics.sort_unstable();
     let mut channel = serde_json::to_value(&report).expect("reports are plain JSON");
     if let Some(node) = node {
         channel["node"] = node.into();
@@ -283,15 +313,49 @@ impl Performer {
             };
             let (prefix, after) = (query.get("prefix").cloned().unwrap_or_default(), query.get("after").cloned());
             let process = self.process_of(query)?;
-            // One more tells whether there is another page; topics reserved for users are never listed.
-            let after = after.or_else(|| prefix.is_empty().then(|| topic::BEHIND_RESERVED.to_owned()));
-            let topics = self.target.topics(&TopicQuery { process, prefix, after, limit: Some(limit + 1) });
-            let topics: Vec<_> = topics.into_iter().filter(|report| !topic::is_reserved(&report.topic)).collect();
+            // One more tells whether there is another page.
+            let enveloped = (process.as_str() == hub::PROCESS).then(|| {
+                let (prefix, after) = (grammar::before_twin(&prefix), after.as_deref().map(grammar::before_twin));
+                let query = TopicQuery { process: process.clone(), prefix, after, limit: None };
+                self.named_topics(query, limit + 1, grammar::name_of)
+            });
+            let query = TopicQuery { process, prefix, after, limit: None };
+            let raw = self.named_topics(query, limit + 1, |name| (!topic::is_reserved(name)).then_some(name));
+            let topics = merged(raw, enveloped.unwrap_or_default());
             let page = &topics[..topics.len().min(limit)];
             let next = page.last().filter(|_| topics.len() > limit).map(|last| last.topic.clone());
             Ok(ApiAnswer::json(200, &json!({"topics": page, "next": next})))
         };
         asked().unwrap_or_else(|refused: ApiAnswer| refused)
+    }
+
+    /// At least so many of the topics that are asked for, if there are as many, by the names that clients give them;
+    /// those of users are never listed.
+    fn named_topics(
+        &self,
+        mut query: TopicQuery,
+        least: usize,
+        name_of: impl Fn(&str) -> Option<&str>,
+    ) -> Vec<TopicReport> {
+        let at_once = least.min(TOPICS_AT_ONCE_MAX);
+        query.limit = Some(at_once);
+        let mut named = Vec::new();
+        loop {
+            let found = self.target.topics(&query);
+            let last = found.last().filter(|_| found.len() == at_once).map(|report| report.topic.clone());
+            named.extend(found.into_iter().filter_map(|report| {
+                let topic = name_of(&report.topic)?.into();
+                Some(TopicReport { topic, ..report })
+            }));
+            match last {
+                Some(last) if named.len() < least => {
+                    // Not one page after another of what is not listed.
+                    let behind = if name_of(&last).is_some() { &*last } else { topic::BEHIND_RESERVED };
+                    query.after = Some(behind.to_owned());
+                }
+                _ => return named,
+            }
+        }
     }
 
     pub(super) fn topic(&self, name: &str, query: &Query) -> ApiAnswer {
@@ -302,7 +366,7 @@ impl Performer {
             Ok(process) => process,
             Err(refused) => return refused,
         };
-        match self.target.acting(&process).map_or(0, |handle| handle.subscribers(&name)) {
+        match self.target.acting(&process).map_or(0, |handle| subscribers(&handle, &name)) {
             0 => ApiAnswer::error(404, None, "no channel is subscribed to this topic"),
             subscribers => ApiAnswer::json(200, &json!({"topic": name, "subscribers": subscribers})),
         }
@@ -317,7 +381,8 @@ impl Performer {
         let handle = self.target.acting(&process);
         let handle = handle
             .ok_or_else(|| ApiAnswer::error(404, Some("process"), &format!("no process {process} is attached")))?;
-        Ok(Counting { here: handle.subscribers(&topic), elsewhere: handle.presence(&topic), topic })
+        let elsewhere = forms_of(&handle, &topic).iter().map(|form| handle.presence(form)).collect();
+        Ok(Counting { here: subscribers(&handle, &topic), elsewhere, topic })
     }
 
     pub(super) fn channel(&self, id: &str) -> ApiAnswer {
@@ -370,6 +435,15 @@ impl Performer {
             Err(error) => refusal(error),
         }
     }
+}
+
+/// The topics of both lists, by name: the subscribers of one that is in both are those of both.
+fn merged(one: Vec<TopicReport>, other: Vec<TopicReport>) -> Vec<TopicReport> {
+    let mut all = BTreeMap::<Arc<str>, usize>::new();
+    for TopicReport { topic, subscribers } in one.into_iter().chain(other) {
+        *all.entry(topic).or_default() += subscribers;
+    }
+    all.into_iter().map(|(topic, subscribers)| TopicReport { topic, subscribers }).collect()
 }
 
 fn keep(handles: &mut Handles, id: &ProcessId, handle: ProcessHandle) {

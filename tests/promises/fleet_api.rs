@@ -325,3 +325,24 @@ fn a_first_subscriber_waits_for_nats_and_nobody_for_it() {
         return;
     }
 }
+
+#[test]
+fn subscribers_of_the_hub_are_counted_on_all_nodes_in_whatever_form() {
+    let Some(nats) = Nats::start("") else { return };
+    let (a, b) = both(&nats);
+    let mut clients = [enter(a.broker()), enter(b.broker()), enter(b.broker())];
+    for (client, envelope) in clients.iter_mut().zip([true, true, false]) {
+        order(client, &json!({"subscribe": "news", "envelope": envelope}));
+        assert_eq!(answer(client), json!({"subscribed": "news"}));
+    }
+    let told = until_whole(|| {
+        let (status, told) = a.json(&format!("GET topics/news?process={}&nodes=true", hub::PROCESS));
+        assert_eq!(status, 200, "{told}");
+        let is_partial = told["partial"] == true;
+        (told, is_partial)
+    });
+    assert_eq!(
+        (&told["subscribers"], &told["here"], &told["nodes"]["b"]["subscribers"]),
+        (&3.into(), &1.into(), &2.into())
+    );
+}

@@ -380,6 +380,43 @@ fn topics_and_channels_are_looked_at_and_closed() {
     assert_eq!(support::recv_close(&mut scene.clients[0].0), (4000, "enough".to_owned()));
 }
 
+/// However long a page may be, and whatever the names: none is left out, and the last page is told from the others.
+#[test]
+fn every_topic_is_on_one_page() {
+    let broker = broker(support::driver(), |config| config.shard.topics_per_channel_max = 3000);
+    let rooms = process(&broker, "rooms", AttachOptions::default());
+    let (_client, channel) = Inbound::default().open(&broker, &rooms);
+    let mut names: Vec<String> = (0..1500).map(|n| format!("room/{n:04}")).collect();
+    names.extend(["\0", "\t", "\u{1d}x", "\u{1f}", "z"].map(str::to_owned));
+    names.sort();
+    // Topics of users stand between them, and are nobody's to see.
+    for name in names.iter().cloned().chain((0..1200).map(|n| format!("\u{1e}user/{n}"))) {
+        rooms.subscribe(channel, name).send().unwrap();
+    }
+    assert_eq!(rooms.subscribe(channel, "z").ask().send().unwrap().wait(PATIENCE).unwrap().sent, 1);
+    let options = ApiOptions {
+        token: ApiToken::new(TOKEN).unwrap(),
+        process: Some(rooms.id().clone()),
+        keys: IdempotencyKeys::default(),
+    };
+    push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
+    for limit in [1000, 999, 501, 100] {
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        for page in 1.. {
+            let request = format!("GET /push:pushring:sys/api/topics?limit={limit}{after}");
+            let (_, _, body) = ask(broker.address(), &request, &authorized(), b"");
+            let told: Value = serde_json::from_str(&body).unwrap();
+            let topics = told["topics"].as_array().unwrap();
+            assert!(topics.len() == limit || told["next"].is_null(), "page {page} of {limit}: {}", topics.len());
+            seen.extend(topics.iter().map(|topic| topic["topic"].as_str().unwrap().to_owned()));
+            let Some(next) = told["next"].as_str() else { break };
+            let next: String = next.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            after = format!("&after={next}");
+        }
+        assert_eq!(seen, names, "{limit}");
+    }
+}
+
 #[test]
 fn the_description_names_what_is_served() {
     let spec: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
@@ -395,6 +432,10 @@ fn the_description_names_what_is_served() {
                 status != 405 && operation["responses"].get(status.to_string()).is_some(),
                 "{method} {path}: {status}"
             );
+            // Whatever is asked for may be refused for these.
+            for status in ["400", "401", "403", "429", "503"] {
+                assert!(operation["responses"].get(status).is_some(), "{method} {path} says nothing of {status}");
+            }
             seen += 1;
         }
     }
