@@ -5,6 +5,7 @@
 //! and the receiver of the next events learns how many are missing before them; events are taken in the order in which
 //! they happened.
 
+use super::grammar;
 use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
 use crate::gateway::Grant;
@@ -278,7 +279,8 @@ impl WebhookQueue {
 
 /// A channel that was opened.
 pub(super) fn opened(channel: ChannelId, grant: &Grant, at_ms: u64) -> Value {
-    let topics: Vec<&str> = grant.topics.iter().map(|topic| &**topic).collect();
+    // Those of an event stream may be the twins of what its client has named.
+    let topics: Vec<&str> = grant.topics.iter().filter_map(|topic| grammar::name_of(topic)).collect();
     json!({"event": "opened", "at_ms": at_ms, "channel": channel, "user": grant.user, "topics": topics})
 }
 
@@ -374,6 +376,13 @@ mod tests {
         let (many, short) = (calls(usize::MAX, usize::MAX), memory(Budget::of(1 << 20)));
         let fit = (0..2000).filter(|_| many.tell(&short, &text, said)).count();
         assert!((100..1000).contains(&fit), "{fit} in half of a MiB");
+    }
+
+    #[test]
+    fn topics_are_told_by_the_names_that_clients_give_them() {
+        let topics = ["news".into(), grammar::twin("room.7").unwrap().into()].into();
+        let told = opened(ChannelId::new(7), &Grant { topics, ..Grant::default() }, 1);
+        assert_eq!(told["topics"], json!(["news", "room.7"]));
     }
 
     #[test]
