@@ -316,6 +316,18 @@ impl Grant {
             || self.may_subscribe.iter().any(|pattern| pattern.matches(name))
     }
 
+    /// Returns whether another allows the same, until whenever.
+    pub(crate) fn allows_the_same(&self, other: &Self) -> bool {
+        let Self { user, topics, may_subscribe, may_publish, expires_unix_s: _, is_fixed } = self;
+        (user, topics, may_subscribe, may_publish, is_fixed)
+            == (&other.user, &other.topics, &other.may_subscribe, &other.may_publish, &other.is_fixed)
+    }
+
+    /// Returns whether it is over.
+    pub(crate) fn has_ended(&self, now_unix_s: u64) -> bool {
+        self.expires_unix_s.is_some_and(|end_s| end_s <= now_unix_s)
+    }
+
     /// Returns whether it may publish to a topic.
     pub fn may_publish(&self, name: &str) -> bool {
         self.may_publish.iter().any(|pattern| pattern.matches(name))

@@ -10,7 +10,8 @@
 //! client that comes back; no published message can be taken for an answer, since answers are control texts. A topic
 //! with an envelope is a topic of its own, whose name no client can send. The hub never waits for the receiver of its
 //! clients' events ([`WebhookQueue`]). The orders of one client that hold up its thread are limited, so that no client
-//! holds up the others ([`slow_orders`]).
+//! holds up the others ([`slow_orders`]). A client's rights are those of the token that it has shown last, whether by
+//! an order or by coming back with it, and none once that has ended.
 
 mod answers;
 mod calls;
@@ -57,6 +58,12 @@ const EVENTS_AT_A_TIME: usize = 128;
 
 /// With what a channel is closed whose token has ended.
 const TOKEN_ENDED: (u16, &str) = (4401, "the token has ended");
+
+/// With what a channel is closed whose client came back with another token, which the hub cannot obey now.
+const TOO_MANY_TOKENS: (u16, &str) = (1013, "its token is another, and the broker is busy");
+
+/// With what a channel is closed that cannot be subscribed to a topic of its token.
+const NO_ROOM_FOR_TOPICS: (u16, &str) = (1013, "there is no room for a topic of its token");
 
 /// How long a shard is waited for, which answers within a turn or two.
 const SHARD_WITHIN: Duration = Duration::from_secs(5);
@@ -177,10 +184,18 @@ impl Hub {
 
     /// Something has happened, and waits for its turn.
     fn enter(&mut self, event: Event) -> HubResult {
-        match self.turns.enter(event) {
-            Some(channel) => self.process.close(channel, TOO_MANY_ORDERS.0, TOO_MANY_ORDERS.1).send(),
-            None => Ok(()),
-        }
+        let (channel, (code, reason)) = match event {
+            // Only subscriptions at the opening say so, by the number of the channel; one that is gone is no failure.
+            Event::Failed { ticket, outcome } if outcome.dropped > 0 => {
+                let Ok(channel) = u32::try_from(ticket) else { return Ok(()) };
+                (ChannelId::new(channel), NO_ROOM_FOR_TOPICS)
+            }
+            event => match self.turns.enter(event) {
+                Some(channel) => (channel, TOO_MANY_ORDERS),
+                None => return Ok(()),
+            },
+        };
+        self.process.close(channel, code, reason).send()
     }
 
     /// Hears clients in turn, for a while.
@@ -215,7 +230,7 @@ impl Hub {
             }
             Event::Control { channel, kind: ControlKind::Text, payload } => self.said(channel, &payload),
             Event::Message { channel, kind, payload } => self.message(channel, kind, &payload),
-            Event::Resumed { channel, .. } => self.say_again(channel),
+            Event::Resumed { channel, grant, .. } => self.resumed(channel, grant),
             _ => Ok(()),
         }
     }
@@ -246,7 +261,22 @@ impl Hub {
         self.answer(channel, &grammar::error(if is_told { "busy" } else { "unheard" }, None))
     }
 
-    /// A client has come back. Answers that were on their way when its connection was lost may have been lost with it.
+    /// A client has come back, with a token that takes the place of the one before.
+    fn resumed(&mut self, channel: ChannelId, grant: Option<Arc<Grant>>) -> HubResult {
+        self.say_again(channel)?;
+        let (Some(session), Some(grant)) = (self.sessions.get_mut(&channel), grant) else { return Ok(()) };
+        let before = session.grant.clone();
+        if !before.allows_the_same(&grant) {
+            let is_left = session.slow_orders.is_left_for_renewal(Instant::now());
+            if !is_left || !self.end_forbidden(channel, &before, &grant)? {
+                return self.process.close(channel, TOO_MANY_TOKENS.0, TOO_MANY_TOKENS.1).send();
+            }
+        }
+        self.hold(channel, grant);
+        Ok(())
+    }
+
+    /// Answers that were on their way when the connection of a client was lost may have been lost with it.
     fn say_again(&mut self, channel: ChannelId) -> HubResult {
         if let Some(session) = self.sessions.get_mut(&channel) {
             session.returns = session.returns.wrapping_add(1);
@@ -264,7 +294,7 @@ impl Hub {
         let (channel, grant) = (opened.channel, opened.grant.unwrap_or_default());
         let user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
         for name in user.iter().chain(&grant.topics) {
-            self.process.subscribe(channel, name.clone()).send()?;
+            self.process.subscribe(channel, name.clone()).ask_failure(u64::from(channel.get())).send()?;
         }
         self.tell(WebhookEvent::Opened, None, || calls::opened(channel, &grant, clock::unix_ms()));
         self.hold(channel, grant);
@@ -314,6 +344,10 @@ impl Hub {
 
     fn said(&mut self, channel: ChannelId, text: &[u8]) -> HubResult {
         let Some(grant) = self.sessions.get(&channel).map(|session| session.grant.clone()) else { return Ok(()) };
+        if grant.has_ended(clock::unix_s()) {
+            // It is being closed, or about to be: orders that it gave in time have waited for too long.
+            return Ok(());
+        }
         let NumberedOrder { order, id } = match grammar::read(text) {
             Ok(Some(said)) => said,
             // An acknowledgement, which the shard has executed.
@@ -423,17 +457,25 @@ impl Hub {
         if grant.user != before.user {
             return Ok(Err("user"));
         }
-        // Where the shard does not say in time what it is subscribed to, nothing is renewed: too little ends nothing.
+        if !self.end_forbidden(channel, before, &grant)? {
+            return Ok(Err("later"));
+        }
+        let expires = grant.expires_unix_s;
+        self.hold(channel, Arc::new(Grant { is_fixed: before.is_fixed, ..grant }));
+        Ok(Ok(("renewed", expires.into())))
+    }
+
+    /// Ends the subscriptions that a channel had by one grant and may not have by another. Returns false, and ends
+    /// none, where the shard does not say in time what they are.
+    fn end_forbidden(&self, channel: ChannelId, before: &Grant, grant: &Grant) -> Result<bool, PushError> {
         let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
-        let Some(report) = self.broker.channels(&filter, 0, 1).0.pop() else { return Ok(Err("later")) };
+        let Some(report) = self.broker.channels(&filter, 0, 1).0.pop() else { return Ok(false) };
         let subscribed = report.topics.iter().filter_map(|topic| grammar::name_of(topic));
         for name in subscribed.filter(|name| !grant.may_subscribe(name)).collect::<BTreeSet<_>>() {
             self.unsubscribe(channel, before, name)?;
             self.answer(channel, &grammar::done("unsubscribed", &name.into(), None))?;
         }
-        let expires = grant.expires_unix_s;
-        self.hold(channel, Arc::new(Grant { is_fixed: before.is_fixed, ..grant }));
-        Ok(Ok(("renewed", expires.into())))
+        Ok(true)
     }
 
     fn answer(&self, channel: ChannelId, text: &str) -> HubResult {
@@ -479,3 +521,6 @@ pub(crate) fn json_of(message: &Message) -> PublishedPayload {
         Err(_) => payload_of(message),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,11 +33,19 @@ impl SlowOrderLimit {
 
     /// Returns whether this order is executed now.
     pub(super) fn is_left_for(&mut self, order: &HubOrder, now: Instant) -> bool {
-        let takes = match order {
-            HubOrder::Subscribe { .. } => 1,
-            HubOrder::Renew { .. } => OF_RENEWAL,
-            HubOrder::Unsubscribe { .. } | HubOrder::Publish { .. } => return true,
-        };
+        match order {
+            HubOrder::Subscribe { .. } => self.is_left(1, now),
+            HubOrder::Renew { .. } => self.is_left_for_renewal(now),
+            HubOrder::Unsubscribe { .. } | HubOrder::Publish { .. } => true,
+        }
+    }
+
+    /// Returns whether a renewal, by an order or by coming back with another token, is executed now.
+    pub(super) fn is_left_for_renewal(&mut self, now: Instant) -> bool {
+        self.is_left(OF_RENEWAL, now)
+    }
+
+    fn is_left(&mut self, takes: u32, now: Instant) -> bool {
         let one = Duration::from_secs(1) / PER_S;
         let back = now.saturating_duration_since(self.counted).as_nanos() / one.as_nanos();
         match u32::try_from(back).ok().filter(|back| self.left + back.min(&FULL) < FULL) {

@@ -46,7 +46,7 @@ pub(super) fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
         }
         Event::Closed(closed) => (closed_out(*closed), Bytes::new()),
         Event::Detached { channel } => (ToPeer::Detached { channel: channel.get() }, Bytes::new()),
-        Event::Resumed { channel, lost } => (ToPeer::Resumed { channel: channel.get(), lost }, Bytes::new()),
+        Event::Resumed { channel, lost, grant: _ } => (ToPeer::Resumed { channel: channel.get(), lost }, Bytes::new()),
         Event::Http(request) => http_out(*request)?,
         Event::Outcome { ticket, outcome } => (ToPeer::Outcome(outcome_out(ticket, &outcome)), Bytes::new()),
         // It is never asked for here.
@@ -82,7 +82,7 @@ pub(super) fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
             Event::Closed(Box::new(Closed { channel, code, reason, by, lost_bytes }))
         }
         ToPeer::Detached { channel } => Event::Detached { channel: ChannelId::new(channel) },
-        ToPeer::Resumed { channel, lost } => Event::Resumed { channel: ChannelId::new(channel), lost },
+        ToPeer::Resumed { channel, lost } => Event::Resumed { channel: ChannelId::new(channel), lost, grant: None },
         ToPeer::Http(head) => Event::Http(Box::new(http_in(head, blob))),
         ToPeer::Outcome(head) => Event::Outcome { ticket: head.ask, outcome: outcome_in(&head) },
         _ => return None,

@@ -65,6 +65,8 @@ pub enum Event {
         channel: ChannelId,
         /// How many messages it has missed that history did not reach back to.
         lost: u64,
+        /// The client's rights now, if the hub's token decides: those of the token that it came back with.
+        grant: Option<Arc<Grant>>,
     },
     /// An HTTP request for a path of this process; it waits for a response.
     Http(Box<HttpRequest>),
@@ -153,7 +155,8 @@ impl HeapBytes for Event {
             Self::Joined { topic, .. } | Self::Left { topic, .. } => topic.heap_bytes(),
             Self::Closed(closed) => closed.heap_bytes(),
             Self::Http(request) => request.heap_bytes(),
-            Self::Detached { .. } | Self::Resumed { .. } | Self::Failed { .. } | Self::Outcome { .. } => 0,
+            Self::Resumed { grant, .. } => grant.as_ref().map_or(0, |grant| grant.heap_bytes()),
+            Self::Detached { .. } | Self::Failed { .. } | Self::Outcome { .. } => 0,
         }
     }
 }

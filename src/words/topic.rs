@@ -32,9 +32,17 @@ pub(crate) fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED)
 }
 
+/// The prefix of the topics of users.
+const OF_USER: &str = "\u{1e}user/";
+
+/// Returns whether it is the topic of a user: the broker's own, and in no count of what a channel asked for.
+pub(crate) fn is_of_user(name: &str) -> bool {
+    name.starts_with(OF_USER)
+}
+
 /// The topic of all channels of one user. None: the name is empty or over [`USER_BYTES_MAX`].
 pub(crate) fn of_user(user: &str) -> Option<String> {
-    (1..=USER_BYTES_MAX).contains(&user.len()).then(|| format!("{RESERVED}user/{user}"))
+    (1..=USER_BYTES_MAX).contains(&user.len()).then(|| format!("{OF_USER}{user}"))
 }
 
 /// The topic for subscribers that want another topic's messages with an envelope. None: its name would be too long.
@@ -57,7 +65,7 @@ mod tests {
         assert_eq!(check(&"é".repeat(128)), Err(InvalidTopic(256)));
         for user in ["a", &"u".repeat(200), "\u{10ffff}"] {
             let topic = of_user(user).unwrap();
-            assert!(check(&topic).is_ok() && is_reserved(&topic), "{user}");
+            assert!(check(&topic).is_ok() && is_reserved(&topic) && is_of_user(&topic), "{user}");
         }
         assert_eq!((of_user(""), of_user(&"u".repeat(201))), (None, None));
         assert!(*of_user("\u{10ffff}").unwrap() < *BEHIND_RESERVED && !is_reserved("a\u{1e}"));

@@ -35,7 +35,12 @@ fn token(mut claims: Value) -> String {
 }
 
 fn start(open: bool) -> Broker {
+    start_with(open, |_| {})
+}
+
+fn start_with(open: bool, change: impl FnOnce(&mut pushring::Config)) -> Broker {
     let broker = broker(support::driver(), |config| {
+        change(config);
         let grant = Grant { may_subscribe: patterns(&["public.*".to_owned()]).unwrap(), ..Grant::default() };
         config.settings.hub = Some(Arc::new(HubAccess {
             secret: Some(Secret::new(KEY).unwrap()),
@@ -106,13 +111,18 @@ fn answer(client: &mut Client) -> Value {
 
 /// Publishes over HTTP.
 fn publish(broker: &Broker, order: &Value) -> (u16, Value) {
-    let (body, address) = (order.to_string(), broker.address());
+    let json = "Content-Type: application/json\r\n";
+    ask_api(broker, "POST /push:pushring:sys/api/push", json, &order.to_string())
+}
+
+fn ask_api(broker: &Broker, request: &str, fields: &str, body: &str) -> (u16, Value) {
+    let address = broker.address();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(
         stream,
-        "POST /push:pushring:sys/api/push HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {API_TOKEN}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {API_TOKEN}\r\n\
+         {fields}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .unwrap();
@@ -301,7 +311,6 @@ fn a_channel_ends_with_its_token_unless_it_is_renewed() {
     assert_eq!(ask(&mut lives, json!({"subscribe": "x"})), json!({"error": "forbidden"}), "and this one lives");
 }
 
-/// Comes with a token, and a channel to take up again.
 #[test]
 fn whoever_renews_without_end_is_told_to_come_later() {
     let broker = start(false);
@@ -320,8 +329,14 @@ fn whoever_renews_without_end_is_told_to_come_later() {
     assert_eq!(ask(&mut other, json!({"subscribe": "a"})), json!({"subscribed": "a"}));
 }
 
+/// Comes with a token, and a channel to take up again.
 fn come_back(broker: &Broker, token: &str, channel: &str, resume: &str) -> (Client, Value) {
-    let protocols = format!("pushring.1, bearer.{token}, resume.{channel}.{resume}.0");
+    come_back_with(broker, token, channel, resume, 0)
+}
+
+/// The same, having received so many messages.
+fn come_back_with(broker: &Broker, token: &str, channel: &str, resume: &str, received: u64) -> (Client, Value) {
+    let protocols = format!("pushring.1, bearer.{token}, resume.{channel}.{resume}.{received}");
     greeted(broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()
 }
 
@@ -361,6 +376,141 @@ fn answers_that_a_lost_connection_took_along_are_said_again() {
         ask(&mut client, json!({"publish": "room.9", "text": "x", "id": 99})),
         json!({"published": "room.9", "id": 99})
     );
+}
+
+#[test]
+fn who_comes_back_has_the_rights_of_the_token_that_it_comes_with() {
+    let broker = start(false);
+    let wide = token(json!({"sub": "ann", "may_subscribe": ["room.*", "news"], "may_publish": ["room.*"]}));
+    let narrow = token(json!({"sub": "ann", "may_subscribe": ["news"]}));
+    let protocols = format!("pushring.1, bearer.{wide}");
+    let (mut client, hello) = greeted(&broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap();
+    for (order, done) in [
+        (json!({"subscribe": "room.7", "id": 1}), json!({"subscribed": "room.7", "id": 1})),
+        (json!({"subscribe": "room.8", "envelope": true}), json!({"subscribed": "room.8"})),
+        (json!({"subscribe": "news"}), json!({"subscribed": "news"})),
+    ] {
+        assert_eq!(ask(&mut client, order), done);
+    }
+    drop(client);
+    let (channel, secret) = (hello["channel_id"].to_string(), hello["resume"].as_str().unwrap());
+    let (mut client, hello) = come_back(&broker, &narrow, &channel, secret);
+    assert_eq!((&hello["resumed"], hello["channel_id"].to_string()), (&json!(true), channel.clone()), "{hello}");
+    assert_eq!(answer(&mut client), json!({"again": 1}));
+    assert_eq!(answer(&mut client), json!({"subscribed": "room.7", "id": 1}));
+    assert_eq!(answer(&mut client), json!({"unsubscribed": "room.7"}), "what was true then is not any more");
+    assert_eq!(answer(&mut client), json!({"unsubscribed": "room.8"}));
+    for (order, error) in [
+        (json!({"subscribe": "room.7"}), "forbidden"),
+        (json!({"subscribe": "room.8", "envelope": true}), "forbidden"),
+        (json!({"publish": "room.7", "text": "x"}), "forbidden"),
+    ] {
+        assert_eq!(ask(&mut client, order.clone()), json!({"error": error}), "{order}");
+    }
+    let heard_by = |topic: &str| {
+        publish(&broker, &json!({"to": {"topic": topic}, "text": topic, "outcome": true})).1["sent"].as_u64().unwrap()
+    };
+    assert_eq!((heard_by("room.7"), heard_by("room.8"), heard_by("news")), (0, 0, 1));
+    assert_eq!(recv(&mut client), Message::text("news"));
+    // And more again with one that allows more.
+    drop(client);
+    let (mut client, _) = come_back_with(&broker, &wide, &channel, hello["resume"].as_str().unwrap(), 1);
+    assert_eq!(answer(&mut client), json!({"again": 1}));
+    answer(&mut client);
+    assert_eq!(ask(&mut client, json!({"subscribe": "room.7"})), json!({"subscribed": "room.7"}));
+}
+
+#[test]
+fn a_channel_ends_with_the_token_that_its_client_came_back_with() {
+    let broker = start(false);
+    // Long enough to come back within.
+    let soon = unix_s() + 3;
+    let until = |exp: u64| token(json!({"sub": "ann", "exp": exp}));
+    let begin = |exp: u64| {
+        let protocols = format!("pushring.1, bearer.{}", until(exp));
+        greeted(&broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()
+    };
+    let back_with = |exp: u64, (client, hello): (Client, Value)| {
+        drop(client);
+        let channel = hello["channel_id"].to_string();
+        let (mut client, hello) = come_back(&broker, &until(exp), &channel, hello["resume"].as_str().unwrap());
+        assert_eq!(hello["resumed"], true, "{hello}");
+        assert_eq!(answer(&mut client), json!({"again": 0}));
+        client
+    };
+    let mut lives = back_with(soon + 600, begin(soon));
+    let mut ends = back_with(soon, begin(soon + 600));
+    assert_eq!(recv_close(&mut ends), (4401, "the token has ended".to_owned()));
+    assert!(unix_s() >= soon);
+    assert_eq!(ask(&mut lives, json!({"subscribe": "x"})), json!({"error": "forbidden"}), "and this one lives");
+}
+
+#[test]
+fn a_token_may_name_as_many_topics_as_a_channel_may_have() {
+    let broker = start(false);
+    let topics: Vec<String> = (0..128).map(|n| format!("t{n}")).collect();
+    let all = token(json!({"sub": "ann", "topics": topics, "may_subscribe": ["more"]}));
+    let mut client = enter_with(&broker, &all);
+    // The answer comes behind what the opening has subscribed it to.
+    assert_eq!(ask(&mut client, json!({"subscribe": "more"})), json!({"error": "too_many"}));
+    for topic in &topics {
+        let told = publish(&broker, &json!({"to": {"topic": topic}, "text": topic, "outcome": true})).1;
+        assert_eq!(told["sent"], 1, "{topic}");
+        assert_eq!(recv(&mut client), Message::text(topic.as_str()));
+    }
+    assert_eq!(publish(&broker, &json!({"to": {"user": "ann"}, "text": "x", "outcome": true})).1["sent"], 1);
+    // Where there is no room for one, its client is told so rather than left to wait for messages.
+    let small = start_with(false, |config| config.shard.topics_per_channel_max = 2);
+    let mut client = enter_with(&small, &token(json!({"sub": "ann", "topics": ["a", "b", "c"]})));
+    assert_eq!(recv_close(&mut client), (1013, "there is no room for a topic of its token".to_owned()));
+    let mut client = enter_with(&small, &token(json!({"sub": "ann", "topics": ["a", "b"]})));
+    assert_eq!(ask(&mut client, json!({"unsubscribe": "a"})), json!({"unsubscribed": "a"}));
+}
+
+/// In whichever form: what a client asked to have messages in is nothing to a backend.
+#[test]
+fn subscribers_with_an_envelope_are_seen_and_counted_as_others_are() {
+    let broker = start(false);
+    let ann = token(json!({"sub": "ann", "may_subscribe": ["*"]}));
+    let (mut first, hello) =
+        greeted(&broker, "/hub", &[("sec-websocket-protocol", &*format!("pushring.1, bearer.{ann}"))]).unwrap();
+    let mut second = enter_with(&broker, &ann);
+    let long = "l".repeat(255);
+    for (client, asked) in [
+        (&mut first, [("a", true), ("c", false), (&*long, false)]),
+        (&mut second, [("a", false), ("b", true), ("d", true)]),
+    ] {
+        for (topic, envelope) in asked {
+            let order = json!({"subscribe": topic, "envelope": envelope});
+            assert_eq!(ask(client, order), json!({"subscribed": topic}));
+        }
+    }
+    let all = json!([
+        {"topic": "a", "subscribers": 2}, {"topic": "b", "subscribers": 1}, {"topic": "c", "subscribers": 1},
+        {"topic": "d", "subscribers": 1}, {"topic": long, "subscribers": 1},
+    ]);
+    assert_eq!(look(&broker, "topics"), (200, json!({"topics": all, "next": null})));
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let (_, page) = look(&broker, &format!("topics?limit=2{after}"));
+        seen.extend(page["topics"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(Value::from(seen), all);
+    assert_eq!(look(&broker, "topics?prefix=b").1["topics"], json!([{"topic": "b", "subscribers": 1}]));
+    assert_eq!(look(&broker, "topics?prefix=%1e").1["topics"], json!([]));
+    for (topic, count) in [("a", 2), ("b", 1)] {
+        assert_eq!(look(&broker, &format!("topics/{topic}")), (200, json!({"topic": topic, "subscribers": count})));
+        assert_eq!(look(&broker, &format!("topics/{topic}?nodes=true")).1["subscribers"], count);
+    }
+    assert_eq!(look(&broker, "topics/x").0, 404);
+    assert_eq!(look(&broker, &format!("channels/{}", hello["channel_id"])).1["topics"], json!(["a", "c", long]));
+}
+
+/// Asks the API.
+fn look(broker: &Broker, path: &str) -> (u16, Value) {
+    ask_api(broker, &format!("GET /push:pushring:sys/api/{path}"), "", "")
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl Scene {
     #[track_caller]
     fn resumed(&mut self, client: &Counting) -> u64 {
         match self.inbound.next(&self.process) {
-            Event::Resumed { channel, lost } if channel == client.channel() => lost,
+            Event::Resumed { channel, lost, .. } if channel == client.channel() => lost,
             other => panic!("expected Resumed, got {other:?}"),
         }
     }

@@ -7,6 +7,7 @@
 use super::topics::{Topic, TopicClaim, Topics};
 use crate::admission::{Charge, HeldAs, ProcessMemory, table_bytes};
 use crate::shard::table::slot::Slot;
+use crate::words::topic;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::sync::Arc;
@@ -73,7 +74,8 @@ impl Subscriptions {
         if list.is_some_and(|list| self.nth(slot, list).is_some()) {
             return Subscribed::Already;
         }
-        if self.of_channel.get(&slot).map_or(0, Vec::len) >= topics_max {
+        let is_full = self.of_channel.get(&slot).is_some_and(|places| places.len() >= topics_max);
+        if is_full && self.asked_for(slot) >= topics_max {
             return Subscribed::TooMany;
         }
         let topic = claim.topic().clone();
@@ -143,6 +145,12 @@ impl Subscriptions {
     /// How many subscriptions there are.
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// The topics of a channel without that of its user, which the broker subscribes it to by itself.
+    fn asked_for(&self, slot: Slot) -> usize {
+        let places = self.of_channel.get(&slot).into_iter().flatten();
+        places.filter(|place| !topic::is_of_user(self.lists[place.list as usize].topic.name())).count()
     }
 
     fn nth(&self, slot: Slot, list: u32) -> Option<usize> {

@@ -202,9 +202,10 @@ impl Shard {
         self.count_log(old);
         self.feed(old);
         self.schedule_probe(old);
-        self.tell_holder(old, |channel| Event::Resumed { channel, lost });
+        let Upgraded { wish, mut leftover, .. } = upgraded;
+        self.tell_holder(old, |channel| Event::Resumed { channel, lost, grant: wish.grant });
         // Empty or not: it may bring the beginning of a record, which is weighed there.
-        let (token, mut leftover) = (self.table.token(old), upgraded.leftover);
+        let token = self.table.token(old);
         self.receive(old, &mut leftover);
         if self.table.is_alive(old, token.generation) {
             self.end_records(old);
