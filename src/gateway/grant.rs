@@ -317,6 +317,7 @@ impl Grant {
     }
 
     /// Returns whether another allows the same, until whenever.
+    #[cfg_attr(not(feature = "driver"), allow(dead_code))]
     pub(crate) fn allows_the_same(&self, other: &Self) -> bool {
         let Self { user, topics, may_subscribe, may_publish, expires_unix_s: _, is_fixed } = self;
         (user, topics, may_subscribe, may_publish, is_fixed)
@@ -324,6 +325,7 @@ impl Grant {
     }
 
     /// Returns whether it is over.
+    #[cfg_attr(not(feature = "driver"), allow(dead_code))]
     pub(crate) fn has_ended(&self, now_unix_s: u64) -> bool {
         self.expires_unix_s.is_some_and(|end_s| end_s <= now_unix_s)
     }

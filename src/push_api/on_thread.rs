@@ -252,7 +252,9 @@ mod tests {
             scope.spawn(|| {
                 // It has the same processor as the thread that makes it.
                 is_there.store(true, Ordering::Relaxed);
-                while !is_over.load(Ordering::Relaxed) {}
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
             });
             while !is_there.load(Ordering::Relaxed) {
                 std::thread::yield_now();
