@@ -92,6 +92,13 @@ impl<T: Clone> Ticket<T> {
     #[cfg_attr(not(feature = "daemon"), allow(dead_code))]
     pub(crate) const HEAP_BYTES: usize = size_of::<TicketShared<T>>() + 2 * size_of::<usize>();
 
+    /// One that nobody has told yet, for tests of what waits for it.
+    #[cfg(test)]
+    pub(crate) fn untold() -> (impl FnOnce(T), Self) {
+        let (teller, ticket) = ticket();
+        (move |outcome| teller.tell(outcome), ticket)
+    }
+
     /// Returns whether the outcome is known.
     #[cfg_attr(not(feature = "daemon"), allow(dead_code))]
     pub(crate) fn is_known(&self) -> bool {

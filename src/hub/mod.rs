@@ -28,8 +28,8 @@ use self::slow_orders::SlowOrderLimit;
 use self::turns::ClientTurns;
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{
-    AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, ProcessHandle, PushError,
-    ServiceError, Ticket,
+    AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Outcome, Process, ProcessHandle,
+    PushError, ServiceError, Ticket,
 };
 use crate::channel::ChannelId;
 use crate::driver::clock;
@@ -70,10 +70,6 @@ const SHARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether other nodes know of a subscription, while one waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// The most answers that wait for other nodes; beyond that they are given at once. An answer waits for a second or two
-/// at most.
-const UNHEARD_MAX: usize = 1024;
 
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -123,7 +119,8 @@ struct Hub {
     sessions: HashMap<ChannelId, HubSession>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
-    /// Answers that wait until the fleet's other nodes know of a subscription.
+    /// Answers that wait until the fleet's other nodes know of a subscription, in order: for a second or two at most,
+    /// and charged, so that no client has another's given too early.
     unheard: Vec<PendingAnswer>,
 }
 
@@ -133,6 +130,7 @@ struct PendingAnswer {
     heard: Ticket,
     answer: String,
     is_kept: bool,
+    _charge: Charge,
 }
 
 /// A channel's client.
@@ -378,12 +376,20 @@ impl Hub {
             Ok((done, what)) => grammar::done(done, &what, id),
             Err(why) => grammar::error(why, id),
         };
-        let unheard = heard.filter(|heard| !heard.is_known() && self.unheard.len() < UNHEARD_MAX);
-        if let Some(heard) = unheard {
-            self.unheard.push(PendingAnswer { channel, heard, answer, is_kept: id.is_some() });
-            return Ok(());
+        match heard.filter(|heard| !heard.is_known()) {
+            Some(heard) => self.answer_later(channel, answer, id.is_some(), heard),
+            None => self.answer_and_keep(channel, answer, id.is_some()),
         }
-        self.answer_and_keep(channel, answer, id.is_some())
+    }
+
+    /// Gives an answer once this is known; at once, where memory is too short to keep it.
+    fn answer_later(&mut self, channel: ChannelId, answer: String, is_kept: bool, heard: Ticket) -> HubResult {
+        let bytes = answer.capacity() + size_of::<PendingAnswer>() + Ticket::<Outcome>::HEAP_BYTES;
+        match self.memory.charge(HeldAs::Content, bytes) {
+            Ok(charge) => self.unheard.push(PendingAnswer { channel, heard, answer, is_kept, _charge: charge }),
+            Err(_) => self.answer_and_keep(channel, answer, is_kept)?,
+        }
+        Ok(())
     }
 
     fn answer_and_keep(&mut self, channel: ChannelId, answer: String, is_kept: bool) -> HubResult {
@@ -396,9 +402,12 @@ impl Hub {
 
     /// Gives the answers that waited for other nodes.
     fn answer_heard(&mut self) -> HubResult {
-        let (heard, unheard) = std::mem::take(&mut self.unheard).into_iter().partition(|one| one.heard.is_known());
-        self.unheard = unheard;
-        let heard: Vec<PendingAnswer> = heard;
+        // The first to be asked is the first to be known, so that those behind it need not be looked at.
+        let known = self.unheard.iter().take_while(|one| one.heard.is_known()).count();
+        let heard: Vec<_> = self.unheard.drain(..known).collect();
+        if self.unheard.is_empty() {
+            self.unheard = Vec::new();
+        }
         heard.into_iter().try_for_each(|one| self.answer_and_keep(one.channel, one.answer, one.is_kept))
     }
 

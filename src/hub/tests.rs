@@ -4,14 +4,44 @@ use super::*;
 use crate::broker::Broker;
 use crate::gateway::patterns;
 
-#[test]
-fn nothing_is_ordered_by_a_token_that_has_ended() {
+/// A hub that has heard nothing.
+fn silent() -> (Broker, Hub) {
     let broker = Broker::builder().listen("127.0.0.1:0").shards(1).start().unwrap();
     let process = broker.process(PROCESS).unwrap();
     let memory = process.handle().memory().clone();
     let (sessions, ends, unheard) = Default::default();
     let turns = ClientTurns::new(&memory);
-    let mut hub = Hub { process, memory, broker: broker.handle(), calls: None, turns, sessions, ends, unheard };
+    let hub = Hub { process, memory, broker: broker.handle(), calls: None, turns, sessions, ends, unheard };
+    (broker, hub)
+}
+
+#[test]
+fn however_many_wait_for_other_nodes_no_answer_is_given_before_they_know() {
+    let (_broker, mut hub) = silent();
+    let channel = ChannelId::new(7);
+    hub.hold(channel, Arc::new(Grant::default()));
+    let (tellers, tickets): (Vec<_>, Vec<_>) = (0..5_000).map(|_| Ticket::<Outcome>::untold()).unzip();
+    for ticket in tickets {
+        hub.answer_later(channel, grammar::done("subscribed", &"a".into(), Some(1)), true, ticket).unwrap();
+    }
+    let answered = |hub: &mut Hub| {
+        hub.answer_heard().unwrap();
+        hub.sessions[&channel].answers.len()
+    };
+    assert_eq!((answered(&mut hub), hub.unheard.len()), (0, 5_000));
+    assert!(hub.memory.tenant().total() > 5_000 * size_of::<PendingAnswer>());
+    let before = hub.memory.tenant().total();
+    let mut tellers = tellers.into_iter();
+    tellers.by_ref().take(3).for_each(|teller| teller(Outcome::default()));
+    assert_eq!((answered(&mut hub), hub.unheard.len()), (3, 4_997));
+    tellers.for_each(|teller| teller(Outcome::default()));
+    assert_eq!((answered(&mut hub), hub.unheard.capacity()), (answers::ANSWERS_MAX, 0));
+    assert!(hub.memory.tenant().total() < before / 100);
+}
+
+#[test]
+fn nothing_is_ordered_by_a_token_that_has_ended() {
+    let (_broker, mut hub) = silent();
     let channel = ChannelId::new(7);
     let all = patterns(&["*".to_owned()]).unwrap();
     let mut answered = |expires_unix_s| {
