@@ -354,9 +354,15 @@ fn ends_are_told_and_the_stream_ends() {
     assert_eq!(listener.text(), "before");
     let close = listener.next();
     assert_eq!((&*close.name, &*close.data), ("close", r#"{"code":4000,"reason":"enough"}"#));
+    let (address, token) = (broker.address(), listener.channel.clone());
     listener.ends();
     let closed = inbound.closed(&news);
     assert_eq!((closed.channel, closed.code), (channel, 4000));
+    // Its token is good for nothing more, on whichever shard it is shown.
+    for _ in 0..4 {
+        let head = format!("POST {PATH} HTTP/1.1\r\nHost: {address}\r\nSSE-Channel: {token}\r\n");
+        assert_eq!(status(address, &format!("{head}Content-Length: 1\r\nConnection: close\r\n\r\nx")), "404");
+    }
     // A client that leaves is gone.
     let listener = Stream::open(&broker, PATH, "");
     let channel = inbound.opened(&news);

@@ -80,3 +80,22 @@ impl DaemonConfig {
         })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_hub_lets_anybody_hear_what_is_public_and_say_nothing() {
+        let config = DaemonConfig { hub: true, hub_open: true, ..DaemonConfig::default() };
+        let access = config.hub_access(&Secrets::default()).unwrap().unwrap();
+        let open = access.open.as_ref().unwrap();
+        for (topic, is_heard) in [("public.news", true), ("public.", false), ("public", false), ("news", false)] {
+            assert_eq!((open.may_subscribe(topic), open.may_publish(topic)), (is_heard, false), "{topic}");
+        }
+        assert_eq!(access.lifetime_max_s, Some(24 * 3600));
+        let closed = DaemonConfig { hub: true, ..DaemonConfig::default() };
+        let error = closed.hub_access(&Secrets::default()).unwrap_err().to_string();
+        assert!(error.starts_with("hub: clients need a token"), "{error}");
+    }
+}
