@@ -116,6 +116,11 @@ impl Shard {
             None => decision,
         };
         self.work.spend(exchange.http.take_framing_bytes() as u64 * work::CHUNK_FRAMING_NS);
+        self.carry_out(slot, exchange, decision);
+    }
+
+    /// Does what was decided about what its client has sent. None: the rest of that is waited for.
+    fn carry_out(&mut self, slot: Slot, exchange: Box<Exchange>, decision: Option<Decision>) {
         match decision {
             None => {
                 self.table[slot].phase = ConnectionPhase::Http(exchange);
