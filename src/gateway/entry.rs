@@ -5,6 +5,7 @@
 //! all that its owner is told.
 
 use super::auth::TokenError;
+use super::contract_request::ContractRequest;
 use super::grant::{self, Carrier, Grant};
 use super::login::{self, LoginRequest};
 use super::origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host, listed_origin};
@@ -16,7 +17,6 @@ use super::routes::{Params, without_trailing_slash};
 use super::settings::{RESPONSE_TIMEOUT_MAX_S, SubdomainTokens};
 use super::snapshot::{HttpBinding, Snapshot, WebSocketBinding};
 use super::subdomain::secure_subdomain;
-use crate::admission::HeapBytes;
 use crate::{
     http::{Head, PreparedResponse, cookies, query},
     process_id::ProcessId,
@@ -26,7 +26,6 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry as Place},
-    net::SocketAddr,
     sync::Arc,
 };
 
@@ -109,38 +108,6 @@ pub struct Dynamic<'s> {
     pub is_logged_in: bool,
     /// The fields of the request that it is told, besides the body.
     pub request: ContractRequest,
-}
-
-/// An HTTP request as a process is told it (node contract, section 2).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContractRequest {
-    /// The other end of the connection.
-    pub source: SocketAddr,
-    /// The method.
-    pub method: String,
-    /// `http://`, the host without port, and the path, undecoded, without query and one trailing `/`.
-    pub url: String,
-    /// The path as bound, process id included.
-    pub bound_path: Arc<str>,
-    /// Names in lower case; of equal names the last; values that are not UTF-8 are empty.
-    pub headers: BTreeMap<String, String>,
-    /// Captures of the bound path, undecoded.
-    pub url_params: BTreeMap<String, String>,
-    /// The query, decoded; of equal names the last.
-    pub query_params: BTreeMap<String, String>,
-    /// Names in `headers` and `query_params` that the request has more than once. A process over a link is not told.
-    pub repeated: BTreeSet<String>,
-}
-
-impl HeapBytes for ContractRequest {
-    fn heap_bytes(&self) -> usize {
-        self.method.heap_bytes()
-            + self.url.heap_bytes()
-            + self.headers.heap_bytes()
-            + self.url_params.heap_bytes()
-            + self.query_params.heap_bytes()
-            + self.repeated.heap_bytes()
-    }
 }
 
 /// Checks a request by its head. `peer` is the other end of the connection.

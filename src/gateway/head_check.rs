@@ -3,7 +3,7 @@
 //!
 //! It must not know bodies.
 
-use super::entry::ContractRequest;
+use super::contract_request::ContractRequest;
 use crate::http::PreparedResponse;
 use std::fmt;
 

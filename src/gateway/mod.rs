@@ -12,6 +12,7 @@
 //! checked.
 
 mod auth;
+mod contract_request;
 mod entry;
 mod grant;
 mod head_check;
@@ -29,7 +30,8 @@ mod snapshot;
 mod subdomain;
 
 pub use auth::{Claims, Jws, Secret, SecretError, TokenError, mint};
-pub use entry::{BoundUpgrade, ContractRequest, Dynamic, Entry, enter};
+pub use contract_request::ContractRequest;
+pub use entry::{BoundUpgrade, Dynamic, Entry, enter};
 pub use grant::{Grant, HubAccess, PublicKeys, TokenAuthority, TopicPattern, patterns};
 pub use head_check::HeadCheck;
 pub use login::{LOGIN_BYTES_MAX, LoginCredentials, LoginRequest};

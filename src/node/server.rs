@@ -266,14 +266,9 @@ fn supervise<H: Host>(
     said.also_printed(move || {
         let secret = Secret::new(&parts.jwt_secret).map_err(|_| ServerError::Secret)?;
         let mut config = Config { listen: parts.listen, ..parts.config };
-        let settings = &mut config.settings;
-        parts.dialect.rule(&parts.our_node, settings);
-        settings.secret = Some(secret.clone());
-        settings.expose_local = parts.expose_local;
-        (settings.login, settings.rpc_path) = (true, Some(RPC_PATH));
-        *settings = in_its_mode(std::mem::take(settings));
-        warn_of_its_mode(settings);
-        let any_password = settings.simulation_mode;
+        config.settings.expose_local = parts.expose_local;
+        config.settings = in_a_node(config.settings, parts.dialect, &parts.our_node, &secret);
+        let any_password = config.settings.simulation_mode;
         let policy = config.shard.policy;
         let Some(broker) = start(config, life, &prints)? else { return Ok(()) };
         if !life.begin(broker.handle()) {
@@ -409,6 +404,16 @@ impl<H: Host> ToKernel for KernelQueue<H> {
             }
         }
     }
+}
+
+/// The rules of entry of a node.
+fn in_a_node(mut settings: Settings, dialect: Dialect, our_node: &str, secret: &Secret) -> Settings {
+    dialect.rule(our_node, &mut settings);
+    settings.secret = Some(secret.clone());
+    (settings.login, settings.rpc_path) = (true, Some(RPC_PATH));
+    let settings = in_its_mode(settings);
+    warn_of_its_mode(&settings);
+    settings
 }
 
 /// The rules of entry of a node in the modes that they name.
