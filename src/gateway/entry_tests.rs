@@ -4,6 +4,7 @@ use crate::{
     http::{Content, HttpLimits},
 };
 use bytes::Bytes;
+use std::net::SocketAddr;
 
 const NOW: u64 = 1_000;
 const APP: &str = "wsecho:wsecho:sys";
