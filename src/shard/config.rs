@@ -77,6 +77,7 @@ impl ShardConfig {
     }
 
     /// Brings what no shard can count with into the range that it can: a time that is to be for ever is ten years.
+    #[cfg(feature = "driver")]
     pub(crate) fn fit(&mut self) {
         for time_ms in [
             &mut self.register_timeout_ms,
@@ -144,6 +145,7 @@ impl Default for ShardConfig {
 }
 
 /// No deadline is further away: ticks are counted in 32 bits.
+#[cfg(feature = "driver")]
 const LONGEST_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
 /// Where clients are not pinged, the system itself finds out that a client has vanished, by what is sent to it.
