@@ -26,7 +26,7 @@
 //!
 //! | call | waits for |
 //! |---|---|
-//! | [`probe`] | NATS and the other nodes, 5 s at most |
+//! | [`probe`](fn@probe) | NATS and the other nodes, 5 s at most |
 //!
 //! Dropping a [`Fleet`] waits for its thread: for what is queued to leave, half a second at most.
 

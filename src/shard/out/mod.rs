@@ -61,7 +61,7 @@ pub(super) struct Out {
     contexts: Contexts,
     /// Channels that outlive their connections.
     pub(in crate::shard) kept_channels: KeptChannels,
-    /// The place of the table at which looking for their logs goes on: see [`Shard::trim_history`].
+    /// The place of the table at which looking for their logs goes on: see `trim_history`.
     logs_trimmed: usize,
     /// Channels that only receive, and what their processes have pushed to such.
     pub(in crate::shard) listeners: FxHashMap<Slot, Listener>,
