@@ -7,7 +7,7 @@ use crate::daemon::doctor::facts::{Chain, Facts, Shown, TlsFiles};
 use std::net::IpAddr;
 
 /// When an operator should hear of a certificate's end: what renews by itself has done so by then (Let's Encrypt's are
-/// renewed with 30 days left, those that live for days with a third of that).
+/// renewed with 30 days left).
 const NEAR_END_S: u64 = 21 * DAY_S;
 const DAY_S: u64 = 24 * 3600;
 
@@ -98,11 +98,8 @@ fn term(name: &str, shown: &Shown, now_unix_s: u64) -> Finding {
         let days = (now_unix_s - shown.not_after_unix_s) / DAY_S;
         return new(Level::Problem, format!("{name} ({names}) has expired {days} days ago: clients refuse it"));
     };
-    let life_s = shown.not_after_unix_s - shown.not_before_unix_s;
     match left_s {
-        _ if left_s < NEAR_END_S.min(life_s / 4) => {
-            new(Level::Warning, format!("{name} ({names}) expires in {} days", left_s / DAY_S))
-        }
+        _ if left_s < NEAR_END_S => new(Level::Warning, format!("{name} ({names}) expires in {} days", left_s / DAY_S)),
         _ => Finding::ok(CHECK, format!("{name} ({names}) fits its key and is good for {} days", left_s / DAY_S)),
     }
 }
@@ -233,14 +230,6 @@ mod tests {
         worst(Level::Problem, "in 24 hours only", "clock", change(|shown| shown.not_before_unix_s = 901 * DAY_S));
         worst(Level::Warning, "expires in 20 days", "renew", change(|shown| shown.not_after_unix_s = 921 * DAY_S - 1));
         worst(Level::Ok, "good for 21 days", "", change(|shown| shown.not_after_unix_s = 921 * DAY_S));
-        let lives_6_days = |shown: &mut Shown, left_s| {
-            shown.not_after_unix_s = 900 * DAY_S + left_s;
-            shown.not_before_unix_s = shown.not_after_unix_s - 6 * DAY_S;
-        };
-        worst(Level::Ok, "good for 2 days", "", |files, _| lives_6_days(files.shown.as_mut().unwrap(), 2 * DAY_S));
-        worst(Level::Warning, "expires in 1 days", "renew", |files, _| {
-            lives_6_days(files.shown.as_mut().unwrap(), DAY_S)
-        });
         worst(Level::Warning, "signed itself", "--tls-acme", change(|shown| shown.chain = Chain::OwnSignature));
         worst(Level::Warning, "no issuer's", "behind it", change(|shown| shown.chain = Chain::Alone));
         worst(Level::Warning, "certificate 2 was not", "behind it", change(|shown| shown.chain = Chain::Broken(2)));
