@@ -242,8 +242,11 @@ impl Snapshot {
 
     fn under(self, chosen: Arc<Settings>) -> Self {
         let Self { http, websocket, subdomains, subdomain_of, challenges, overlay, .. } = self;
-        let in_force = (*chosen).clone();
-        let fresh = Self::new(overlay.as_ref().map_or(in_force.clone(), |overlay| overlay.over(in_force)));
+        let mut in_force = (*chosen).clone();
+        if let Some(overlay) = &overlay {
+            in_force = overlay.over(in_force);
+        }
+        let fresh = Self::new(in_force);
         Self { http, websocket, subdomains, subdomain_of, challenges, chosen, overlay, ..fresh }
     }
 

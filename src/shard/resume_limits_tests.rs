@@ -54,9 +54,10 @@ fn a_frame_that_memory_takes_back_amid_its_broadcast_reaches_the_others_all_the_
     assert_eq!([0, 1, 2].map(|at| world.heard_by(at)), [(1, 1), (1, 0), (1, 0)]);
 }
 
-#[test]
-fn closing_those_who_are_behind_in_the_same_history_copies_it_for_none_of_them() {
-    const CLIENTS: usize = 40;
+const CLIENTS: usize = 40;
+
+/// Clients who are behind in the same history, 800 messages of it.
+fn all_behind() -> World {
     let mut world = World::with_clients(ShardConfig::default(), Budget::of(8 * MIB), CLIENTS);
     for at in 0..CLIENTS {
         let socket = world.clients[at].socket.unwrap();
@@ -66,6 +67,12 @@ fn closing_those_who_are_behind_in_the_same_history_copies_it_for_none_of_them()
         world.broadcast(0, LONGEST, None);
         world.turn();
     }
+    world
+}
+
+#[test]
+fn closing_those_who_are_behind_in_the_same_history_copies_it_for_none_of_them() {
+    let mut world = all_behind();
     let before = world.used();
     assert!((400_000..MIB).contains(&before), "{before}");
     let drain = Drain { grace_ms: 0, over_ms: 0, within_ms: 60_000 };
@@ -82,16 +89,7 @@ fn closing_those_who_are_behind_in_the_same_history_copies_it_for_none_of_them()
 
 #[test]
 fn the_end_of_a_process_tells_those_who_are_behind_what_finds_no_memory() {
-    const CLIENTS: usize = 40;
-    let mut world = World::with_clients(ShardConfig::default(), Budget::of(8 * MIB), CLIENTS);
-    for at in 0..CLIENTS {
-        let socket = world.clients[at].socket.unwrap();
-        world.net.wire(socket, |wire| wire.room = 10);
-    }
-    for _ in 0..800 {
-        world.broadcast(0, LONGEST, None);
-        world.turn();
-    }
+    let mut world = all_behind();
     let why = CloseFrame { code: Some(1001), reason: "the process has ended".into() };
     world.net.shards[0].handle_command(Command::OwnerGone { owner: OWNER, why }, world.net.now_ms);
     for _ in 0..50 {

@@ -259,8 +259,7 @@ impl Shard {
             };
             self.work.spend(work::FEED_NS);
             if next.missing > 0 {
-                let told = text::dropped(next.missing);
-                self.append(slot, &server_header(Opcode::Text, false, told.len()), told.as_bytes());
+                self.append_dropped(slot, next.missing);
             }
             if let Some(range) = next.range {
                 self.append_range(slot, range, None);

@@ -369,7 +369,7 @@ impl Log {
     /// Forgets the oldest entries that history has let go of: the positions of the others tell of them. Returns how
     /// many they were.
     pub(crate) fn forget_gone(&mut self, kept: &KeptFrames) -> usize {
-        let before = self.sent.len() + self.unsent.len();
+        let before = self.entries();
         while let Some(first) = self.sent.front()
             && !kept.has(first.range)
         {
@@ -378,7 +378,7 @@ impl Log {
             self.sent.pop_front();
         }
         self.first_left(kept);
-        let gone = before - (self.sent.len() + self.unsent.len());
+        let gone = before - self.entries();
         self.give_back();
         gone
     }
