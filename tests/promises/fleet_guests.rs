@@ -12,9 +12,8 @@ use pushring::process_lib::{
     self, Address, HttpServerAction, HttpServerRequest, LazyLoadBlob, Request, WsMessageType, await_message, get_blob,
 };
 use std::sync::mpsc;
-use std::time::Instant;
 use support::nats::Nats;
-use support::{PATIENCE, broker, recv, send, try_connect};
+use support::{broker, connect_once_bound, recv, send};
 
 const SERVER: (&str, &str, &str, &str) = ("our", "http_server", "distro", "sys");
 
@@ -70,13 +69,7 @@ fn owners_let_processes_of_other_nodes_in_or_not() {
         });
     }
     let heard = || report(&bob).counts.received;
-    let since = Instant::now();
-    let mut client = loop {
-        match try_connect(&bob, "/owner:test:sys/") {
-            Ok(client) => break client,
-            Err(error) => assert!(since.elapsed() < PATIENCE, "the owner binds its path: {error}"),
-        }
-    };
+    let mut client = connect_once_bound(&bob, "/owner:test:sys/");
     let mut ask = |what: &str| {
         send(&mut client, what);
         recv(&mut client).into_text().unwrap().to_string()

@@ -318,12 +318,7 @@ fn over_tcp_the_token_is_needed() {
     assert!(matches!(refused, Err(ConnectError::Refused(refused)) if refused.code == RefusedCode::Token));
     let process = process_lib::connect(Endpoint::Tcp { address, token }, "puppet:test:sys".parse().unwrap()).unwrap();
     let thread = process.spawn(puppet).unwrap();
-    let mut client = loop {
-        match support::try_connect(&linked.broker, PUPPET) {
-            Ok(client) => break client,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
+    let mut client = support::connect_once_bound(&linked.broker, PUPPET);
     send(&mut client, "hello");
     assert_eq!(recv(&mut client), Message::text("hello"));
     linked.stop();

@@ -288,12 +288,7 @@ fn a_process_of_the_library_comes_back_by_itself_and_ends_when_it_cannot() {
     let cutter = Cutter::start(&linked);
     let process = process_lib::connect(&cutter.path, "count:test:sys".parse().unwrap()).unwrap();
     let thread = process.spawn(counter).unwrap();
-    let mut client = loop {
-        match support::try_connect(&linked.broker, "/count:test:sys/") {
-            Ok(client) => break client,
-            Err(_) => thread::yield_now(),
-        }
-    };
+    let mut client = support::connect_once_bound(&linked.broker, "/count:test:sys/");
     for count in 1..20 {
         send(&mut client, "x");
         if count % 5 == 0 {

@@ -99,13 +99,8 @@ fn a_shutdown_is_awaited_and_what_was_sent_before_it_arrives() {
     let ask = node_support::request(1, &source, bind, None, Some(5));
     to_server.blocking_send(NodeMessage(ask)).unwrap();
     assert_eq!(from_server.blocking_recv().unwrap().0.message.body(), br#"{"Ok":null}"#);
-    let mut client = loop {
-        // Where no daemon was there yet the answer was the kernel client's own.
-        match support::try_connect(&linked.broker, &format!("/{APP}/")) {
-            Ok(client) => break client,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
+    // Where no daemon was there yet the answer was the kernel client's own.
+    let mut client = support::connect_once_bound(&linked.broker, &format!("/{APP}/"));
     let opened = from_server.blocking_recv().unwrap().0;
     let opened: serde_json::Value = serde_json::from_slice(opened.message.body()).unwrap();
     let push = node_support::push(opened["WebSocketOpen"]["channel_id"].as_u64().unwrap());

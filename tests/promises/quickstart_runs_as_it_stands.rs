@@ -9,7 +9,7 @@ use link_support::Linked;
 use pushring::process_lib;
 use std::process::Command;
 use support::hub::{Hub, between, blocks};
-use support::{Client, Patient, connect, recv, send};
+use support::{Client, Patient, recv, send};
 use tungstenite::Message;
 use tungstenite::client::IntoClientRequest;
 
@@ -128,13 +128,7 @@ fn rust_has_the_broker_in_its_own_program() {
     let broker = support::broker(support::driver(), |_| {});
     let handle = broker.handle();
     let room = std::thread::spawn(move || quickstart::serve(&handle).is_err());
-    let mut clients = loop {
-        // Once it is bound.
-        if let Ok(client) = support::try_connect(&broker, "/room") {
-            break [client, connect(&broker, "/room")];
-        }
-        std::thread::yield_now();
-    };
+    let mut clients = [0; 2].map(|_| support::connect_once_bound(&broker, "/room"));
     send(&mut clients[0], "hello");
     assert_eq!(recv(&mut clients[1]), Message::text("hello"));
     broker.stop(std::time::Duration::from_secs(1)).unwrap();
@@ -147,12 +141,7 @@ fn a_kinode_process_attaches() {
     let linked = Linked::start("quickstart", |_| {});
     let process = process_lib::connect(&linked.path, "echo:rust:sys".parse().unwrap()).unwrap();
     let process = process.spawn(quickstart_process::init).unwrap();
-    let mut client = loop {
-        if let Ok(client) = support::try_connect(&linked.broker, "/echo:rust:sys/") {
-            break client;
-        }
-        std::thread::yield_now();
-    };
+    let mut client = support::connect_once_bound(&linked.broker, "/echo:rust:sys/");
     send(&mut client, "hello");
     assert_eq!(recv(&mut client), Message::text("hello"));
     linked.stop();

@@ -111,14 +111,7 @@ fn the_process_library_has_topics_over_a_link() {
     let id: process_lib::ProcessId = "rooms:test:sys".parse().unwrap();
     let thread = process_lib::connect(&linked.path, id).unwrap().spawn(rooms).unwrap();
     let path = "/rooms:test:sys/";
-    let deadline = std::time::Instant::now() + PATIENCE;
-    // Until its bind has reached whichever shard takes the client.
-    let connect = || loop {
-        match support::try_connect(&linked.broker, path) {
-            Ok(client) => break client,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-        }
-    };
+    let connect = || support::connect_once_bound(&linked.broker, path);
     let (mut first, mut second) = (connect(), connect());
     send(&mut first, "join x");
     assert_eq!(recv(&mut first), Message::text("joined"));

@@ -17,7 +17,7 @@ use pushring::{AttachOptions, Broker, Closed, Config, Event, Outcome, Policy, Pr
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
 /// The node secret of the tests.
@@ -191,6 +191,19 @@ pub fn try_connect(broker: &Broker, path: &str) -> Result<Client, Box<dyn std::e
         None => ("ws", Patient::new(stream)),
     };
     Ok(tungstenite::client(format!("{scheme}://{address}{path}"), stream)?.0)
+}
+
+/// A client of `path` as soon as somebody has bound it: a bind in progress has reached some shards and not others, and
+/// the kernel picks the shard that takes a client.
+pub fn connect_once_bound(broker: &Broker, path: &str) -> Client {
+    let since = Instant::now();
+    loop {
+        match try_connect(broker, path) {
+            Ok(client) => return client,
+            Err(error) => assert!(since.elapsed() < PATIENCE, "{path} is not bound in time: {error}"),
+        }
+        std::thread::yield_now();
+    }
 }
 
 pub fn send(client: &mut Client, message: impl Into<Message>) {
