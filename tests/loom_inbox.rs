@@ -8,6 +8,9 @@
 #[path = "../src/queue/gauge.rs"]
 #[allow(dead_code)]
 mod gauge;
+#[path = "../src/queue/ring.rs"]
+#[allow(dead_code)]
+mod ring;
 #[path = "../src/queue/room.rs"]
 mod room;
 #[path = "../src/queue/sleep.rs"]
@@ -37,6 +40,7 @@ mod sync {
 use gauge::{Gauge, InboxLimits};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use ring::ring;
 use room::{Room, Waiter};
 use sleep::Sleep;
 use std::time::Duration;
@@ -185,6 +189,43 @@ fn a_kick_is_not_slept_over() {
             }
         }
         kickers.into_iter().for_each(|kicker| kicker.join().unwrap());
+    });
+}
+
+#[test]
+fn the_ring_gives_all_that_was_pushed_and_is_not_slept_over() {
+    // One place for two values: a producer meets a full ring, or a place that was emptied in another thread.
+    model(|| {
+        let (ring, mut consumer) = ring(1);
+        let (flag, eventfd) = (Arc::new(WakeFlag::new()), Arc::new(Notify::new()));
+        let producers: Vec<_> = [1, 2]
+            .into_iter()
+            .map(|value| {
+                let (ring, flag, eventfd) = (ring.clone(), flag.clone(), eventfd.clone());
+                thread::spawn(move || {
+                    let refused = ring.try_push(value).err();
+                    if refused.is_none() && flag.must_wake() {
+                        eventfd.notify();
+                    }
+                    refused
+                })
+            })
+            .collect();
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            match consumer.pop() {
+                Some(value) => seen.push(value),
+                None if flag.prepare_sleep(|| !consumer.is_empty()) => {
+                    eventfd.wait();
+                    flag.awake();
+                }
+                None => {}
+            }
+        }
+        seen.extend(producers.into_iter().filter_map(|producer| producer.join().unwrap()));
+        seen.extend(consumer.pop());
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2], "each came once, or was given back");
     });
 }
 

@@ -106,7 +106,11 @@ impl<T, R> Producers<T, R> {
                     self.serve_at_once(entry, server, &mut done);
                     continue;
                 }
-                taken += self.take(TAKEN_MAX);
+                match self.take(TAKEN_MAX) {
+                    // The oldest is on its way: whoever sends it wakes us.
+                    0 => break,
+                    more => taken += more,
+                }
             } else if taken == 0 {
                 // A new producer takes part at once.
                 taken += self.take(TAKEN_MAX).max(1);

@@ -4,6 +4,9 @@ pub mod events;
 pub mod fair;
 mod gauge;
 pub mod orders;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod room;
 mod sleep;
 mod sync;

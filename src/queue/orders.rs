@@ -6,19 +6,20 @@
 //! most a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for
 //! another); a single command bigger than that passes when its account (and the queue) holds nothing. A shard
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. A producer that
-//! waits for room is woken after each drain.
+//! waits for room is woken after each drain. A shard never waits for a producer that was stopped in the middle of a
+//! call ([`Ring`]): what is on its way, and what stands behind it, has not come yet.
 //!
 //! It must not do I/O: the caller gives a [`Wake`] that wakes the shard. The parts whose orderings matter (`wake_flag`,
-//! `room`, `gauge`) are modelled with loom by `cargo test --test loom_inbox`.
+//! `room`, `gauge`, `ring`) are modelled with loom by `cargo test --test loom_inbox`.
 
 pub use super::gauge::InboxLimits;
 use super::gauge::{self, Gauge};
+use super::ring::{self, Consumer, Ring};
 use super::room::{Room, Waiter};
 use super::wake_flag::WakeFlag;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::future::{Future, poll_fn};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// One producer may hold this part of a queue.
@@ -89,7 +90,10 @@ pub(super) struct QueuedOrder<T> {
     pub account: Account,
 }
 
-struct InboxShared {
+struct InboxShared<T> {
+    queue: Arc<Ring<QueuedOrder<T>>>,
+    /// The consumer of a shard that is gone: for what would stay behind.
+    leftovers: Mutex<Option<Consumer<QueuedOrder<T>>>>,
     held: Gauge,
     flag: WakeFlag,
     room: Room<Waker>,
@@ -103,8 +107,10 @@ struct InboxShared {
 /// Makes the inbox of a shard that `wake` wakes.
 pub fn inbox<T>(limits: InboxLimits, wake: impl Wake + 'static) -> (InboxSender<T>, Inbox<T>) {
     let held = Gauge::new(limits);
-    let (sender, receiver) = crossbeam_channel::bounded(held.limits().commands_max as usize);
+    let (queue, consumer) = ring::ring(held.limits().commands_max as usize);
     let shared = Arc::new(InboxShared {
+        queue,
+        leftovers: Mutex::new(None),
         held,
         flag: WakeFlag::new(),
         room: Room::new(),
@@ -113,31 +119,31 @@ pub fn inbox<T>(limits: InboxLimits, wake: impl Wake + 'static) -> (InboxSender<
         gone: AtomicBool::new(false),
         wake: Box::new(wake),
     });
-    (
-        InboxSender { queue: sender, leftovers: receiver.clone(), shared: shared.clone() },
-        Inbox { queue: receiver, shared },
-    )
+    (InboxSender { shared: shared.clone() }, Inbox { queue: Some(consumer), shared })
 }
 
-impl InboxShared {
+impl<T> InboxShared<T> {
     fn wake_if_asleep(&self) {
         if self.flag.must_wake() {
             self.wake.wake();
         }
     }
+
+    fn drop_leftovers(&self) {
+        let next = || self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Consumer::pop);
+        // One is dropped when the lock is free again: what hears of it may send another.
+        while next().is_some() {}
+    }
 }
 
 /// The producers' side.
 pub struct InboxSender<T> {
-    queue: Sender<QueuedOrder<T>>,
-    /// Only for what would stay behind in the queue of a shard that is gone.
-    leftovers: Receiver<QueuedOrder<T>>,
-    shared: Arc<InboxShared>,
+    shared: Arc<InboxShared<T>>,
 }
 
 impl<T> Clone for InboxSender<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), leftovers: self.leftovers.clone(), shared: self.shared.clone() }
+        Self { shared: self.shared.clone() }
     }
 }
 
@@ -166,16 +172,13 @@ impl<T> InboxSender<T> {
             account.0.release(1, bytes);
             return Err(SendRefused::Full(command));
         }
-        match self.queue.try_send(QueuedOrder { command, bytes, account: account.clone() }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => unreachable!("the gauge admits no more commands than the queue has slots"),
-            Err(TrySendError::Disconnected(_)) => unreachable!("this sender holds a receiver"),
-        }
+        let pushed = self.shared.queue.try_push(QueuedOrder { command, bytes, account: account.clone() });
+        assert!(pushed.is_ok(), "the gauge admits no more commands than the queue has places");
         self.shared.wake_if_asleep();
         // The fence that came with looking at the wake flag stands between our push and this load, another between
         // the store and the last drain of the inbox: one of us drops the command, and its ticket does not hang.
         if self.shared.gone.load(Ordering::Relaxed) {
-            while self.leftovers.try_recv().is_ok() {}
+            self.shared.drop_leftovers();
         }
         Ok(())
     }
@@ -308,8 +311,9 @@ impl FinishedOrders {
 
 /// The shard's side. When it is dropped, senders are refused and commands left in the queue are dropped.
 pub struct Inbox<T> {
-    queue: Receiver<QueuedOrder<T>>,
-    shared: Arc<InboxShared>,
+    /// There until it is dropped.
+    queue: Option<Consumer<QueuedOrder<T>>>,
+    shared: Arc<InboxShared<T>>,
 }
 
 impl<T> Inbox<T> {
@@ -330,14 +334,15 @@ impl<T> Inbox<T> {
         drained
     }
 
-    /// Takes the oldest command out. Its room is not free before it is [released](Self::release).
+    /// Takes the oldest command out, if it has come whole. Its room is not free before it is
+    /// [released](Self::release).
     pub(super) fn take(&mut self) -> Option<QueuedOrder<T>> {
-        self.queue.try_recv().ok()
+        self.queue.as_mut()?.pop()
     }
 
-    /// Commands that were not taken out.
+    /// Commands that were not taken out, with those on their way.
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.as_ref().map_or(0, Consumer::len)
     }
 
     /// Frees the room of finished commands, and wakes producers that wait for it.
@@ -355,9 +360,9 @@ impl<T> Inbox<T> {
         self.shared.held.held().1 as usize
     }
 
-    /// Returns whether nothing waits in the queue.
+    /// Returns whether nothing waits in the queue that could be taken out now.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.as_ref().is_none_or(Consumer::is_empty)
     }
 
     /// Returns whether there was a [kick](InboxSender::kick) since the last call.
@@ -371,7 +376,7 @@ impl<T> Inbox<T> {
     #[must_use]
     pub fn prepare_sleep(&mut self) -> bool {
         let shared = &self.shared;
-        shared.flag.prepare_sleep(|| !self.queue.is_empty() || shared.kicked.load(Ordering::Acquire))
+        shared.flag.prepare_sleep(|| !self.is_empty() || shared.kicked.load(Ordering::Acquire))
     }
 
     /// To be called when the shard is awake again, whatever woke it: from now on sends cost no wake.
@@ -390,9 +395,10 @@ impl<T> Inbox<T> {
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
         self.stop();
-        self.shared.gone.store(true, Ordering::Relaxed);
+        *self.shared.leftovers.lock().unwrap_or_else(PoisonError::into_inner) = self.queue.take();
+        self.shared.gone.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
-        while self.queue.try_recv().is_ok() {}
+        self.shared.drop_leftovers();
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::queue::fair::{OrderOrRest, OrderServer, Producers};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::task::Context;
@@ -265,4 +266,40 @@ fn inboxes_together_have_a_quarter_of_the_memory_budget() {
     assert_eq!(configured.within_budget(None, 2), configured);
     assert_eq!(configured.within_budget(Some(1 << 30), 2), configured);
     assert_eq!(configured.within_budget(Some(128 << 20), 2), limits(64, 16 << 20));
+}
+
+#[test]
+fn a_shard_does_not_wait_for_a_producer_that_was_stopped_in_the_middle_of_a_call() {
+    struct Obeyed(Vec<u32>);
+    impl OrderServer<u32, ()> for Obeyed {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn execute(&mut self, order: OrderOrRest<u32, ()>, _: u64) -> (u64, Option<()>) {
+            let OrderOrRest::New(order) = order else { panic!("nothing is left of an order") };
+            self.0.push(order);
+            (1, None)
+        }
+    }
+
+    for others in [0, 1, 100] {
+        let (sender, inbox) = inbox(limits(4_000, 1 << 20), NeverAsleep);
+        let (stopped, goes_on) = (sender.account(), sender.account());
+        assert!(stopped.0.try_take(10) && sender.shared.held.try_take(10));
+        let place = sender.shared.queue.claim().unwrap();
+        for number in 1..=others {
+            sender.try_send(number, 10, &goes_on).unwrap();
+        }
+        let (mut producers, mut obeyed) = (Producers::new(inbox), Obeyed(Vec::new()));
+        producers.serve(usize::MAX, u64::MAX, &mut obeyed);
+        assert!(obeyed.0.is_empty() && !producers.has_orders(), "nothing has come: the shard may sleep");
+        assert!(producers.inbox().prepare_sleep());
+        producers.inbox().awake();
+        sender.shared.queue.fill(place, QueuedOrder { command: 0, bytes: 10, account: stopped });
+        assert!(producers.has_orders());
+        producers.serve(usize::MAX, u64::MAX, &mut obeyed);
+        assert_eq!(obeyed.0, (0..=others).collect::<Vec<_>>());
+        assert_eq!(sender.held(), (0, 0));
+    }
 }
