@@ -12,6 +12,7 @@ mod gauge;
 #[allow(dead_code)]
 mod ring;
 #[path = "../src/queue/room.rs"]
+#[allow(dead_code)]
 mod room;
 #[path = "../src/queue/sleep.rs"]
 mod sleep;
@@ -234,8 +235,8 @@ fn the_ring_gives_all_that_was_pushed_and_is_not_slept_over() {
 struct Parked(Arc<Notify>);
 
 impl Waiter for Parked {
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    fn id(&self) -> [usize; 2] {
+        [std::ptr::from_ref(&*self.0).addr(), 0]
     }
 
     fn wake(self) {
@@ -254,10 +255,15 @@ fn take_wait(gauge: &Gauge, room: &Room<Parked>) {
         if registered {
             parked.0.wait();
         } else {
-            room.register(parked.clone());
+            room.register(1, parked.clone());
         }
         registered = !registered;
     }
+}
+
+/// To one after the other, as a shard does in its next turns.
+fn announce(room: &Room<Parked>) {
+    while room.announce(1) {}
 }
 
 #[test]
@@ -273,7 +279,7 @@ fn who_waits_for_room_gets_it() {
             .collect();
         for _ in 0..2 {
             shared.0.release(1, 10);
-            shared.1.announce();
+            announce(&shared.1);
         }
         waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
         assert_eq!(shared.0.held(), (2, 20));
@@ -374,13 +380,13 @@ fn loom_finds_a_waiter_that_does_not_look_again() {
                 let rung = Rung(Arc::new(AtomicBool::new(false)));
                 let waits = !shared.0.try_take(10);
                 if waits {
-                    shared.1.register(rung.clone());
+                    shared.1.register(1, rung.clone());
                 }
                 (waits, rung)
             })
         };
         shared.0.release(1, 10);
-        shared.1.announce();
+        shared.1.announce(1);
         let (waits, rung) = waiter.join().unwrap();
         assert!(!waits || rung.0.load(Ordering::Acquire), "waits beside free room");
     });
@@ -391,8 +397,8 @@ fn loom_finds_a_waiter_that_does_not_look_again() {
 struct Rung(Arc<AtomicBool>);
 
 impl Waiter for Rung {
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    fn id(&self) -> [usize; 2] {
+        [std::ptr::from_ref(&*self.0).addr(), 0]
     }
 
     fn wake(self) {
@@ -410,8 +416,8 @@ struct Events {
 struct Task(Arc<Notify>);
 
 impl Waiter for Task {
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    fn id(&self) -> [usize; 2] {
+        [std::ptr::from_ref(&*self.0).addr(), 0]
     }
 
     fn wake(self) {

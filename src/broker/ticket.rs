@@ -1,5 +1,6 @@
 //! The handle to the outcome of one push: available once, awaited by a thread or by a task.
 
+use crate::queue::orders::wake_task;
 use crate::shard::outcome::Outcome;
 use std::future::Future;
 use std::pin::Pin;
@@ -134,7 +135,7 @@ impl<T> TicketShared<T> {
         drop(state);
         self.changed.notify_all();
         if let Some(waker) = waiting {
-            waker.wake();
+            wake_task(waker);
         }
     }
 
@@ -147,6 +148,22 @@ impl<T> TicketShared<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_waker_that_panics_is_not_the_fault_of_who_delivers() {
+        struct Panics;
+        impl std::task::Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                panic!("an executor is broken, as it should be in this test");
+            }
+        }
+        let (teller, ticket) = ticket();
+        let mut ticket = std::pin::pin!(ticket);
+        let waker = Waker::from(Arc::new(Panics));
+        assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        teller.tell(7);
+        assert_eq!(ticket.get(), Some(7));
+    }
 
     #[test]
     fn a_ticket_outlives_a_wait_that_was_too_short() {

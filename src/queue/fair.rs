@@ -83,9 +83,9 @@ impl<T, R> Producers<T, R> {
         &mut self.inbox
     }
 
-    /// Returns whether an order waits, here or in the inbox.
+    /// Returns whether an order waits, here or in the inbox, or a producer is to be told of room.
     pub fn has_orders(&self) -> bool {
-        !self.round.is_empty() || !self.inbox.is_empty()
+        !self.round.is_empty() || !self.inbox.is_empty() || self.inbox.announces()
     }
 
     /// The bytes that orders stand for that are not done, here or in the inbox.

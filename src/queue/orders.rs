@@ -5,9 +5,10 @@
 //! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at
 //! most a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for
 //! another); a single command bigger than that passes when its account (and the queue) holds nothing. A shard
-//! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. A producer that
-//! waits for room is woken after each drain. A shard never waits for a producer that was stopped in the middle of a
-//! call ([`Ring`]): what is on its way, and what stands behind it, has not come yet.
+//! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Producers that
+//! wait for room are woken after a drain, some dozens at a time, and the shard does not sleep before all of them are.
+//! A shard never waits for a producer that was stopped in the middle of a call ([`Ring`]): what is on its way, and
+//! what stands behind it, has not come yet.
 //!
 //! It must not do I/O: the caller gives a [`Wake`] that wakes the shard. The parts whose orderings matter (`wake_flag`,
 //! `room`, `gauge`, `ring`) are modelled with loom by `cargo test --test loom_inbox`.
@@ -15,9 +16,10 @@
 pub use super::gauge::InboxLimits;
 use super::gauge::{self, Gauge};
 use super::ring::{self, Consumer, Ring};
-use super::room::{Room, Waiter};
+use super::room::{Room, WOKEN_MAX, Waiter, WaiterId};
 use super::wake_flag::WakeFlag;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -119,7 +121,7 @@ pub fn inbox<T>(limits: InboxLimits, wake: impl Wake + 'static) -> (InboxSender<
         gone: AtomicBool::new(false),
         wake: Box::new(wake),
     });
-    (InboxSender { shared: shared.clone() }, Inbox { queue: Some(consumer), shared })
+    (InboxSender { shared: shared.clone() }, Inbox { queue: Some(consumer), shared, announces: false })
 }
 
 impl<T> InboxShared<T> {
@@ -212,7 +214,7 @@ impl<T> InboxSender<T> {
                 // Returns at once when room was announced since we registered, and now and then for no reason.
                 std::thread::park();
             } else {
-                THIS_THREAD.with(|waker| self.shared.room.register(waker.clone()));
+                THIS_THREAD.with(|waker| self.shared.room.register(account.number(), waker.clone()));
             }
             registered = !registered;
         }
@@ -256,7 +258,7 @@ impl<T> InboxSender<T> {
                 Err(SendRefused::Full(back)) => *command = Some(back),
             }
             if !registered {
-                self.shared.room.register(context.waker().clone());
+                self.shared.room.register(account.number(), context.waker().clone());
             }
         }
         Poll::Pending
@@ -314,6 +316,8 @@ pub struct Inbox<T> {
     /// There until it is dropped.
     queue: Option<Consumer<QueuedOrder<T>>>,
     shared: Arc<InboxShared<T>>,
+    /// Room that came free has not been announced to all who wait for it.
+    announces: bool,
 }
 
 impl<T> Inbox<T> {
@@ -345,14 +349,22 @@ impl<T> Inbox<T> {
         self.queue.as_ref().map_or(0, Consumer::len)
     }
 
-    /// Frees the room of finished commands, and wakes producers that wait for it.
+    /// Frees the room of finished commands, and wakes some of the producers that wait for it.
     pub(super) fn release(&mut self, done: FinishedOrders) {
         let FinishedOrders { orders, bytes, run } = done;
         if let Some((account, run_orders, run_bytes)) = run {
             account.release(run_orders, run_bytes);
             self.shared.held.release(orders, bytes);
-            self.shared.room.announce();
+            self.announces = true;
         }
+        if self.announces {
+            self.announces = self.shared.room.announce(WOKEN_MAX);
+        }
+    }
+
+    /// Returns whether producers wait that are to be woken by the next [`release`](Self::release).
+    pub(super) fn announces(&self) -> bool {
+        self.announces
     }
 
     /// The bytes that the commands stand for that are not done.
@@ -376,7 +388,7 @@ impl<T> Inbox<T> {
     #[must_use]
     pub fn prepare_sleep(&mut self) -> bool {
         let shared = &self.shared;
-        shared.flag.prepare_sleep(|| !self.is_empty() || shared.kicked.load(Ordering::Acquire))
+        shared.flag.prepare_sleep(|| self.announces || !self.is_empty() || shared.kicked.load(Ordering::Acquire))
     }
 
     /// To be called when the shard is awake again, whatever woke it: from now on sends cost no wake.
@@ -388,7 +400,7 @@ impl<T> Inbox<T> {
     /// come.
     pub fn stop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        self.shared.room.announce();
+        self.shared.room.announce(usize::MAX);
     }
 }
 
@@ -403,13 +415,20 @@ impl<T> Drop for Inbox<T> {
 }
 
 impl Waiter for Waker {
-    fn is(&self, other: &Self) -> bool {
-        self.will_wake(other)
+    fn id(&self) -> WaiterId {
+        // Of those two the standard library says that wakers wake the same.
+        [self.data().addr(), std::ptr::from_ref(self.vtable()).addr()]
     }
 
     fn wake(self) {
-        Waker::wake(self);
+        wake_task(self);
     }
+}
+
+/// Wakes a task on the thread that has something for it, which may be a shard's. What that does is its executor's own
+/// business, and so is a panic there, of which the panic hook has told.
+pub(crate) fn wake_task(waker: Waker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 struct Unpark(std::thread::Thread);

@@ -303,3 +303,55 @@ fn a_shard_does_not_wait_for_a_producer_that_was_stopped_in_the_middle_of_a_call
         assert_eq!(sender.held(), (0, 0));
     }
 }
+
+#[test]
+fn a_waker_that_panics_is_no_shards_fault() {
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("an executor is broken, as it should be in this test");
+        }
+    }
+    let (sender, mut inbox) = inbox(limits(4, 1000), NeverAsleep);
+    let account = sender.account();
+    sender.try_send(1, 0, &account).unwrap();
+    let waker = Waker::from(Arc::new(Panics));
+    let (mut waiting, calm) = (Some(2), Arc::new(CountWakes(AtomicUsize::new(0))));
+    assert!(sender.poll_send(&mut waiting, 0, &account, &mut Context::from_waker(&waker)).is_pending());
+    let behind = Waker::from(calm.clone());
+    assert!(sender.poll_send(&mut waiting, 0, &account, &mut Context::from_waker(&behind)).is_pending());
+    assert_eq!(drained(&mut inbox), [1]);
+    assert_eq!(calm.0.load(Ordering::SeqCst), 1, "those behind it are woken");
+}
+
+/// A process may have thousands of tasks that wait, and the shard others to serve.
+#[test]
+fn however_many_wait_for_room_some_are_woken_at_a_time_and_those_of_each_account() {
+    const TASKS: usize = 10 * WOKEN_MAX;
+    let (sender, mut inbox) = inbox(limits(16, 1000), NeverAsleep);
+    let (many, few) = (sender.account(), sender.account());
+    let fill = |sender: &InboxSender<u32>, account| while sender.try_send(0, 0, account).is_ok() {};
+    [&many, &few].into_iter().for_each(|account| fill(&sender, account));
+    let wakes = |count: usize| (0..count).map(|_| Arc::new(CountWakes(AtomicUsize::new(0)))).collect::<Vec<_>>();
+    let (of_many, of_few) = (wakes(TASKS), wakes(1));
+    for (tasks, account) in [(&of_many, &many), (&of_few, &few)] {
+        for task in tasks {
+            let waker = Waker::from(task.clone());
+            // However often it looks.
+            for _ in 0..3 {
+                assert!(sender.poll_send(&mut Some(1), 0, account, &mut Context::from_waker(&waker)).is_pending());
+            }
+        }
+    }
+    let woken = |tasks: &[Arc<CountWakes>]| tasks.iter().map(|task| task.0.load(Ordering::SeqCst)).sum::<usize>();
+    drained(&mut inbox);
+    assert_eq!((woken(&of_many), woken(&of_few)), (WOKEN_MAX - 1, 1), "each account has its turn");
+    let mut before = woken(&of_many);
+    while !inbox.prepare_sleep() {
+        assert!(drained(&mut inbox).is_empty(), "nobody has sent anything");
+        let now = woken(&of_many);
+        assert!((1..=WOKEN_MAX).contains(&(now - before)), "{before}, then {now}");
+        before = now;
+    }
+    assert_eq!((woken(&of_many), woken(&of_few)), (TASKS, 1), "each is woken once, and the shard sleeps then");
+}
