@@ -127,7 +127,7 @@ pub struct Broker {
     threads: Vec<JoinHandle<()>>,
     ended: Receiver<ThreadEnd>,
     /// Outlives the shards.
-    _freed_memory: Option<FreedMemory>,
+    freed_memory: Option<FreedMemory>,
 }
 
 /// State shared by handles and processes.
@@ -250,7 +250,7 @@ impl Broker {
             driver: config.driver,
             threads: Vec::new(),
             ended,
-            _freed_memory: freed_memory,
+            freed_memory,
         };
         let (mut inboxes, mut probes, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for listeners in listeners {
@@ -278,6 +278,7 @@ impl Broker {
                 wake,
                 probe,
                 last_shard: last_shard.clone(),
+                shared: Arc::downgrade(&broker.shared),
                 peers: peers.clone(),
                 opens_later: config.opens_later,
                 log: tracing::dispatcher::get_default(tracing::Dispatch::clone),
@@ -359,41 +360,47 @@ impl Broker {
     /// # Errors
     /// A shard has died; the others have been stopped.
     pub fn wait(mut self) -> Result<(), ShardDied> {
-        self.join()
+        here::must_not_be_on_a_shard();
+        join(std::mem::take(&mut self.threads), &self.ended)
     }
 
     /// Closes every channel with 1001, gives clients `within` to answer, and ends.
     ///
     /// # Errors
     /// A shard has died.
-    pub fn stop(mut self, within: Duration) -> Result<(), ShardDied> {
+    pub fn stop(self, within: Duration) -> Result<(), ShardDied> {
+        here::must_not_be_on_a_shard();
         self.shared.stop(within, None);
-        self.join()
+        self.wait()
     }
+}
 
-    fn join(&mut self) -> Result<(), ShardDied> {
-        let mut result = Ok(());
-        for _ in 0..self.threads.len() {
-            let Ok((shard, ended)) = self.ended.recv() else { break };
-            if let Err(why) = ended {
-                // Never N − 1 shards: a part of all channels would be gone without a word.
-                self.shared.stop(Duration::ZERO, None);
-                result = result.and(Err(ShardDied { shard, why }));
-            }
-        }
-        for thread in self.threads.drain(..) {
-            // A panic has been reported through `ended`.
-            let _ = thread.join();
-        }
-        result
+/// Waits for the ends of all shards.
+fn join(threads: Vec<JoinHandle<()>>, ended: &Receiver<ThreadEnd>) -> Result<(), ShardDied> {
+    let mut result = Ok(());
+    for _ in 0..threads.len() {
+        let Ok((shard, ended)) = ended.recv() else { break };
+        // The others have been stopped.
+        result = result.and(ended.map_err(|why| ShardDied { shard, why }));
     }
+    for thread in threads {
+        // A panic has been reported through `ended`.
+        let _ = thread.join();
+    }
+    result
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.shared.stop(Duration::ZERO, None);
-        // A caller that needs the result calls `stop` or `wait`.
-        let _ = self.join();
+        let (shared, ended) = (self.shared.clone(), self.ended.clone());
+        let (threads, freed_memory) = (std::mem::take(&mut self.threads), self.freed_memory.take());
+        // The last to have it may be a handler, whose shard cannot wait for its own end.
+        here::away_from_shards("end of a broker", move || {
+            shared.stop(Duration::ZERO, None);
+            // A caller that needs the result calls `stop` or `wait`.
+            let _ = join(threads, &ended);
+            drop(freed_memory);
+        });
     }
 }
 

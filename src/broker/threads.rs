@@ -1,6 +1,6 @@
 //! The thread of a shard: its initial state, its main function, and how its end is reported.
 
-use super::{DirectoryCell, StartError};
+use super::{BrokerShared, DirectoryCell, StartError};
 use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
@@ -18,7 +18,8 @@ use crate::shard::{Common, Shard};
 use crossbeam_channel::Sender;
 use rpds::HashTrieMapSync;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// The number of a shard whose thread has ended, and why, if it was not told to.
 pub(super) type ThreadEnd = (usize, Result<(), String>);
@@ -45,6 +46,7 @@ pub(super) struct ShardThread {
     pub wake: Arc<WakeFd>,
     pub probe: Arc<Probe>,
     pub last_shard: Arc<LastShard>,
+    pub shared: Weak<BrokerShared>,
     pub peers: Inboxes,
     pub opens_later: bool,
     /// The log subscriber of the thread that started the broker, for the shards' threads.
@@ -75,7 +77,8 @@ impl ShardThread {
         let _log = tracing::dispatcher::set_default(&self.log);
         // Dropped behind all else of this shard, the directory that it has adopted included.
         let _last_shard = self.last_shard.clone();
-        let exit = ThreadExit::new(self.index, ended);
+        let index = self.index;
+        let exit = ThreadExit::new(index, ended, self.shared.clone());
         let (mut runtime, pump) = match self.prepare() {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -86,6 +89,9 @@ impl ShardThread {
         };
         let _ = ready.send(Ok(runtime.kind()));
         let result = runtime.block_on(async { pump.run() });
+        if let Err(error) = &result {
+            tracing::error!(shard = index, %error, "a shard cannot go on: the broker stops");
+        }
         exit.tell(result.map_err(|error| error.to_string()));
     }
 
@@ -118,16 +124,19 @@ impl ShardThread {
     }
 }
 
-/// Notifies the broker that a shard's thread has ended, even by a panic.
+/// Notifies the broker that a shard's thread has ended, even by a panic. One that was not told to takes the others
+/// with it, whether or not anybody waits for the broker: never N − 1 shards, for a part of all channels would be gone
+/// without a word.
 struct ThreadExit {
     shard: usize,
     ended: Sender<ThreadEnd>,
+    shared: Weak<BrokerShared>,
     result: Result<(), String>,
 }
 
 impl ThreadExit {
-    fn new(shard: usize, ended: Sender<ThreadEnd>) -> Self {
-        Self { shard, ended, result: Err("it panicked".to_owned()) }
+    fn new(shard: usize, ended: Sender<ThreadEnd>, shared: Weak<BrokerShared>) -> Self {
+        Self { shard, ended, shared, result: Err("it panicked".to_owned()) }
     }
 
     fn tell(mut self, result: Result<(), String>) {
@@ -137,6 +146,9 @@ impl ThreadExit {
 
 impl Drop for ThreadExit {
     fn drop(&mut self) {
+        if let (Err(_), Some(shared)) = (&self.result, self.shared.upgrade()) {
+            shared.stop(Duration::ZERO, None);
+        }
         let _ = self.ended.send((self.shard, std::mem::replace(&mut self.result, Ok(()))));
     }
 }

@@ -98,6 +98,7 @@ mod malformed_upgrades;
 mod memory_budget;
 mod memory_groups_are_survived;
 mod messages_where_they_lie;
+mod no_shard_dies_alone;
 mod node_over_tls;
 mod node_server;
 mod nodes_over_a_link;
