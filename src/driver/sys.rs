@@ -116,7 +116,8 @@ pub struct TcpOptions {
 /// A value the kernel refuses, or no TCP socket.
 pub fn set_tcp_options(socket: impl AsFd, options: &TcpOptions) -> io::Result<()> {
     sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_tcp_user_timeout(&socket, options.user_timeout_ms)?;
+    // The kernel counts with a sign.
+    sockopt::set_tcp_user_timeout(&socket, options.user_timeout_ms.min(i32::MAX as u32))?;
     set_tcp_notsent_lowat(socket.as_fd(), options.notsent_lowat_bytes)
 }
 

@@ -55,6 +55,11 @@ const CLIENTS_MIN: usize = 16;
 const SHARE_MIN: usize = 16;
 
 impl QueueLimits {
+    /// The same, with room for one message at least: with room for none no client could ever say anything.
+    pub(crate) fn fit(self) -> Self {
+        Self { messages_max: self.messages_max.max(1), bytes_max: self.bytes_max.max(1) }
+    }
+
     /// A queue with less than this is low; with twice as much it is high.
     pub(crate) fn low(self) -> Self {
         Self { messages_max: self.messages_max.div_ceil(LOW_PART), bytes_max: self.bytes_max.div_ceil(LOW_PART) }
@@ -269,6 +274,7 @@ pub fn process_queue_for(
     ledger: &Ledger,
     wake: impl Fn(usize) + Send + Sync + 'static,
 ) -> (ProcessQueue, ProcessReceiver) {
+    let (limits, outcomes_max) = (limits.fit(), outcomes_max.max(1));
     let (sender, receiver) = crossbeam_channel::unbounded();
     let shared = Arc::new(EventQueueShared {
         limits,
@@ -381,7 +387,7 @@ impl ProcessQueue {
 
     /// Leaves out failures for which there is no place.
     fn limit_failures(&self, batch: &mut EventBatch) {
-        let places = (self.shared.outcomes_max / 2).saturating_sub(self.shared.outcomes.load(Ordering::Relaxed));
+        let places = self.shared.outcomes_max.div_ceil(2).saturating_sub(self.shared.outcomes.load(Ordering::Relaxed));
         let mut left = batch.failures.min(places);
         batch.failures = left;
         batch.events.retain(|event| {

@@ -93,6 +93,8 @@ impl ShardConfig {
             *time_ms = (*time_ms).min(LONGEST_MS);
         }
         self.topics_per_channel_max = self.topics_per_channel_max.min(u16::MAX.into());
+        // Of none at all those that have begun would wait for ever.
+        self.tls_handshakes_per_turn = self.tls_handshakes_per_turn.max(1);
         let Deflate { level, push_level, window_bits, .. } = &mut self.deflate;
         (*level, *push_level) = ((*level).clamp(1, 9), (*push_level).clamp(1, 9));
         *window_bits = (*window_bits).clamp(9, 15);

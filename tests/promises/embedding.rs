@@ -268,6 +268,7 @@ fn numbers_beyond_all_bounds_are_as_far_as_a_broker_can_count() {
             shard.deflate.everywhere = true;
             (shard.deflate.level, shard.deflate.push_level, shard.deflate.window_bits) = (0, u8::MAX, u8::MAX);
             config.inbox.bytes_max = u64::MAX;
+            (config.tcp.user_timeout_ms, config.tcp.notsent_lowat_bytes) = (u32::MAX, u32::MAX);
         };
         let broker = start().config(beyond).start().unwrap();
         let mut reloaded = pushring::Config::default();
@@ -289,5 +290,46 @@ fn numbers_beyond_all_bounds_are_as_far_as_a_broker_can_count() {
         // A client that did not answer would be waited for for ever.
         drop(client);
         broker.stop(Duration::MAX).unwrap();
+    });
+}
+
+/// A queue for nothing, and handshakes of which none may be made: nobody could say anything, for ever.
+#[test]
+fn numbers_of_nothing_leave_room_for_one() {
+    on_each_driver(|driver| {
+        let broker = support::broker(driver, |config| {
+            config.shard.tls_handshakes_per_turn = 0;
+            config.inbox = pushring::InboxLimits { commands_max: 0, bytes_max: 0 };
+            config.shard.outbound_bytes_max = 0;
+        });
+        let queue = pushring::QueueLimits { messages_max: 0, bytes_max: 0 };
+        let options = pushring::AttachOptions { queue, ..pushring::AttachOptions::default() };
+        let mut chat = broker.process_with("chat", options).unwrap();
+        chat.bind_at("/chat").unwrap();
+        let echo = |here: &mut pushring::Here<'_>, event: Event| {
+            if let Event::Message { channel, kind, payload } = event {
+                here.push(channel, Message::of_kind(kind, payload).unwrap()).send().unwrap();
+            }
+        };
+        let on_shards = broker.handle().on_shards_with("echo", options, move |_| echo).unwrap();
+        on_shards.handle().bind_at("/echo").unwrap();
+        let handle = chat.handle().clone();
+        let mut next = |what: &str| chat.recv_timeout(PATIENCE).unwrap().unwrap_or_else(|| panic!("no {what}"));
+        let mut client = connect(&broker, "/chat");
+        assert!(matches!(next("Opened"), Event::Opened(_)));
+        for number in 0..10 {
+            send(&mut client, format!("{number}"));
+        }
+        for number in 0..10 {
+            let Event::Message { payload, .. } = next("a message") else { panic!("no message") };
+            assert_eq!(payload, format!("{number}"));
+        }
+        handle.push(pushring::ChannelId::new(0), Message::text("?")).ask_failure(7).send().unwrap();
+        assert!(matches!(next("failure"), Event::Failed { ticket: 7, .. }));
+        let mut client = connect(&broker, "/echo");
+        for number in 0..10 {
+            send(&mut client, format!("{number}"));
+            assert_eq!(recv(&mut client).to_text().unwrap(), format!("{number}"));
+        }
     });
 }

@@ -33,6 +33,7 @@ pub(in crate::shard) struct Unread {
 
 impl Unread {
     pub(crate) fn new(limits: QueueLimits, memory: &ProcessMemory) -> Self {
+        let limits = limits.fit();
         let charge = memory.charge_anyway(HeldAs::Events, 0);
         Self {
             limits,
@@ -49,7 +50,7 @@ impl Unread {
 
     pub(crate) fn push(&mut self, event: Event) {
         if matches!(event, Event::Failed { .. }) {
-            if self.failures >= self.limits.messages_max / 2 {
+            if self.failures >= self.limits.messages_max.div_ceil(2) {
                 // A process that leaves so many unread does not look at them.
                 return;
             }
