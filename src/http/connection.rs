@@ -6,7 +6,7 @@
 //! that pipelines without reading slows only itself.
 //!
 //! Invariants: after a [`Rejection`] or a response that closes, no byte of the peer is parsed any more; the bytes
-//! behind a request that upgrades are handed over untouched.
+//! behind a request that upgrades are handed over untouched, and where it is refused they are not parsed either.
 
 use super::body::Decoder;
 use super::head::{BodyFraming, Head};
@@ -412,17 +412,19 @@ fn asked(head: &Head<'_>) -> RequestFacts {
     RequestFacts {
         minor_version: head.minor_version,
         head_only: head.method == "HEAD",
-        keep_alive: head.keep_alive,
+        // What follows a handshake are frames: a proxy in front may believe in the upgrade, and forward them unseen.
+        keep_alive: head.keep_alive && !head.wants_websocket,
         wants_json: head.wants_json(),
     }
 }
 
 /// Returns whether an empty line, which may be the end of the head, ends at or behind `from`. Linear in the new bytes,
-/// so that a head that trickles in is not parsed at every byte.
+/// so that a head that trickles in is not parsed at every byte, nor at every one of the empty lines before it.
 fn head_ends_behind(bytes: &[u8], from: usize) -> bool {
     memchr::memchr_iter(b'\n', &bytes[from..]).any(|at| {
         let before = &bytes[..from + at];
-        before.ends_with(b"\n\r") || before.ends_with(b"\n")
+        let line = before.strip_suffix(b"\n\r").or_else(|| before.strip_suffix(b"\n"));
+        line.is_some_and(|line| line.last().is_some_and(|&last| last != b'\n') && !line.ends_with(b"\n\r"))
     })
 }
 
