@@ -68,6 +68,27 @@ fn stream_seen() -> Vec<Seen> {
     vec![get("/a?x"), post("hello"), post("abcde"), get("/b")]
 }
 
+/// RFC 9112 2.2 has empty lines before a request skipped; none of them is its end.
+#[test]
+fn empty_lines_that_trickle_in_are_not_gone_through_at_each() {
+    for (piece, is_whole) in [(2, false), (1, false), (3, true)] {
+        let lines = b"\r\n".repeat(HttpLimits::default().head_bytes_max / 2 - 100);
+        let (mut connection, mut looks, mut next) = (HttpConnection::new(HttpLimits::default()), 0, 0);
+        for bytes in lines.chunks(piece) {
+            assert!(matches!(connection.feed(bytes), HttpStep::Wait));
+            looks += usize::from(std::mem::replace(&mut next, connection.parse_again_bytes) != next);
+        }
+        assert!(looks <= 15, "looked at {looks} times");
+        let request = if is_whole { &b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..] } else { b"GET / HTTP/1.1\nHost" };
+        let heard = request.chunks(1).find_map(|byte| match connection.feed(byte) {
+            HttpStep::Wait => None,
+            HttpStep::Request(_) => Some(true),
+            _ => Some(false),
+        });
+        assert!(heard == Some(true) || !is_whole, "the request behind them is heard");
+    }
+}
+
 #[test]
 fn pipelined_requests_come_one_after_the_other() {
     assert_eq!(run(HttpLimits::default(), [STREAM]), stream_seen());
