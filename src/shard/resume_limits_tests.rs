@@ -393,3 +393,26 @@ fn whoever_comes_back_when_another_has_its_place_is_told_what_it_has_lost() {
     let admission = world.net.shards[0].table.admission();
     assert_eq!(admission.total(), 3, "the newcomer, who came back, and one who waits");
 }
+
+/// A client that breaks the protocol is told so a moment later, for its process may still answer what came before. In
+/// that moment its channel has ended for good already.
+#[test]
+fn who_breaks_the_protocol_does_not_come_back_before_it_is_told() {
+    for is_noticed in [true, false] {
+        let mut world = World::new(ShardConfig::default(), Budget::default(), false);
+        let at = world.add_client();
+        world.connect(at, 0, usize::MAX, false);
+        world.turn();
+        world.receive(at, usize::MAX);
+        let id = world.channel(at);
+        world.say(at);
+        let not_masked = [0x81, 1, b'x'];
+        world.send(at, &not_masked);
+        world.cut(at, is_noticed);
+        world.connect(at, 1, usize::MAX, false);
+        world.drain();
+        assert_eq!((world.resumed, world.refused), (0, 1), "its end was noticed: {is_noticed}");
+        world.tick(200);
+        assert!(world.known[&id].is_closed && world.channel(at) != id);
+    }
+}

@@ -27,13 +27,17 @@ const NO_CLOSE_FRAME: u16 = 1006;
 pub(super) const OF_CHANNEL: u32 =
     Flag::Urgent.bit() | Flag::Bulk.bit() | Flag::InBatch.bit() | Flag::Kept.bit() | Flag::Lags.bit();
 
+/// Those of a channel to which its client cannot come back, though it is not gone yet: it is being closed, or its
+/// client broke the protocol and is about to be told so.
+pub(super) const ENDS_FOR_GOOD: u32 = Flag::CloseSent.bit() | Flag::Failing.bit();
+
 impl Shard {
     /// The connection of a channel has ended without a close frame. Returns whether the channel outlives it: then it
     /// waits.
     pub(in crate::shard) fn detach(&mut self, slot: Slot) -> bool {
         let connection = &self.table[slot];
         let may_come_back = connection.flags.has(Flag::Kept)
-            && !connection.flags.has(Flag::CloseSent)
+            && !connection.flags.has_any(ENDS_FOR_GOOD)
             && connection.channel().is_some()
             && !self.is_stopping();
         if !may_come_back {

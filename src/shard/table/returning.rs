@@ -10,7 +10,7 @@
 //! reason. A connection is counted once on its way from shard to shard.
 
 use super::arrival::{Arrival, CountedConnection, Handover, ResumeRequest, Upgraded};
-use super::detaching::OF_CHANNEL;
+use super::detaching::{ENDS_FOR_GOOD, OF_CHANNEL};
 use super::slot::Slot;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
@@ -151,7 +151,7 @@ impl Shard {
             });
         };
         let kept_channel = self.out.kept_channels.get(&slot).ok_or(unknown)?;
-        if !kept_channel.tokens.are_good(&ask.token) || self.table[slot].flags.has(Flag::CloseSent) {
+        if !kept_channel.tokens.are_good(&ask.token) || self.table[slot].flags.has_any(ENDS_FOR_GOOD) {
             return Err(unknown);
         }
         if kept_channel.holder != holder || self.owner_of(slot) != Some(owner) {
