@@ -71,6 +71,8 @@ pub(crate) struct Log {
     /// Where the last value with a key lies.
     keyed: Option<u64>,
     removed: usize,
+    /// Of what waits for the first time, all before this position was dropped, or taken out.
+    dropped_to: u64,
 }
 
 impl Log {
@@ -261,7 +263,7 @@ impl Log {
     /// many messages and bytes went.
     pub(crate) fn drop_oldest(&mut self, bytes: usize, kept: &KeptFrames) -> (usize, usize) {
         let (mut messages, mut dropped) = (0, 0);
-        let mut place = self.first_counted();
+        let mut place = self.first_droppable();
         while dropped < bytes && place < self.unsent.len() {
             let entry = &mut self.unsent[place];
             // The missing part is dropped with the rest of its entry.
@@ -277,10 +279,17 @@ impl Log {
                 (messages, dropped) = (messages + entry.frames as usize, dropped + len);
                 self.empty(place);
             }
+            self.dropped_to = self.unsent[place].end();
             place += 1;
         }
         self.sweep();
         (messages, dropped)
+    }
+
+    /// The place of the oldest entry that may be dropped: those that were are not gone through again.
+    fn first_droppable(&self) -> usize {
+        let from = self.again_until.max(self.dropped_to);
+        self.unsent.partition_point(|entry| entry.first < from)
     }
 
     /// Takes the next frames out of what waits, for the connection; they are remembered as sent. `None`: nothing waits.

@@ -230,6 +230,23 @@ fn what_is_sent_again_does_not_count_against_the_budget() {
 }
 
 #[test]
+fn what_was_dropped_is_not_gone_through_at_each_drop() {
+    let mut scene = filled(4);
+    scene.log.rewind(2, &scene.kept);
+    for _ in 0..1_000 {
+        let range = scene.frame();
+        scene.frame();
+        scene.log.append_unsent(range, None);
+    }
+    for dropped in 1..=1_000 {
+        assert_eq!(scene.log.drop_oldest(1, &scene.kept).0, 1);
+        let next = scene.log.unsent.get(scene.log.first_droppable());
+        assert_eq!(next.map(|entry| entry.first), (dropped < 1_000).then_some(4 + dropped));
+    }
+    scene.log.check();
+}
+
+#[test]
 fn keys_that_are_not_used_again_are_forgotten_and_the_newest_are_not() {
     let mut scene = Scene::default();
     for key in 0..60_000 {
