@@ -76,6 +76,8 @@ pub struct ClientPlan {
     /// A `WsRegister`, if it registers.
     pub registers: Option<String>,
     pub manners: Manners,
+    /// It does not wait for the answer to its upgrade: what it has to say comes behind its request.
+    pub is_eager: bool,
 }
 
 pub struct Client {
@@ -156,6 +158,18 @@ impl Client {
         );
         let len = if self.plan.manners == Manners::HalfHead { head.len() / 2 } else { head.len() };
         self.outbox.extend_from_slice(&head.as_bytes()[..len]);
+        if self.plan.is_eager {
+            self.register();
+            (0..self.rng.between(1, 40)).for_each(|_| self.send_message());
+        }
+    }
+
+    fn register(&mut self) {
+        let Some(register) = self.plan.registers.clone().filter(|_| self.plan.manners != Manners::NeverRegisters)
+        else {
+            return;
+        };
+        self.append(|out| append_message(out, MessageKind::Text, [1, 2, 3, 4], register.as_bytes()));
     }
 
     pub fn may_become_a_channel(&self) -> bool {
@@ -420,12 +434,9 @@ impl Client {
     }
 
     fn begin(&mut self) {
-        self.state = State::Open;
-        if let Some(register) = self.plan.registers.clone() {
-            self.state = State::Registering;
-            if self.plan.manners != Manners::NeverRegisters {
-                self.append(|out| append_message(out, MessageKind::Text, [1, 2, 3, 4], register.as_bytes()));
-            }
+        self.state = if self.plan.registers.is_some() { State::Registering } else { State::Open };
+        if !self.plan.is_eager {
+            self.register();
         }
     }
 

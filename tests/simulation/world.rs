@@ -235,6 +235,11 @@ impl World {
             (_, true) => (Some("/".to_owned()), Some(register(&process.to_string(), manners == Manners::BadToken))),
             _ => (Some(format!("/{process}{}", rng.pick(&PATHS))), None),
         };
+        // From a stream of its own, so that what else is drawn stays the same.
+        let is_eager = Rng::stream(self.options.seed, 8, number as u64).chance(25)
+            && path.is_some()
+            && !matches!(manners, Manners::HalfHead | Manners::NeverRegisters)
+            && !self.options.lawful;
         let ip = [10, 0, 0, rng.below(self.settings.addresses) as u8].into();
         let (port, peer) = (number % self.pumps.len(), (ip, 1000 + number as u16).into());
         let socket = self.network.borrow_mut().open(Rng::stream(self.options.seed, 5, number as u64), port, peer);
@@ -248,6 +253,7 @@ impl World {
             path,
             registers,
             manners,
+            is_eager,
         };
         self.clients.push(Client::new(plan, &self.settings, rng));
         self.early.push(Vec::new());
