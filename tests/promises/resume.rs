@@ -3,7 +3,8 @@
 
 use crate::support;
 use pushring::{
-    AttachOptions, Broker, ChannelId, Closed, ClosedBy, Config, Event, Outcome, Policy, Process, WebSocketRule,
+    AttachOptions, Broker, ChannelFilter, ChannelId, Closed, ClosedBy, Config, Event, Outcome, Policy, Process,
+    WebSocketRule,
 };
 use serde_json::Value;
 use std::net::{Shutdown, TcpStream};
@@ -621,4 +622,29 @@ fn without_the_subprotocol_or_the_rule_a_channel_is_as_it_was() {
     assert_eq!(scene.closed().code, 1006, "it does not wait");
     let refused = offer(&scene.broker, "/kept:test:sys/plain", None, &["pushring.1".into()]);
     assert!(matches!(refused, Err(tungstenite::Error::Protocol(_))), "nothing is echoed: {refused:?}");
+}
+
+#[test]
+fn an_operator_sees_what_is_kept_for_a_client_and_that_it_is_away() {
+    let mut scene = Scene::new(|_| {});
+    let mut client = scene.open();
+    let report = |scene: &Scene, queued_bytes_min| {
+        let filter = ChannelFilter { queued_bytes_min, ..ChannelFilter::default() };
+        let report = scene.broker.handle().channels(&filter, 0, 10).0.pop()?;
+        Some((report.queued_bytes, report.kept_bytes, report.is_detached))
+    };
+    scene.push(&client, &"x".repeat(100));
+    client.expect(&"x".repeat(100));
+    assert_eq!(report(&scene, 0), Some((0, 102, false)));
+    client.cut();
+    scene.detached(&client);
+    assert_eq!((report(&scene, 0), report(&scene, 1)), (Some((0, 102, true)), None));
+    scene.push(&client, &"y".repeat(50));
+    assert_eq!(report(&scene, 52), Some((52, 102, true)), "it is found by what waits");
+    client.come_back(&scene.broker, PATH);
+    client.expect(&"y".repeat(50));
+    send(&mut client.socket, "\u{1e}{\"ack\":2}");
+    client.say("acknowledged");
+    assert_eq!(scene.message(&client), "acknowledged");
+    assert_eq!(report(&scene, 0), Some((0, 0, false)));
 }
