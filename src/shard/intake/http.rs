@@ -147,8 +147,12 @@ impl Shard {
                 let (token, flags) = (self.table.token(slot), self.table[slot].flags);
                 self.upgrade(slot, response, ws, target, leftover);
                 if flags.has(Flag::HalfClosed) {
-                    // Its end was found while it was answered something else.
-                    self.handle_end(token, SocketEnd::Finished, self.now_ms);
+                    // Its end was found while it was answered something else, and stands behind all that it has sent:
+                    // where some of that waits, it is found again.
+                    self.handle_hangup(token, SocketEnd::Finished);
+                    if self.wants_read(token) {
+                        self.handle_end(token, SocketEnd::Finished, self.now_ms);
+                    }
                 }
             }
         }
