@@ -7,6 +7,7 @@ use pushring::{
     WebSocketRule,
 };
 use serde_json::Value;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 use support::{Client, Inbound, PATIENCE, Patient, Push, SECRET, broker, driver, on_each_driver, recv, send};
@@ -647,4 +648,50 @@ fn an_operator_sees_what_is_kept_for_a_client_and_that_it_is_away() {
     client.say("acknowledged");
     assert_eq!(scene.message(&client), "acknowledged");
     assert_eq!(report(&scene, 0), Some((0, 0, false)));
+}
+
+/// Over TLS 1.3 a client's first request comes with the last of its handshake, before it can have read the tickets that
+/// answer that.
+#[test]
+fn a_client_may_come_back_with_the_last_of_its_handshake() {
+    let mut scene = Scene::new(|config| {
+        config.tls_listen = Some(([127, 0, 0, 1], 0).into());
+        config.shard.tls = Some(support::tls::server());
+    });
+    scene.process.bind("/events", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
+    let mut client = scene.open();
+    client.cut();
+    scene.detached(&client);
+    let resumes = format!(
+        "GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: pushring.1, {}\r\n\r\n",
+        client.element()
+    );
+    let listens = format!("GET {PATH}events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    for (request, answer) in [(resumes, "HTTP/1.1 101 "), (listens, "HTTP/1.1 200 ")] {
+        let mut stream = TcpStream::connect(scene.broker.tls_address().unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut tls = support::tls::connection(&support::tls::client(), "localhost");
+        tls.write_tls(&mut stream).unwrap();
+        while tls.is_handshaking() {
+            tls.read_tls(&mut stream).unwrap();
+            tls.process_new_packets().unwrap();
+        }
+        tls.writer().write_all(request.as_bytes()).unwrap();
+        let mut said = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut said).unwrap();
+        }
+        stream.write_all(&said).unwrap();
+        let mut head = Vec::new();
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            tls.read_tls(&mut stream).unwrap();
+            tls.process_new_packets().unwrap();
+            // It reports that no more is there yet.
+            let _ = tls.reader().read_to_end(&mut head);
+        }
+        assert!(head.starts_with(answer.as_bytes()), "{}", String::from_utf8_lossy(&head));
+    }
+    assert_eq!(scene.resumed(&client), 0);
 }

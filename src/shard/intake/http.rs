@@ -236,7 +236,10 @@ impl Shard {
     fn refuse_unread(&self, slot: Slot, target: &UpgradeTarget) -> Option<PreparedResponse> {
         let UpgradeTarget::Bound { wish: Some(wish), .. } = target else { return None };
         let begins_empty = wish.stream.is_some() || self.goes_to(wish).is_some();
-        let is_unread = begins_empty && !self.table[slot].outbound.is_empty();
+        let outbound = &self.table[slot].outbound;
+        // Records that end a handshake go before all else, wherever the connection goes: a client's first request may
+        // come with its Finished.
+        let is_unread = begins_empty && (outbound.is_blocked() || outbound.offerable_bytes() > 0);
         is_unread.then(|| PreparedResponse::text(503, "what was sent before is unread: connect anew").closing())
     }
 
