@@ -393,3 +393,22 @@ fn whoever_comes_back_when_another_has_its_place_is_told_what_it_has_lost() {
     let admission = world.net.shards[0].table.admission();
     assert_eq!(admission.total(), 3, "the newcomer, who came back, and one who waits");
 }
+
+#[test]
+fn the_newest_ping_is_answered_before_an_earlier_one_that_waits() {
+    let mut world = World::with_clients(ShardConfig::default(), Budget::default(), 1);
+    let (id, socket) = (world.channel(0), world.clients[0].socket.unwrap());
+    let ping = |world: &mut World| {
+        world.clients[0].pinged += 1;
+        world.write(0, format!("\u{1e}{{\"ping\":{}}}", world.clients[0].pinged).as_bytes());
+    };
+    world.net.wire(socket, |wire| wire.room = 10);
+    world.push(id, 100, None);
+    ping(&mut world);
+    world.turn();
+    // Its socket is full.
+    ping(&mut world);
+    ping(&mut world);
+    world.drain();
+    assert_eq!((world.heard_by(0), world.clients[0].ponged), ((1, 0), 1), "the answer to the first comes last");
+}
