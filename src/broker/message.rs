@@ -52,6 +52,13 @@ impl Message {
         Self(PushFrame { kind: PushKind::Message(MessageKind::Binary), payload: bytes.into() })
     }
 
+    /// The same in memory of its own.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
+    pub(crate) fn copied(&self) -> Self {
+        let PushFrame { kind, payload } = &self.0;
+        Self(PushFrame { kind: *kind, payload: Bytes::copy_from_slice(payload) })
+    }
+
     /// A message of the same kind as one that was received.
     ///
     /// # Errors

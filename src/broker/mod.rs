@@ -23,6 +23,7 @@
 //! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards
 //! before a bind answers; no code of a process runs on a shard thread, unless the process asks for it (`on_shards`).
 
+mod admitted;
 mod batch;
 mod builder;
 mod compression;
@@ -61,6 +62,7 @@ pub use crate::shard::stats::{Durations, Report, Stats};
 pub use crate::shard::tls_counts::{HandshakeTimes, TlsCounts};
 pub use crate::shard::topics::TopicReport;
 pub use crate::words::topic::InvalidTopic;
+pub(crate) use admitted::AdmittedOrder;
 pub use batch::Batch;
 pub use builder::Builder;
 pub use config::Config;

@@ -611,12 +611,17 @@ impl<'p, O: Order<'p>> AskingNodes<'p, O> {
         self.give(Full::Wait)
     }
 
-    fn give(mut self, full: Full) -> Result<(Ticket, Ticket<OnNodes>), PushError> {
+    fn give(self, full: Full) -> Result<(Ticket, Ticket<OnNodes>), PushError> {
         self.order.check()?;
+        let (order, tickets) = self.with_tickets();
+        give(order, full).map(|()| tickets)
+    }
+
+    pub(super) fn with_tickets(mut self) -> (O, (Ticket, Ticket<OnNodes>)) {
         let ((teller, ticket), (nodes, on_nodes)) = (ticket(), OutcomeAsker::new());
         let delivery = self.order.delivery();
         (delivery.ask, delivery.nodes) = (Some(OutcomeTo::Ticket(teller)), Some(nodes));
-        give(self.order, full).map(|()| (ticket, on_nodes))
+        (self.order, (ticket, on_nodes))
     }
 }
 
@@ -651,7 +656,7 @@ impl<'p, O: Order<'p>> Asking<'p, O> {
         give(order, full).map(|()| ticket)
     }
 
-    fn with_ticket(mut self) -> (O, Ticket) {
+    pub(super) fn with_ticket(mut self) -> (O, Ticket) {
         let (teller, ticket) = ticket();
         self.order.delivery().ask = Some(OutcomeTo::Ticket(teller));
         (self.order, ticket)
@@ -684,7 +689,7 @@ pub struct Sending<'p> {
 }
 
 impl<'p> Sending<'p> {
-    fn new(mut order: impl Order<'p>) -> Self {
+    pub(super) fn new(mut order: impl Order<'p>) -> Self {
         let (pusher, refused) = (order.pusher(), order.check().err());
         let abroad = if refused.is_none() { order.take_abroad() } else { None };
         let commands = if refused.is_none() { order.into_commands() } else { Commands::new() };

@@ -7,27 +7,28 @@
 //! broker is carried out as an order of the process that it names, and of no other.
 
 use super::delivery::OutcomeTo;
+#[cfg(feature = "fleet")]
+use super::guest::GuestPushOrder;
 use super::message::Message;
-use super::order::{Broadcast, OnNode, Order, Reach};
+use super::order::{Broadcast, Commands, OnNode, Order, Reach, Sending};
 use super::process::ProcessHandle;
-use super::pusher::{Audience, Full, PushError, Pusher};
+use super::pusher::{Audience, PushError, Pusher};
 use super::ticket::{Ticket, TicketSender, ticket};
 use super::{BrokerHandle, BrokerShared};
-#[cfg(feature = "fleet")]
-use super::{guest::GuestPushOrder, order::give};
 use crate::admission::ProcessMemory;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::resume::RunId;
+use crate::shard::Directory;
 use crate::shard::command::{Command, LostMessages, Policy, PushFrame};
 use crate::shard::operating::ChannelReport;
 use crate::shard::outcome::{Outcome, OutcomePart};
-use crate::shard::{Directory, Owner};
 use crate::words::strict::digits;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -513,7 +514,8 @@ impl ProcessHandle {
     }
 }
 
-/// Acts here in the names of processes for which something comes from elsewhere.
+/// Acts here in the names of processes for which something comes from elsewhere. Its futures wait for room in the
+/// shards' inboxes; what they do begins when they are polled.
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 pub(crate) struct LocalDelivery {
     shared: Arc<BrokerShared>,
@@ -522,6 +524,31 @@ pub(crate) struct LocalDelivery {
     operator: Pusher,
     /// Of those for which something came lately.
     pushers: HashMap<ProcessId, (OwnerId, Pusher)>,
+}
+
+/// Messages that were lost, to be counted by the channels of an audience.
+struct LossOrder<'p> {
+    pusher: &'p Pusher,
+    audience: Audience,
+    count: u32,
+    delivery: super::DeliveryOptions,
+}
+
+impl<'p> Order<'p> for LossOrder<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut super::DeliveryOptions {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, audience, count, .. } = self;
+        let Some(owner) = pusher.owner else { unreachable!("operators have no audience") };
+        let miss = |audience| Command::LostMessages(Box::new(LostMessages { audience, owner, count }));
+        pusher.split(audience).into_iter().map(|(shard, audience)| (shard, miss(audience))).collect()
+    }
 }
 
 /// Topics that are listed at a time.
@@ -545,11 +572,10 @@ impl LocalDelivery {
         }
     }
 
-    /// Pushes in the name of `process`, if there is such a process here. Blocks the thread until there is room in the
-    /// shards' inboxes. Returns whether there is one. The part is settled with what became of it.
+    /// Pushes in the name of `process`, if there is such a process here. The part is settled with what became of it.
     ///
     /// # Errors
-    /// The broker has stopped.
+    /// The broker has stopped, or the message is too large.
     pub(crate) fn push(
         &mut self,
         process: &ProcessId,
@@ -557,48 +583,54 @@ impl LocalDelivery {
         message: Message,
         policy: Option<Policy>,
         part: Option<Box<OutcomePart>>,
-    ) -> Result<bool, PushError> {
-        let Some(owner) = self.shared.directory().find(process) else {
-            self.pushers.remove(process);
-            if let (Some(mut part), Audience::Channels(list)) = (part, to) {
-                part.counts.not_found = list.len();
-            }
-            return Ok(false);
-        };
-        let pusher = self.pusher_of(process, &owner);
-        let delivery = super::DeliveryOptions { policy, ask: part.map(OutcomeTo::Part), nodes: None };
-        let broadcast = Broadcast { pusher, audience: to, except: Vec::new(), message, delivery, reach: Reach::Here };
-        broadcast.check()?;
-        broadcast.send()?;
-        Ok(true)
+    ) -> impl Future<Output = Result<(), PushError>> + use<> {
+        let pusher = self.pusher_of(process);
+        async move {
+            let Some(pusher) = &pusher else {
+                if let (Some(mut part), Audience::Channels(list)) = (part, to) {
+                    part.counts.not_found = list.len();
+                }
+                return Ok(());
+            };
+            let delivery = super::DeliveryOptions { policy, ask: part.map(OutcomeTo::Part), nodes: None };
+            Broadcast { pusher, audience: to, except: Vec::new(), message, delivery, reach: Reach::Here }.await
+        }
     }
 
-    fn pusher_of(&mut self, process: &ProcessId, owner: &Owner) -> &Pusher {
+    fn pusher_of(&mut self, process: &ProcessId) -> Option<Pusher> {
+        let Some(owner) = self.shared.directory().find(process) else {
+            self.pushers.remove(process);
+            return None;
+        };
         if self.pushers.get(process).is_none_or(|(id, _)| *id != owner.id) {
             if self.pushers.len() >= AT_HAND_MAX {
                 self.pushers.clear();
             }
-            let pusher = Pusher::of_process(self.shared.clone(), owner);
+            let pusher = Pusher::of_process(self.shared.clone(), &owner);
             self.pushers.insert(process.clone(), (owner.id, pusher));
         }
-        &self.pushers[process].1
+        Some(self.pushers[process].1.clone())
     }
 
     /// Has the channels of an audience of `process` that outlive their connections count messages that were lost, if
-    /// there is such a process here. Blocks the thread as [`push`](Self::push).
+    /// there is such a process here.
     ///
     /// # Errors
     /// The broker has stopped.
-    pub(crate) fn miss(&mut self, process: &ProcessId, to: Audience, count: u32) -> Result<(), PushError> {
-        let Some(owner) = self.shared.directory().find(process) else { return Ok(()) };
-        let pusher = self.pusher_of(process, &owner);
-        let miss = |audience| Command::LostMessages(Box::new(LostMessages { audience, owner: owner.id, count }));
-        let commands = pusher.split(to).into_iter().map(|(shard, audience)| (shard, miss(audience)));
-        pusher.give(commands.collect(), Full::Wait)
+    pub(crate) fn miss(
+        &mut self,
+        process: &ProcessId,
+        audience: Audience,
+        count: u32,
+    ) -> impl Future<Output = Result<(), PushError>> + use<> {
+        let pusher = self.pusher_of(process);
+        async move {
+            let Some(pusher) = &pusher else { return Ok(()) };
+            Sending::new(LossOrder { pusher, audience, count, delivery: super::DeliveryOptions::default() }).await
+        }
     }
 
-    /// Pushes in the name of a process on another node, to channels that it was let in to. Blocks the thread as
-    /// [`push`](Self::push).
+    /// Pushes in the name of a process on another node, to channels that it was let in to.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -609,12 +641,16 @@ impl LocalDelivery {
         channels: Vec<ChannelId>,
         message: Message,
         part: Option<Box<OutcomePart>>,
-    ) -> Result<(), PushError> {
-        let delivery = super::DeliveryOptions { ask: part.map(OutcomeTo::Part), ..super::DeliveryOptions::default() };
-        give(GuestPushOrder { pusher: &self.operator, guest, channels, message, delivery }, Full::Wait)
+    ) -> impl Future<Output = Result<(), PushError>> + use<> {
+        let operator = self.operator.clone();
+        async move {
+            let delivery =
+                super::DeliveryOptions { ask: part.map(OutcomeTo::Part), ..super::DeliveryOptions::default() };
+            Sending::new(GuestPushOrder { pusher: &operator, guest, channels, message, delivery }).await
+        }
     }
 
-    /// Closes a channel, as an operator does. Blocks the thread as [`push`](Self::push).
+    /// Closes a channel, as an operator does.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -624,10 +660,13 @@ impl LocalDelivery {
         channel: ChannelId,
         (code, reason): (u16, &str),
         part: Box<OutcomePart>,
-    ) -> Result<(), PushError> {
-        let delivery = super::DeliveryOptions { ask: Some(OutcomeTo::Part(part)), ..super::DeliveryOptions::default() };
-        let why = super::order::close_frame(code, reason);
-        give(super::Close { pusher: &self.operator, channel, why, abruptly: false, delivery }, Full::Wait)
+    ) -> impl Future<Output = Result<(), PushError>> + use<> {
+        let (operator, why) = (self.operator.clone(), super::order::close_frame(code, reason));
+        async move {
+            let delivery =
+                super::DeliveryOptions { ask: Some(OutcomeTo::Part(part)), ..super::DeliveryOptions::default() };
+            super::Close { pusher: &operator, channel, why, abruptly: false, delivery }.await
+        }
     }
 
     /// The paths on which each process may have channels, of those processes that have any.

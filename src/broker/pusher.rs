@@ -11,7 +11,7 @@ use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::queue::events::{self as process_queue, ProcessQueue};
-use crate::queue::orders::{Account, SendRefused};
+use crate::queue::orders::{Account, ReservedPlace, SendRefused};
 use crate::shard::Owner;
 use crate::shard::command::{Command, PushCommand, ReportTo, ShardAudience};
 use crate::shard::deflate::{Compressed, Windows};
@@ -20,6 +20,7 @@ use crate::shard::outcome::{OutcomeCollector as Parts, OutcomePart};
 use crate::shard::topics::{Topic, TopicClaim, Topics};
 pub use crate::words::audience::Audience;
 use crate::words::topic::InvalidTopic;
+use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -31,7 +32,8 @@ pub enum PushError {
     /// use an end that waits.
     #[error("the shard's inbox is full")]
     InboxFull,
-    /// As `InboxFull`, but some shards had accepted their part of the audience.
+    /// As `InboxFull`, but some shards had accepted their part of the audience: of an order that a handler on a shard
+    /// gives, which has done its own shard's part at once. No other is accepted in part.
     #[error("some shards' inboxes are full; the others have accepted the push")]
     Partly,
     /// The process has as many unread outcomes as it may have messages: read events, then push again. Orders that wait
@@ -271,9 +273,22 @@ impl Pusher {
         }
     }
 
-    /// Gives an order: one command, or one for each shard that has a part of it.
+    /// Gives an order: one command, or one for each shard that has a part of it. Where it may not wait, all shards get
+    /// their parts, or none does.
     pub(super) fn give(&self, commands: Commands, full: Full) -> Result<(), PushError> {
-        give_each(commands, |shard, command| self.send(shard, command, full))
+        if full == Full::Refuse && commands.len() > 1 {
+            return self.admit(commands).map(AdmittedCommands::submit);
+        }
+        commands.into_iter().try_for_each(|(shard, command)| self.send(shard, command, full))
+    }
+
+    /// Takes room at each shard for its part of an order.
+    pub(super) fn admit(&self, commands: Commands) -> Result<AdmittedCommands<'_>, PushError> {
+        let admit_one = |(shard, command): (usize, Command)| -> Result<_, PushError> {
+            let place = self.shared.inboxes[shard].try_reserve(command.payload_bytes(), &self.accounts[shard])?;
+            Ok((self.shared.probes[shard].ride_on(command), place))
+        };
+        joined(commands).into_iter().map(admit_one).collect::<Result<_, _>>().map(AdmittedCommands)
     }
 
     fn send(&self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
@@ -290,10 +305,7 @@ impl Pusher {
                 must_not_be_on_a_shard();
                 inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped)
             }
-            Full::Refuse => inbox.try_send(command, bytes, account).map_err(|refused| match refused {
-                SendRefused::Full(_) => PushError::InboxFull,
-                SendRefused::Stopped(_) => PushError::Stopped,
-            }),
+            Full::Refuse => Ok(inbox.try_send(command, bytes, account)?),
         }
     }
 
@@ -311,6 +323,42 @@ impl Pusher {
     }
 }
 
+impl<T> From<SendRefused<T>> for PushError {
+    fn from(refused: SendRefused<T>) -> Self {
+        match refused {
+            SendRefused::Full(_) => Self::InboxFull,
+            SendRefused::Stopped(_) => Self::Stopped,
+        }
+    }
+}
+
+/// The commands of an order, for which all its shards have room. Dropping it gives the room back.
+pub(super) struct AdmittedCommands<'p>(SmallVec<[(Command, ReservedPlace<'p, Command>); 1]>);
+
+impl AdmittedCommands<'_> {
+    /// Has the shards execute them.
+    pub(super) fn submit(self) {
+        self.0.into_iter().for_each(|(command, place)| place.put(command));
+    }
+}
+
+/// Those for one shard as one command, for which there is room as soon as its producer holds nothing there, however
+/// large it is.
+fn joined(commands: Commands) -> Commands {
+    let mut joined = Commands::new();
+    for (shard, command) in commands {
+        match joined.last_mut() {
+            Some((last, Command::Batch(batch))) if *last == shard => batch.push(command),
+            Some((last, first)) if *last == shard => {
+                let before = std::mem::replace(first, Command::Batch(Vec::new()));
+                *first = Command::Batch(vec![before, command]);
+            }
+            _ => joined.push((shard, command)),
+        }
+    }
+    joined
+}
+
 /// A producer's accounts with all shards. What they hold is told as held for the owner of `memory`.
 fn accounts_of(shared: &BrokerShared, memory: &ProcessMemory) -> Arc<[Account]> {
     let accounts: Arc<[Account]> = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
@@ -320,7 +368,7 @@ fn accounts_of(shared: &BrokerShared, memory: &ProcessMemory) -> Arc<[Account]> 
     accounts
 }
 
-/// Gives each shard its command, and tells what came of it for all of them.
+/// Gives each shard its command, one after another, and tells what came of it for all of them.
 pub(super) fn give_each(
     commands: Commands,
     mut give: impl FnMut(usize, Command) -> Result<(), PushError>,
@@ -350,4 +398,23 @@ fn parts_of_list(shard: usize, list: Vec<ChannelId>) -> Vec<(usize, ShardAudienc
         return vec![(shard, ShardAudience::Channels(list))];
     }
     list.chunks(LISTED_MAX).map(|part| (shard, ShardAudience::Channels(part.to_vec()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Broker, Config};
+    use crate::queue::orders::InboxLimits;
+
+    #[test]
+    fn what_is_more_than_one_may_hold_is_accepted_whole_where_nothing_waits() {
+        let inbox = InboxLimits { commands_max: 8, bytes_max: 4 << 10 };
+        let broker = Broker::start(Config { shards: 1, inbox, ..Config::default() }).unwrap();
+        let process = broker.process("p").unwrap();
+        // Three orders for the shard, each with more bytes than a quarter of the inbox.
+        let list = vec![ChannelId::new(0); 2 * LISTED_MAX + 1];
+        let push = || process.broadcast(Message::binary(vec![0; 2000])).to(list.clone()).ask().try_send();
+        let counts = push().unwrap().wait(std::time::Duration::from_secs(20)).unwrap();
+        assert_eq!(counts.not_found, list.len());
+    }
 }

@@ -208,12 +208,14 @@ fn channels_text(channels: &[ChannelReport]) -> String {
             Some(client) => format!("{client} by {}", channel.peer),
             None => channel.peer.to_string(),
         };
+        let client = if channel.is_detached { format!("{peer}, away") } else { peer };
         [
             channel.channel.to_string(),
             plain(channel.process.as_str()),
             plain(&channel.path),
-            peer,
+            client,
             bytes(channel.queued_bytes as u64),
+            bytes(channel.kept_bytes as u64),
             seconds(channel.age_s.into()),
             seconds(channel.silent_ms / 1000),
             channel.ping_ms.map_or("-".to_owned(), |ms| format!("{ms}ms")),
@@ -225,6 +227,7 @@ fn channels_text(channels: &[ChannelReport]) -> String {
         ("PATH", Align::Left),
         ("CLIENT", Align::Left),
         ("QUEUED", Align::Right),
+        ("KEPT", Align::Right),
         ("OPEN", Align::Right),
         ("SILENT", Align::Right),
         ("PING", Align::Right),

@@ -1,18 +1,19 @@
 //! The thread that talks to NATS: it publishes what is queued in the outbox, and passes what comes in to the broker.
 //!
-//! One thread, one runtime, one connection. Incoming messages are passed to the shards on this thread, which waits
-//! while their inboxes are full: then it does not read from NATS either, which holds the messages back and in the end
-//! disconnects; so what is held here stays within what one turn reads, and losses are detected by sequence numbers.
+//! One thread, one runtime, one connection. Incoming messages are passed to the shards on this thread, which waits for
+//! none of them: what a process has no room for waits [apart](delivering).
 //!
-//! Invariants: no other thread waits for this one. The connection is retried for ever, after a random wait. While it is
-//! down, messages that have been accepted wait, and no more are accepted.
+//! Invariants: no other thread waits for this one, and it waits for none. The connection is retried for ever, after a
+//! random wait. While it is down, messages that have been accepted wait, and no more are accepted.
 
 mod asking;
 mod client;
+mod delivering;
 mod held;
 
 use self::asking::NodesAsked;
 use self::client::NatsClient;
+use self::delivering::{ForeignOrder, ForeignOrderQueue};
 use self::held::FleetMemory;
 use super::Options;
 use super::connection::{ON_THE_WAY_MAX, connect_options, note_connected, pause_before_leaving, server};
@@ -25,10 +26,11 @@ use super::outbox::{
 use super::presence::RememberedCounts;
 use super::roster::{Announcement, Change};
 use super::subject::{AudienceKey, NamedAudience, Subjects, Target};
-use super::traffic::{Channels, Delivery, FleetNews, Publish};
+use super::traffic::{FleetNews, Publish};
 use crate::admission::Charge;
-use crate::broker::{Audience, BrokerHandle, FleetReport, LocalDelivery, Outcome, PushError};
+use crate::broker::{BrokerHandle, FleetReport, LocalDelivery, Outcome};
 use crate::driver::background::BackgroundRuntime;
+use crate::process_id::ProcessId;
 use crate::queue::orders::{self, Inbox, Wake};
 use crate::shard::outcome::OutcomePart;
 use async_nats::connection::State as ConnectionState;
@@ -191,6 +193,8 @@ struct Engine {
     client: NatsClient,
     member: RefCell<Member>,
     hands: RefCell<LocalDelivery>,
+    /// By recipient: those for whose orders the shards have no room now.
+    waiting: RefCell<HashMap<Option<ProcessId>, ForeignOrderQueue>>,
     began: Instant,
     began_unix_ms: u64,
     listening: RefCell<HashMap<AudienceKey, AbortHandle>>,
@@ -238,6 +242,7 @@ impl EngineStart {
             outcomes,
             answers,
             hands: RefCell::new(LocalDelivery::new(&broker)),
+            waiting: RefCell::default(),
             member: RefCell::new(Member::new(&options, began_unix_ms, began_unix_ms)),
             began: Instant::now(),
             began_unix_ms,
@@ -308,10 +313,8 @@ impl Engine {
             if let Some(settled) = received.settled {
                 self.settle(settled);
             }
-            if let Some(asked) = received.of_channel
-                && self.execute_of_channel(asked).is_err()
-            {
-                return self.stop.notify_one();
+            if let Some(asked) = received.of_channel {
+                self.hear_of_channel(asked);
             }
             if let Some((process, topic, node, ask)) = received.count {
                 let sent = self.hands.borrow().subscribers(&process, &topic);
@@ -320,17 +323,8 @@ impl Engine {
             if let Some(answer) = received.answer {
                 self.answer_soon(answer);
             }
-            let Some(Delivery { process, channels, message, policy, asked }) = received.delivery else { continue };
-            let part = asked.map(|(node, ask)| self.part_of(node, ask));
-            let mut hands = self.hands.borrow_mut();
-            let pushed = match channels {
-                Channels::Of(to) => hands.push(&process, to.audience(), message, policy, part).map(drop),
-                Channels::List(list) => hands.push(&process, Audience::Channels(list), message, policy, part).map(drop),
-                Channels::Guest(guest, list) => hands.push_as_guest(guest, list, message, part),
-            };
-            drop(hands);
-            if matches!(pushed, Err(PushError::Stopped)) {
-                return self.stop.notify_one();
+            if let Some(delivery) = received.delivery {
+                self.deliver(ForeignOrder::Push(delivery));
             }
         }
     }
@@ -623,12 +617,9 @@ impl Engine {
     }
 
     /// Reports to clients that count positions, and to the log.
-    fn tell(&self, told: &FleetNews) {
-        if let FleetNews::Lost { to: Some(Target { process, to }), count: Some(count), .. } = told {
-            let count = u32::try_from(*count).unwrap_or(u32::MAX);
-            if self.hands.borrow_mut().miss(process, to.clone().audience(), count).is_err() {
-                self.stop.notify_one();
-            }
+    fn tell(self: &Rc<Self>, told: &FleetNews) {
+        if let FleetNews::Lost { to: Some(target), count: Some(count), .. } = told {
+            self.deliver(ForeignOrder::Loss(target.clone(), u32::try_from(*count).unwrap_or(u32::MAX)));
         }
         match told {
             FleetNews::Lost { source, count, .. } => {

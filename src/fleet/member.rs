@@ -680,8 +680,9 @@ impl Member {
         }
         self.counts.received += 1;
         self.counts.received_bytes += bytes as u64;
+        let shared = source.shared().clone();
         let asked = (ask != 0).then_some((source, ask));
-        let delivery = Some(Delivery { process, channels: to, message, policy, asked });
+        let delivery = Some(Delivery { source: shared, process, channels: to, message, policy, asked });
         Ok(Effects { delivery, told, ..Effects::default() })
     }
 
@@ -698,6 +699,12 @@ impl Member {
             Verdict::Restarted { lost: 0 } => None,
             Verdict::Restarted { lost } => Some(self.lost(source, Some(line), Some(lost), now_ms)),
         }
+    }
+
+    /// So many messages of another node had no room here, for an audience or, without one, for single channels.
+    pub(super) fn undelivered(&mut self, source: &Arc<str>, to: Option<&Target>, count: u32, now_ms: u64) -> FleetNews {
+        let line = to.map_or(self.own_line, Target::line);
+        self.lost(source, Some(&line), Some(count.into()), now_ms)
     }
 
     fn count_lost(&mut self, source: &Arc<str>, lost: u64) {

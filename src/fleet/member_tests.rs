@@ -268,6 +268,8 @@ fn a_node_is_asked_of_its_channels_alone_and_refuses_noise() {
         peer: ([127, 0, 0, 1], 1).into(),
         forwarded_for: None,
         queued_bytes: 0,
+        kept_bytes: 0,
+        is_detached: false,
         age_s: 1,
         silent_ms: 1,
         ping_ms: None,

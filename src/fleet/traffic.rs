@@ -74,6 +74,8 @@ pub(super) struct Numbered {
 /// A push of another node, for the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Delivery {
+    /// Whose it is.
+    pub source: Arc<str>,
     /// In whose name.
     pub process: ProcessId,
     /// The audience.

@@ -2,8 +2,8 @@
 //! webhooks.
 //!
 //! Invariants: what waits is bounded in events and bytes, and charged to the hub; events that find no room are counted,
-//! and the receiver of the next events learns how many are missing before them; events are taken in the order in which
-//! they happened.
+//! and the receiver of the event behind them learns how many are missing before it; events are taken in the order in
+//! which they happened.
 
 use super::grammar;
 use crate::admission::{Charge, HeldAs, ProcessMemory};
@@ -77,9 +77,9 @@ struct Queue {
     places: Option<Charge>,
     /// Of texts and the events that they are of.
     bytes: usize,
-    /// Events that were lost, and those of them that were not reported yet.
+    /// Events that were lost, and those of them that are behind all that wait.
     lost: u64,
-    unreported: u64,
+    lost_last: u64,
     /// Since when nothing happens any more.
     closed: Option<Instant>,
 }
@@ -103,6 +103,8 @@ impl Queue {
 
 struct WaitingEvent {
     text: Box<str>,
+    /// How many are missing before it.
+    lost: u64,
     charge: Charge,
 }
 
@@ -123,7 +125,7 @@ impl TakenEvents {
         let mut charges = Vec::with_capacity(events.len());
         let mut body = format!(r#"{{"lost":{lost},"events":["#).into_bytes();
         body.reserve_exact(events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 1);
-        for WaitingEvent { text, charge } in events {
+        for WaitingEvent { text, charge, lost: _ } in events {
             if !charges.is_empty() {
                 body.push(b',');
             }
@@ -175,7 +177,9 @@ impl WebhookQueue {
     pub(super) fn tell(&self, memory: &ProcessMemory, event: &Value, said: Option<Said<'_>>) -> bool {
         let is_told = self.queue_up(memory, event, said).is_some();
         if !is_told {
-            self.lose(1, 0);
+            let mut queue = self.queue();
+            queue.lost += 1;
+            queue.lost_last += 1;
         }
         is_told
     }
@@ -192,13 +196,15 @@ impl WebhookQueue {
         let text = text_of(event, said, bytes);
         let mut queue = self.queue();
         queue.bytes += text.len() + EVENT_BYTES;
-        queue.events.push_back(WaitingEvent { text, charge });
+        let lost = std::mem::take(&mut queue.lost_last);
+        queue.events.push_back(WaitingEvent { text, charge, lost });
         queue.count_places();
         self.0.changed.notify_all();
         Some(())
     }
 
-    /// Waits for events, and takes the first of them: one at least. None: there are none, and there will be none.
+    /// Waits for events, and takes the first of them, one at least, up to where some are missing. None: there are none,
+    /// and there will be none.
     pub fn take(&self, events_max: usize, bytes_max: usize) -> Option<TakenEvents> {
         let mut queue = self.queue();
         while queue.events.is_empty() {
@@ -210,7 +216,7 @@ impl WebhookQueue {
         let (mut taken, mut bytes) = (Vec::<WaitingEvent>::new(), 0);
         while let Some(first) = queue.events.front()
             && taken.len() < events_max
-            && (taken.is_empty() || bytes + first.text.len() <= bytes_max)
+            && (taken.is_empty() || (first.lost == 0 && bytes + first.text.len() <= bytes_max))
             && let Some(event) = queue.events.pop_front()
         {
             bytes += event.text.len();
@@ -222,16 +228,20 @@ impl WebhookQueue {
             queue.events.shrink_to(room);
         }
         queue.count_places();
-        let lost = std::mem::take(&mut queue.unreported);
         drop(queue);
+        let lost = taken.first().map_or(0, |first| first.lost);
         Some(TakenEvents::new(taken, lost))
     }
 
-    /// So many that were taken are lost after all, and `unreported` others that were not reported yet.
-    pub fn lose(&self, events: u64, unreported: u64) {
+    /// What was taken is lost after all: so many events, and those before them of which nobody has heard.
+    pub fn lose(&self, taken: TakenEvents) {
         let mut queue = self.queue();
-        queue.lost += events;
-        queue.unreported += events + unreported;
+        queue.lost += taken.events;
+        let missing = taken.events + taken.lost;
+        match queue.events.front_mut() {
+            Some(first) => first.lost += missing,
+            None => queue.lost_last += missing,
+        }
     }
 
     /// Events that were lost.
@@ -345,21 +355,30 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_told_with_the_next() {
+    fn what_finds_no_room_is_counted_and_told_in_its_place() {
         let (calls, memory) = (calls(2, 1 << 20), memory(Budget::default()));
         let told: Vec<bool> = (0..5).map(|n| calls.tell(&memory, &json!({"n": n}), None)).collect();
         assert_eq!((told, calls.waiting(), calls.lost()), (vec![true, true, false, false, false], 2, 3));
         let taken = calls.take(1, 100).unwrap();
-        assert_eq!((&taken.body[..], taken.events, taken.lost), (&br#"{"lost":3,"events":[{"n":0}]}"#[..], 1, 3));
+        assert_eq!((&taken.body[..], taken.events, taken.lost), (&br#"{"lost":0,"events":[{"n":0}]}"#[..], 1, 0));
         assert!(memory.tenant().total() > 7, "it is charged until it is delivered");
-        assert_eq!((calls.take(9, 100).unwrap().lost, calls.waiting()), (0, 0));
         drop(taken);
-        assert_eq!(memory.tenant().total(), 0, "nothing waits");
-        calls.lose(2, 3);
-        assert!(calls.tell(&memory, &json!({"n": 5}), None) && calls.tell(&memory, &json!({"n": 6}), None));
+        let tell = |n: u32| calls.tell(&memory, &json!({ "n": n }), None);
+        // They are missing behind what waits, and before what comes then.
+        assert!(tell(5) && !tell(6));
+        let taken = [calls.take(9, 100).unwrap(), calls.take(9, 100).unwrap()];
+        let bodies = taken.each_ref().map(|taken| std::str::from_utf8(&taken.body).unwrap().to_owned());
+        assert_eq!(bodies, [r#"{"lost":0,"events":[{"n":1}]}"#, r#"{"lost":3,"events":[{"n":5}]}"#]);
+        assert!(tell(7));
+        // What is given up is missing before what waits, with what was missing before it.
+        let [delivered, given_up] = taken;
+        drop(delivered);
+        calls.lose(given_up);
         calls.close();
         let taken = calls.take(9, 100).unwrap();
-        assert_eq!((&taken.body[..], taken.events), (&br#"{"lost":5,"events":[{"n":5},{"n":6}]}"#[..], 2));
+        assert_eq!((&taken.body[..], taken.events), (&br#"{"lost":5,"events":[{"n":7}]}"#[..], 1));
+        drop(taken);
+        assert_eq!(memory.tenant().total(), 0, "nothing waits");
         assert!(calls.lost() == 5 && calls.take(9, 100).is_none() && calls.is_closed());
         calls.wait_closed(Duration::from_secs(3600));
     }

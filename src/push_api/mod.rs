@@ -6,8 +6,9 @@
 //! `docs/PUBLISHING.md` and `docs/openapi.json`.
 //!
 //! Invariants: nothing is done, and no body taken in, before the token has been compared; a request is answered once; a
-//! push never waits: a full inbox is reported (429). A batch of lines is processed a part at a time, so that no client
-//! waits for another's. The answers kept for [`Idempotency-Key`](idempotency) are bounded and charged.
+//! push never waits: a full inbox is reported (429), and then nothing was pushed to any shard. A batch of lines is
+//! processed a part at a time, so that no client waits for another's. The answers kept for
+//! [`Idempotency-Key`](idempotency) are bounded and charged.
 
 mod answer;
 mod body;

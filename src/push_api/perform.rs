@@ -6,8 +6,9 @@ use super::answer::ApiAnswer;
 use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::admission::tree_bytes_in_order;
 use crate::broker::{
-    Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
-    Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery, TopicReport,
+    AdmittedOrder, Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion,
+    ChannelReport, Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
+    TopicReport,
 };
 use crate::channel::ChannelId;
 use crate::hub::{self, grammar};
@@ -160,18 +161,21 @@ impl PushTickets {
         Some(answer)
     }
 
-    /// Gives a push, and keeps what it is asked of.
-    fn give(&mut self, push: Broadcast<'_>, wanted: OutcomeWanted) -> Result<(), PushError> {
-        match wanted {
-            OutcomeWanted::Nothing => push.try_send()?,
-            OutcomeWanted::Here => self.here.push(push.ask().try_send()?),
-            OutcomeWanted::Nodes => {
-                let (here, nodes) = push.ask_nodes().try_send()?;
+    /// Takes room for a push, and keeps what it is asked of.
+    fn admit<'p>(&mut self, push: Broadcast<'p>, wanted: OutcomeWanted) -> Result<AdmittedOrder<'p>, ApiAnswer> {
+        let admitted = match wanted {
+            OutcomeWanted::Nothing => push.admit(),
+            OutcomeWanted::Here => push.ask().admit().map(|(admitted, here)| {
+                self.here.push(here);
+                admitted
+            }),
+            OutcomeWanted::Nodes => push.ask_nodes().admit().map(|(admitted, (here, nodes))| {
                 self.here.push(here);
                 self.nodes.push(nodes);
-            }
-        }
-        Ok(())
+                admitted
+            }),
+        };
+        admitted.map_err(refusal)
     }
 }
 
@@ -255,16 +259,17 @@ impl Performer {
         };
         // A list of channels is of one node.
         let everywhere = !matches!(audience, Audience::Channels(_));
+        let mut pushes = vec![push(message.clone(), audience).everywhere_if(everywhere)];
+        pushes.extend(
+            enveloped.map(|(topic, text)| push(Message::text(text), Audience::Topic(topic.into())).everywhere()),
+        );
+        let of_node =
+            |(node, channels): (String, _)| push(message.clone(), Audience::Channels(channels)).on_node(&node);
+        pushes.extend(on_others.into_iter().map(of_node));
+        // All of them, or none: a client that is refused may repeat its request.
         let mut tickets = PushTickets::default();
-        tickets.give(push(message.clone(), audience).everywhere_if(everywhere), outcome).map_err(refusal)?;
-        if let Some((topic, text)) = enveloped {
-            let twin = push(Message::text(text), Audience::Topic(topic.into())).everywhere();
-            tickets.give(twin, outcome).map_err(partly)?;
-        }
-        for (node, channels) in on_others {
-            let push = push(message.clone(), Audience::Channels(channels)).on_node(&node);
-            tickets.give(push, outcome).map_err(partly)?;
-        }
+        let admitted: Vec<_> = pushes.into_iter().map(|push| tickets.admit(push, outcome)).collect::<Result<_, _>>()?;
+        admitted.into_iter().for_each(AdmittedOrder::submit);
         Ok(if outcome == OutcomeWanted::Nothing { PushResult::Accepted } else { PushResult::Asked(tickets) })
     }
 
@@ -471,24 +476,13 @@ fn no_channel(channel: &dyn std::fmt::Display) -> ApiAnswer {
     ApiAnswer::error(404, None, &format!("there is no channel {channel}"))
 }
 
-/// The same, where one form of it was.
-fn partly(error: PushError) -> ApiAnswer {
-    match error {
-        PushError::InboxFull => refusal(PushError::Partly),
-        error => refusal(error),
-    }
-}
-
 /// Why a push was not accepted.
 fn refusal(error: PushError) -> ApiAnswer {
     match error {
         PushError::InboxFull => {
-            ApiAnswer::error(429, None, "the shard has too much to do: nothing was pushed").with("retry-after", "1")
+            ApiAnswer::error(429, None, "a shard has too much to do: nothing was pushed").with("retry-after", "1")
         }
-        PushError::Partly => {
-            let why = "some shards have too much to do, and their part was not pushed; the others have it";
-            ApiAnswer::error(429, None, why).with("retry-after", "1")
-        }
+        PushError::Partly => unreachable!("only handlers give orders that are accepted in part"),
         PushError::TooLarge => ApiAnswer::error(413, None, &error.to_string()),
         PushError::ChannelsAreHere | PushError::OnlyChannels => {
             ApiAnswer::error(400, Some("to.channels"), &error.to_string())

@@ -161,20 +161,42 @@ impl<T> InboxSender<T> {
     /// # Errors
     /// No room now, or no shard; see [`SendRefused`].
     pub fn try_send(&self, command: T, bytes: usize, account: &Account) -> Result<(), SendRefused<T>> {
+        match self.try_reserve(bytes, account) {
+            Ok(place) => place.put(command),
+            Err(SendRefused::Full(())) => return Err(SendRefused::Full(command)),
+            Err(SendRefused::Stopped(())) => return Err(SendRefused::Stopped(command)),
+        }
+        Ok(())
+    }
+
+    /// Takes room for a command that stands for `bytes` bytes of payload. Never waits.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    pub fn try_reserve<'a>(
+        &'a self,
+        bytes: usize,
+        account: &'a Account,
+    ) -> Result<ReservedPlace<'a, T>, SendRefused<()>> {
         if self.shared.stopped.load(Ordering::Acquire) {
-            return Err(SendRefused::Stopped(command));
+            return Err(SendRefused::Stopped(()));
         }
         let bytes = gauge::countable(bytes);
         if self.leaves_no_room(account, bytes) || !account.0.try_take(bytes) {
-            return Err(SendRefused::Full(command));
+            return Err(SendRefused::Full(()));
         }
         if !self.shared.held.try_take(bytes) {
             // Producers that met the account full meanwhile are not forgotten: the queue that refused this order holds
-            // commands, and draining them wakes all that wait.
+            // commands or places, and whoever drains those or gives these back wakes all that wait.
             account.0.release(1, bytes);
-            return Err(SendRefused::Full(command));
+            return Err(SendRefused::Full(()));
         }
-        let pushed = self.shared.queue.try_push(QueuedOrder { command, bytes, account: account.clone() });
+        Ok(ReservedPlace { inbox: self, account, bytes })
+    }
+
+    /// Puts a command into the queue, for which room was taken.
+    fn put(&self, order: QueuedOrder<T>) {
+        let pushed = self.shared.queue.try_push(order);
         assert!(pushed.is_ok(), "the gauge admits no more commands than the queue has places");
         self.shared.wake_if_asleep();
         // The fence that came with looking at the wake flag stands between our push and this load, another between
@@ -182,7 +204,6 @@ impl<T> InboxSender<T> {
         if self.shared.gone.load(Ordering::Relaxed) {
             self.shared.drop_leftovers();
         }
-        Ok(())
     }
 
     /// Returns whether a producer that holds something would hold more than it leaves free. So however many fill the
@@ -281,6 +302,34 @@ impl<T> InboxSender<T> {
     /// The commands in the queue and the bytes they stand for.
     pub fn held(&self) -> (u64, u64) {
         self.shared.held.held()
+    }
+}
+
+/// Room that was taken for one command, so that it is accepted whatever others send meanwhile. Dropping it gives the
+/// room back.
+#[must_use = "dropping it gives the room back"]
+pub struct ReservedPlace<'a, T> {
+    inbox: &'a InboxSender<T>,
+    account: &'a Account,
+    bytes: u64,
+}
+
+impl<T> ReservedPlace<'_, T> {
+    /// Puts the command there, and wakes the shard if it sleeps. A shard that has stopped meanwhile drops it.
+    pub fn put(self, command: T) {
+        let Self { inbox, account, bytes } = self;
+        // The room is the command's from now on.
+        std::mem::forget(self);
+        inbox.put(QueuedOrder { command, bytes, account: account.clone() });
+    }
+}
+
+impl<T> Drop for ReservedPlace<'_, T> {
+    fn drop(&mut self) {
+        self.account.0.release(1, self.bytes);
+        self.inbox.shared.held.release(1, self.bytes);
+        // Others may have found no room but for this. The shard may have nothing to announce again.
+        self.inbox.shared.room.announce(usize::MAX);
     }
 }
 

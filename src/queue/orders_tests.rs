@@ -355,3 +355,40 @@ fn however_many_wait_for_room_some_are_woken_at_a_time_and_those_of_each_account
     }
     assert_eq!((woken(&of_many), woken(&of_few)), (TASKS, 1), "each is woken once, and the shard sleeps then");
 }
+
+#[test]
+fn a_place_is_kept_for_its_command_and_given_back_without_one() {
+    let (sender, mut inbox) = inbox(limits(8, 800), NeverAsleep);
+    let (account, other) = (sender.account(), sender.account());
+    let places = [100, 100].map(|bytes| sender.try_reserve(bytes, &account).unwrap());
+    assert_eq!(sender.try_send(1, 1, &account), Err(SendRefused::Full(1)), "a quarter of it is taken");
+    sender.try_send(2, 100, &other).unwrap();
+    let [first, second] = places;
+    second.put(4);
+    first.put(3);
+    assert_eq!(drained(&mut inbox), [2, 4, 3], "in the order in which they were put there");
+    drop(sender.try_reserve(100, &account).unwrap());
+    assert_eq!((sender.held(), account.held(), other.held()), ((0, 0), (0, 0), (0, 0)));
+    // Who has found no room beside a place is told when it is given back.
+    let place = sender.try_reserve(200, &account).unwrap();
+    let mut waiting = std::pin::pin!(sender.send(5, 1, &account));
+    let woken = WakeThread::new();
+    let waker = std::task::Waker::from(Arc::new(Count(woken.clone())));
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(place);
+    assert_eq!(woken.wakes(), 1);
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    // One that the shard has stopped meanwhile to take is dropped, and its room is not taken for ever.
+    let place = sender.try_reserve(1, &account).unwrap();
+    drop(inbox);
+    place.put(6);
+    assert!(matches!(sender.try_reserve(1, &account), Err(SendRefused::Stopped(()))));
+}
+
+struct Count(WakeThread);
+
+impl std::task::Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+}

@@ -491,7 +491,8 @@ fn control_frames_that_came_while_we_did_not_listen_are_not_called_a_flood() {
         scene.now_ms += 30_000;
         scene.shard.handle_tick(scene.now_ms);
         scene.read(client_frame(9, b"p").repeat(pings));
-        scene.turn();
+        // More than is taken in at a time.
+        (0..2).for_each(|_| _ = scene.turn());
         assert_eq!(opcodes_left(&scene).last(), Some(&last));
     }
 }

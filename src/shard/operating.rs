@@ -52,8 +52,14 @@ pub struct ChannelReport {
     pub peer: SocketAddr,
     /// The client as a trusted proxy forwarded it (of an IPv6 address the /64).
     pub forwarded_for: Option<IpAddr>,
-    /// Bytes that wait to be sent.
+    /// Bytes that wait to be sent, or for a client that is away.
     pub queued_bytes: usize,
+    /// Bytes that were sent, and are kept for a client that may come back.
+    #[serde(default)]
+    pub kept_bytes: usize,
+    /// Whether its connection is lost, and its client is waited for.
+    #[serde(default)]
+    pub is_detached: bool,
     /// How long it has been open, in seconds.
     pub age_s: u32,
     /// How long the client has said nothing, in milliseconds.

@@ -416,3 +416,22 @@ fn who_breaks_the_protocol_does_not_come_back_before_it_is_told() {
         assert!(world.known[&id].is_closed && world.channel(at) != id);
     }
 }
+
+#[test]
+fn the_newest_ping_is_answered_before_an_earlier_one_that_waits() {
+    let mut world = World::with_clients(ShardConfig::default(), Budget::default(), 1);
+    let (id, socket) = (world.channel(0), world.clients[0].socket.unwrap());
+    let ping = |world: &mut World| {
+        world.clients[0].pinged += 1;
+        world.write(0, format!("\u{1e}{{\"ping\":{}}}", world.clients[0].pinged).as_bytes());
+    };
+    world.net.wire(socket, |wire| wire.room = 10);
+    world.push(id, 100, None);
+    ping(&mut world);
+    world.turn();
+    // Its socket is full.
+    ping(&mut world);
+    ping(&mut world);
+    world.drain();
+    assert_eq!((world.heard_by(0), world.clients[0].ponged), ((1, 0), 1), "the answer to the first comes last");
+}

@@ -1,16 +1,17 @@
 //! Regression tests, each with one shard and sockets that take as much as they are told to.
 
-use super::command::{CloseFrame, Command, Policy, PushCommand, PushFrame, PushKind, ReportTo};
+use super::command::{CloseFrame, Command, Policy, PushCommand, PushFrame, PushKind, ReportTo, RespondCommand};
 use super::event::Event;
 use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use super::outcome::{Outcome, OutcomeCollector};
-use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, TICK_MS};
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd, TICK_MS};
 use crate::admission::Ledger;
 use crate::channel::ChannelId;
 use crate::gateway::{
     Claims, HttpRule, HubAccess, OwnerId, PublicKeys, Secret, Settings, Snapshot, SubdomainTokens, TokenAuthority,
     TokenError, WebSocketRule, mint,
 };
+use crate::http::PreparedResponse;
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::proto::client::{FIN, append_frame, append_message};
@@ -424,4 +425,64 @@ fn what_a_client_did_not_take_is_counted_to_the_byte() {
     scene.give_room(usize::MAX);
     scene.turn();
     assert_eq!(scene.left()[404], 0x88);
+}
+
+/// An upgrade, and behind it so many messages of their numbers.
+fn upgrade_with_messages(messages: u16) -> Vec<u8> {
+    let mut bytes = b"GET /p:sim:sys/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        .to_vec();
+    for number in 0..messages {
+        append_message(&mut bytes, MessageKind::Binary, [1, 2, 3, 4], &number.to_be_bytes());
+    }
+    bytes
+}
+
+impl Scene {
+    /// Lets the client go on, and its process take what there is, until the shard has nothing to do. Returns what was
+    /// ordered, and the numbers of the messages.
+    fn go_on(&mut self) -> (Vec<Effect>, Vec<u16>) {
+        let (mut effects, mut numbers) = (Vec::new(), Vec::new());
+        for _ in 0..100 {
+            effects.extend(self.turn());
+            while let Ok(batch) = self.events.try_recv() {
+                numbers.extend(batch.events.iter().filter_map(|event| match event {
+                    Event::Message { payload, .. } => Some(u16::from_be_bytes(payload[..].try_into().unwrap())),
+                    _ => None,
+                }));
+            }
+        }
+        (effects, numbers)
+    }
+}
+
+#[test]
+fn messages_that_came_with_the_upgrade_are_parsed_a_slice_at_a_time() {
+    let mut scene = Scene::new(usize::MAX);
+    let (bytes, before_ns) = (upgrade_with_messages(8000), scene.shard.spent_ns());
+    scene.read(bytes);
+    let spent_ns = scene.shard.spent_ns() - before_ns;
+    assert!(spent_ns < 400_000, "{spent_ns} ns in one step: other clients wait");
+    assert_eq!(scene.go_on().1, (0..8000).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_end_of_a_client_stands_behind_all_that_it_sent_with_the_upgrade() {
+    let mut scene = Scene::new(usize::MAX);
+    let request = b"GET /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    scene.read([&request[..], &upgrade_with_messages(5000)].concat());
+    scene.turn();
+    let asked = match &scene.events.try_recv().unwrap().events[..] {
+        [Event::Http(request)] => request.id,
+        other => panic!("{other:?}"),
+    };
+    // Found while it is answered, and the socket does not say it again.
+    scene.shard.handle_end(scene.client, SocketEnd::Finished, 0);
+    let respond = RespondCommand { request: asked, owner: OWNER, response: PreparedResponse::text(200, "") };
+    scene.shard.handle_command(Command::Respond(Box::new(respond)), 0);
+    let (effects, numbers) = scene.go_on();
+    assert_eq!(numbers, (0..5000).collect::<Vec<_>>());
+    assert_eq!(effects, [Effect::Read(scene.client)], "there its end is found");
+    scene.shard.handle_end(scene.client, SocketEnd::Finished, 0);
+    assert!(scene.go_on().0.contains(&Effect::Close(SocketId(0))));
 }

@@ -162,11 +162,11 @@ fn what_does_not_fit_is_counted_and_told() {
     answer.send(200).unwrap();
     let (second, answer) = requests.recv_timeout(PATIENCE).unwrap();
     let (lost, events) = second.events();
-    assert_eq!((lost, &events[0]["text"], &events[1]["text"]), (3, &json!("1"), &json!("2")));
+    assert_eq!((lost, &events[0]["text"], &events[1]["text"]), (0, &json!("1"), &json!("2")), "these came before");
     answer.send(200).unwrap();
     send(&mut client, "6");
     let (third, answer) = requests.recv_timeout(PATIENCE).unwrap();
-    assert_eq!((third.events().0, &third.events().1[0]["text"]), (0, &json!("6")), "and told once");
+    assert_eq!((third.events().0, &third.events().1[0]["text"]), (3, &json!("6")), "in their place");
     let metrics = daemon.get("/metrics:pushring:sys/", "");
     for line in ["pushring_webhook_events_lost_total 3", "pushring_webhook_events_delivered_total 3"] {
         assert!(metrics.contains(line), "{line}: {metrics}");

@@ -62,6 +62,7 @@ mod fleet;
 mod fleet_api;
 mod fleet_compose;
 mod fleet_guests;
+mod fleet_holds_up_no_process;
 mod fleet_hostile;
 mod fleet_resume;
 mod fleet_rolling_restart;

@@ -5,12 +5,12 @@
 use crate::support;
 
 use pushring::internals::push_api::{self, ApiOptions, ApiToken, IdempotencyKeys};
-use pushring::{AttachOptions, Audience, Broker, Config, Process};
+use pushring::{AttachOptions, Audience, Broker, Config, Event, Process};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use support::daemon::{Daemon, TemporaryFile};
-use support::{Client, Inbound, PATIENCE, broker, process, recv};
+use support::{Client, Inbound, PATIENCE, ShardHolder, broker, connect, on_shard, process, recv};
 use tungstenite::Message;
 
 const TOKEN: &str = "a token of the tests";
@@ -548,4 +548,61 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
         assert!(std::time::Instant::now() < end, "it is not stuck any more");
     }
     drop(client);
+}
+
+#[test]
+fn a_push_that_one_shard_has_no_room_for_reaches_no_other_shard() {
+    let broker = broker(support::driver(), |config| config.inbox.bytes_max = 4 << 10);
+    let rooms = process(&broker, "rooms", AttachOptions::default());
+    let mut inbound = Inbound::default();
+    let mut open = || {
+        let client = connect(&broker, "/rooms:test:sys/");
+        loop {
+            // Those of the other shard leave.
+            if let Event::Opened(opened) = inbound.next(&rooms) {
+                return (client, opened.channel);
+            }
+        }
+    };
+    let mut clients = [0, 1].map(|shard| on_shard(shard, &mut open));
+    for (_, channel) in &clients {
+        let outcome = rooms.subscribe(*channel, "all").ask().send().unwrap().wait(PATIENCE).unwrap();
+        assert_eq!(outcome.sent, 1);
+    }
+    let mut holder = ShardHolder::new(&broker);
+    let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
+    let options = ApiOptions {
+        token: ApiToken::new(TOKEN).unwrap(),
+        process: Some(rooms.id().clone()),
+        keys: Default::default(),
+    };
+    push_api::start(&api.handle(), true, broker.handle(), options).unwrap();
+    let push = |to: &str, body: &[u8]| {
+        let fields = format!("{}Content-Type: text/plain\r\nPush-To: {to}\r\n", authorized());
+        ask(api.address(), "POST /api/push", &fields, body)
+    };
+    let ids = clients.each_ref().map(|(_, id)| id.get());
+    holder.hold();
+    // The API's part of the first shard's inbox is full.
+    assert_eq!(push(&format!("channels={}", ids[0]), &[b'x'; 2000]).0, 202);
+    let everybody = format!("process={}", rooms.id());
+    let list = format!("channels={},{}", ids[1], ids[0]);
+    for to in ["topic=all", "path=/", &everybody, &list] {
+        for more in ["", ";outcome", ";outcome=nodes"] {
+            let (status, head, body) = push(&format!("{to}{more}"), b"again");
+            assert!(status == 429 && head.contains("\r\nretry-after: 1\r\n"), "{to}: {head}");
+            assert!(body.contains("nothing was pushed"), "{body}");
+        }
+    }
+    assert_eq!(push(&format!("channels={}", ids[1]), b"alone").0, 202);
+    assert_eq!(recv(&mut clients[1].0), Message::text("alone"), "it has nothing of what was refused");
+    holder.release();
+    assert_eq!(recv(&mut clients[0].0).len(), 2000);
+    let end = std::time::Instant::now() + PATIENCE;
+    while push("topic=all", b"once").0 != 202 {
+        assert!(std::time::Instant::now() < end, "there is room again");
+    }
+    for (client, _) in &mut clients {
+        assert_eq!(recv(client), Message::text("once"));
+    }
 }

@@ -3,9 +3,11 @@
 
 use crate::support;
 use pushring::{
-    AttachOptions, Broker, ChannelId, Closed, ClosedBy, Config, Event, Outcome, Policy, Process, WebSocketRule,
+    AttachOptions, Broker, ChannelFilter, ChannelId, Closed, ClosedBy, Config, Event, Outcome, Policy, Process,
+    WebSocketRule,
 };
 use serde_json::Value;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 use support::{Client, Inbound, PATIENCE, Patient, Push, SECRET, broker, driver, on_each_driver, recv, send};
@@ -621,4 +623,75 @@ fn without_the_subprotocol_or_the_rule_a_channel_is_as_it_was() {
     assert_eq!(scene.closed().code, 1006, "it does not wait");
     let refused = offer(&scene.broker, "/kept:test:sys/plain", None, &["pushring.1".into()]);
     assert!(matches!(refused, Err(tungstenite::Error::Protocol(_))), "nothing is echoed: {refused:?}");
+}
+
+#[test]
+fn an_operator_sees_what_is_kept_for_a_client_and_that_it_is_away() {
+    let mut scene = Scene::new(|_| {});
+    let mut client = scene.open();
+    let report = |scene: &Scene, queued_bytes_min| {
+        let filter = ChannelFilter { queued_bytes_min, ..ChannelFilter::default() };
+        let report = scene.broker.handle().channels(&filter, 0, 10).0.pop()?;
+        Some((report.queued_bytes, report.kept_bytes, report.is_detached))
+    };
+    scene.push(&client, &"x".repeat(100));
+    client.expect(&"x".repeat(100));
+    assert_eq!(report(&scene, 0), Some((0, 102, false)));
+    client.cut();
+    scene.detached(&client);
+    assert_eq!((report(&scene, 0), report(&scene, 1)), (Some((0, 102, true)), None));
+    scene.push(&client, &"y".repeat(50));
+    assert_eq!(report(&scene, 52), Some((52, 102, true)), "it is found by what waits");
+    client.come_back(&scene.broker, PATH);
+    client.expect(&"y".repeat(50));
+    send(&mut client.socket, "\u{1e}{\"ack\":2}");
+    client.say("acknowledged");
+    assert_eq!(scene.message(&client), "acknowledged");
+    assert_eq!(report(&scene, 0), Some((0, 0, false)));
+}
+
+/// Over TLS 1.3 a client's first request comes with the last of its handshake, before it can have read the tickets that
+/// answer that.
+#[test]
+fn a_client_may_come_back_with_the_last_of_its_handshake() {
+    let mut scene = Scene::new(|config| {
+        config.tls_listen = Some(([127, 0, 0, 1], 0).into());
+        config.shard.tls = Some(support::tls::server());
+    });
+    scene.process.bind("/events", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
+    let mut client = scene.open();
+    client.cut();
+    scene.detached(&client);
+    let resumes = format!(
+        "GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: pushring.1, {}\r\n\r\n",
+        client.element()
+    );
+    let listens = format!("GET {PATH}events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    for (request, answer) in [(resumes, "HTTP/1.1 101 "), (listens, "HTTP/1.1 200 ")] {
+        let mut stream = TcpStream::connect(scene.broker.tls_address().unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut tls = support::tls::connection(&support::tls::client(), "localhost");
+        tls.write_tls(&mut stream).unwrap();
+        while tls.is_handshaking() {
+            tls.read_tls(&mut stream).unwrap();
+            tls.process_new_packets().unwrap();
+        }
+        tls.writer().write_all(request.as_bytes()).unwrap();
+        let mut said = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut said).unwrap();
+        }
+        stream.write_all(&said).unwrap();
+        let mut head = Vec::new();
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            tls.read_tls(&mut stream).unwrap();
+            tls.process_new_packets().unwrap();
+            // It reports that no more is there yet.
+            let _ = tls.reader().read_to_end(&mut head);
+        }
+        assert!(head.starts_with(answer.as_bytes()), "{}", String::from_utf8_lossy(&head));
+    }
+    assert_eq!(scene.resumed(&client), 0);
 }

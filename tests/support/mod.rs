@@ -13,10 +13,11 @@ pub use pushring::DriverKind;
 pub use pushring::Message as Push;
 use pushring::internals::demo;
 use pushring::internals::driver::runtime::ShardRuntime;
-use pushring::{AttachOptions, Broker, Closed, Config, Event, Outcome, Policy, Process};
+use pushring::{AttachOptions, Broker, Closed, Config, Event, Here, Outcome, Policy, Process, ShardProcess};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
@@ -298,6 +299,77 @@ impl Inbound {
         let client = connect(broker, &format!("/{}/", process.id()));
         let channel = self.opened(process);
         (client, channel)
+    }
+}
+
+/// Opens clients until one of them has its channel on this shard of two.
+pub fn on_shard(shard: u32, mut open: impl FnMut() -> (Client, ChannelId)) -> (Client, ChannelId) {
+    let mut others = Vec::new();
+    loop {
+        let (client, channel) = open();
+        if channel.get() % 2 == shard {
+            return (client, channel);
+        }
+        others.push(client);
+        assert!(others.len() < 1000, "clients come to both shards");
+    }
+}
+
+/// Has the first of two shards do nothing for as long as a test likes: a handler waits there. To be dropped before what
+/// waits for shards.
+pub struct ShardHolder {
+    release: Option<mpsc::Sender<()>>,
+    is_held: mpsc::Receiver<()>,
+    client: Client,
+    _process: ShardProcess,
+}
+
+impl ShardHolder {
+    /// It is not held yet.
+    pub fn new(broker: &Broker) -> Self {
+        let (release, released) = mpsc::channel::<()>();
+        let (held, is_held) = mpsc::channel();
+        let waits = Arc::new(Mutex::new(Some((released, held))));
+        let process = broker.on_shards("holder", move |_shard| {
+            let waits = waits.clone();
+            move |here: &mut Here<'_>, event: Event| match event {
+                Event::Opened(opened) => {
+                    here.push(opened.channel, Push::text(opened.channel.to_string())).send().unwrap();
+                }
+                Event::Message { .. } => {
+                    let (released, held) = waits.lock().unwrap().take().unwrap();
+                    held.send(()).unwrap();
+                    // An end of the test is as good.
+                    let _ = released.recv();
+                }
+                _ => {}
+            }
+        });
+        let process = process.unwrap();
+        process.handle().bind_at("/holder").unwrap();
+        let (client, _) = on_shard(0, || {
+            let mut client = connect_once_bound(broker, "/holder");
+            let channel = recv(&mut client).to_text().unwrap().parse().unwrap();
+            (client, ChannelId::new(channel))
+        });
+        Self { release: Some(release), is_held, client, _process: process }
+    }
+
+    /// From now on the shard does nothing.
+    pub fn hold(&mut self) {
+        send(&mut self.client, "hold");
+        self.is_held.recv_timeout(PATIENCE).unwrap();
+    }
+
+    /// It goes on.
+    pub fn release(&mut self) {
+        self.release = None;
+    }
+}
+
+impl Drop for ShardHolder {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

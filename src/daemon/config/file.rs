@@ -34,7 +34,7 @@ pub(super) fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
         anyhow::anyhow!("{}: {words}", at(error.span()))
     };
     let spanned = toml::de::DeTable::parse(text).map_err(one_line)?;
-    let table: toml::Table = toml::from_str(text).map_err(one_line)?;
+    let mut table: toml::Table = toml::from_str(text).map_err(one_line)?;
     for (key, _) in spanned.get_ref() {
         let place = at(Some(key.span()));
         let key = key.get_ref().as_ref();
@@ -44,10 +44,16 @@ pub(super) fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
         if let Some(renamed) = renamed(key).filter(|renamed| table.contains_key(renamed.new)) {
             bail!("{place}: {key} is an old name of {}, which is set too: remove {key}", renamed.new);
         }
-        let alone = toml::Table::from_iter([(current(key).to_owned(), table[key].clone())]);
-        if let Err(error) = DaemonConfig::deserialize(alone) {
-            let words = error.message().trim().replace('\n', ", ");
-            bail!("{place}: {key} = {}: {words} ({})", table[key], example(current(key)));
+        let alone = |value| DaemonConfig::deserialize(toml::Table::from_iter([(current(key).to_owned(), value)]));
+        let Err(error) = alone(table[key].clone()) else { continue };
+        // A number is taken where its digits are, as on the command line: a port needs no quotes.
+        let digits = table[key].as_integer().map(|number| toml::Value::from(number.to_string()));
+        match digits.filter(|digits| alone(digits.clone()).is_ok()) {
+            Some(digits) => table[key] = digits,
+            None => {
+                let words = error.message().trim().replace('\n', ", ");
+                bail!("{place}: {key} = {}: {words} ({})", table[key], example(current(key)));
+            }
         }
     }
     Ok(table)
@@ -144,6 +150,29 @@ mod tests {
         ] {
             let error = error(text);
             assert!(error.contains(words) && !error.contains('\n') && error.starts_with("p.toml:"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_taken_where_its_digits_are() {
+        for (number, text) in [
+            ("tls_redirect = 443", "tls_redirect = \"443\""),
+            ("link_group = 77", "link_group = \"77\""),
+            ("link_mode = 660", "link_mode = \"0660\""),
+            ("resume_window = 0", "resume_window = \"0s\""),
+        ] {
+            let config = |text| overlaid(parse(text, "p.toml").unwrap(), &SettingsFlags::default()).unwrap();
+            assert_eq!(config(number), config(text), "{number}");
+        }
+        // An address needs more than a port, and one that is none is told as it was written.
+        for (text, words) in [
+            ("listen = 9000", "p.toml:1: listen = 9000: "),
+            ("tls_redirect = 0", "p.toml:1: tls_redirect = 0: "),
+            ("tls_redirect = 65536", "p.toml:1: tls_redirect = 65536: "),
+            ("tls_redirect = true", "p.toml:1: tls_redirect = true: "),
+            ("link_mode = 0o660", "p.toml:1: link_mode = 432: "),
+        ] {
+            assert!(error(text).starts_with(words), "{}", error(text));
         }
     }
 

@@ -145,7 +145,7 @@ impl WebhookCaller {
                 self.counts.events_delivered.fetch_add(events, Relaxed);
             } else {
                 // The next request reports these losses.
-                self.calls.lose(events, taken.lost);
+                self.calls.lose(taken);
                 left += if is_over { events } else { 0 };
             }
         }

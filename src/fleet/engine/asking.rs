@@ -8,10 +8,10 @@ use super::super::outbox::Question;
 use super::super::subject::{AudienceKey, NamedAudience, Target};
 use super::super::traffic::{ChannelAsked, Numbered, Publish, QuestionResult};
 use super::Engine;
+use super::delivering::ForeignOrder;
 use crate::admission::Charge;
 use crate::broker::{
     Asker, ChannelAnswer, ChannelFilter, ChannelQuestion, NODE_ANSWER_WITHIN, OnNodes, Outcome, OutcomeAsker, Presence,
-    PushError,
 };
 use crate::shard::outcome::{OutcomeCollector, OutcomePart};
 use std::rc::Rc;
@@ -96,16 +96,13 @@ impl Engine {
     }
 
     /// Answers another node's question about a channel here, or closes the channel for it.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub(super) fn execute_of_channel(self: &Rc<Self>, asked: ChannelAsked) -> Result<(), PushError> {
-        let ChannelAsked { source, ask, channel, what } = asked;
-        if let ChannelQuestion::Close(code, reason) = what {
-            return self.hands.borrow().close(channel, (code, &reason), self.part_of(source, ask));
+    pub(super) fn hear_of_channel(self: &Rc<Self>, asked: ChannelAsked) {
+        if let ChannelQuestion::Close(..) = asked.what {
+            return self.deliver(ForeignOrder::Close(asked));
         }
+        let ChannelAsked { source, ask, channel, .. } = asked;
         // A node that asks too often gets no answer, and counts this one as silent.
-        let Ok(permit) = self.looking.clone().try_acquire_owned() else { return Ok(()) };
+        let Ok(permit) = self.looking.clone().try_acquire_owned() else { return };
         let engine = self.clone();
         task::spawn_local(async move {
             let (broker, filter) =
@@ -116,7 +113,6 @@ impl Engine {
             let answer = engine.member.borrow_mut().shown(&source, ask, found);
             engine.answer_soon(answer);
         });
-        Ok(())
     }
 
     /// The whole outcome of a push here, which is said to the node that asks.

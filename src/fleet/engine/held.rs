@@ -34,6 +34,11 @@ pub(super) struct FleetMemory {
 }
 
 impl FleetMemory {
+    /// The charge of orders for the shards that wait; of none yet.
+    pub(super) fn charge_of_orders(&self) -> Charge {
+        self.memory.charge_anyway(HeldAs::Orders, 0)
+    }
+
     /// Nothing is kept yet.
     pub(super) fn new(broker: &BrokerHandle) -> Self {
         let memory = broker.memory_for(NAME.parse().expect("it is a process' name"));

@@ -147,8 +147,12 @@ impl Shard {
                 let (token, flags) = (self.table.token(slot), self.table[slot].flags);
                 self.upgrade(slot, response, ws, target, leftover);
                 if flags.has(Flag::HalfClosed) {
-                    // Its end was found while it was answered something else.
-                    self.handle_end(token, SocketEnd::Finished, self.now_ms);
+                    // Its end was found while it was answered something else, and stands behind all that it has sent:
+                    // where some of that waits, it is found again.
+                    self.handle_hangup(token, SocketEnd::Finished);
+                    if self.wants_read(token) {
+                        self.handle_end(token, SocketEnd::Finished, self.now_ms);
+                    }
                 }
             }
         }
@@ -232,7 +236,10 @@ impl Shard {
     fn refuse_unread(&self, slot: Slot, target: &UpgradeTarget) -> Option<PreparedResponse> {
         let UpgradeTarget::Bound { wish: Some(wish), .. } = target else { return None };
         let begins_empty = wish.stream.is_some() || self.goes_to(wish).is_some();
-        let is_unread = begins_empty && !self.table[slot].outbound.is_empty();
+        let outbound = &self.table[slot].outbound;
+        // Records that end a handshake go before all else, wherever the connection goes: a client's first request may
+        // come with its Finished.
+        let is_unread = begins_empty && (outbound.is_blocked() || outbound.offerable_bytes() > 0);
         is_unread.then(|| PreparedResponse::text(503, "what was sent before is unread: connect anew").closing())
     }
 

@@ -138,12 +138,15 @@ impl Shard {
         if self.table[slot].is_shaking() {
             return INCOMING_BYTES_MAX;
         }
+        self.slice_bytes(slot).min(READ_BYTES_MAX)
+    }
+
+    fn slice_bytes(&self, slot: Slot) -> usize {
         match &self.table[slot].phase {
             ConnectionPhase::Open(channel) => READ_SLICE_BYTES + channel.ws.awaited_bytes(),
             ConnectionPhase::Registering(_) => READ_SLICE_BYTES,
             ConnectionPhase::Http(_) | ConnectionPhase::Ending { .. } => READ_BYTES_MAX,
         }
-        .min(READ_BYTES_MAX)
     }
 
     /// Bytes of a client, behind those that were [`carried`](Self::carried). They are opened and unmasked in place.
@@ -225,6 +228,8 @@ impl Shard {
     pub(in crate::shard) fn receive_frames(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut scratch = self.intake.scratch.take().unwrap_or_default();
         let until_ns = self.work.inflated_ns() + INFLATE_SLICE_NS;
+        // What came with an upgrade, or has waited, may be more than is read of a client at a time.
+        let left_bytes = input.len().saturating_sub(self.slice_bytes(slot));
         while !input.is_empty() || self.table.get(slot).is_some_and(Connection::is_inflating) {
             match self.hear_at_once(slot, input) {
                 Ok(0) => {}
@@ -239,7 +244,7 @@ impl Shard {
                     break;
                 }
             }
-            let is_long = self.work.inflated_ns() >= until_ns;
+            let is_long = self.work.inflated_ns() >= until_ns || input.len() < left_bytes;
             if is_long || self.must_pause(slot, false) {
                 let connection = &mut self.table[slot];
                 connection.unparsed = Some(Box::new(Unparsed(Box::from(&*input))));

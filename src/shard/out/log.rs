@@ -127,6 +127,11 @@ impl Log {
         self.unsent_bytes
     }
 
+    /// All that was given to the connection, and may be asked for again.
+    pub(crate) fn sent_bytes(&self) -> usize {
+        self.sent_bytes
+    }
+
     /// How many entries there are.
     pub(crate) fn entries(&self) -> usize {
         self.sent.len() + self.unsent.len()

@@ -56,7 +56,7 @@ impl Shard {
 
     fn channel_report(&self, slot: Slot, connection: &Connection, filter: &ChannelFilter) -> Option<ChannelReport> {
         let channel = connection.channel()?;
-        let queued_bytes = connection.outbound.queued_bytes();
+        let queued_bytes = self.queued_bytes(slot);
         let owner = &self.owners[channel.owner];
         let path = owner.path(channel.place);
         let peer: SocketAddr = connection.peer.into();
@@ -74,6 +74,8 @@ impl Shard {
             peer,
             forwarded_for,
             queued_bytes,
+            kept_bytes: self.out.kept_channels.get(&slot).map_or(0, |kept_channel| kept_channel.log.sent_bytes()),
+            is_detached: connection.flags.has(Flag::Detached),
             age_s: self.now_s().saturating_sub(connection.since_s),
             silent_ms: u64::from((self.now_ms as u32).wrapping_sub(connection.heard_ms)),
             ping_ms: channel.ping_ms(),
