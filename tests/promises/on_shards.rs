@@ -103,7 +103,7 @@ fn executing(here: &mut Here<'_>, event: Event) {
 #[test]
 fn channels_are_opened_once_and_closed_once_and_messages_come_in_order() {
     on_each_driver(|driver| {
-        let broker = broker(driver, |config| config.shard.close_timeout_ms = 200);
+        let broker = broker(driver, |_| {});
         let (_process, told) = telling(&broker, AttachOptions::default(), execute);
         let mut clients = clients_on_both(&broker, &told);
         for (client, id) in &mut clients {
@@ -438,7 +438,7 @@ fn what_a_process_panics_with_and_leaves_behind_harms_nobody() {
 #[test]
 fn others_are_served_between_two_events_of_a_slow_one_which_is_counted() {
     on_each_driver(|driver| {
-        const EVENTS: usize = 30;
+        const EVENTS: usize = 100;
         let broker = broker(driver, |config| config.shards = 1);
         let done = Arc::new(AtomicUsize::new(0));
         let counted = done.clone();
