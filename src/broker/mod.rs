@@ -28,6 +28,7 @@ mod batch;
 mod builder;
 mod compression;
 mod config;
+mod contained;
 mod delivery;
 mod drain_watch;
 mod error;

@@ -5,6 +5,7 @@
 //! 1011 for its channels, and nothing else; orders for other shards that find no room wait here, bounded, and the
 //! handler is given no events meanwhile.
 
+use super::contained::{HandlerMaker, contained};
 use super::here::HandlerThread;
 use super::message::Message;
 use super::order::{Broadcast, Close, Commands, Order, Push, Reach, Respond, Subscribe, close_frame};
@@ -26,7 +27,6 @@ use crate::shard::outcome::{Outcome, OutcomeCollector as Parts};
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -121,7 +121,9 @@ impl BrokerHandle {
         options: AttachOptions,
         make: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<ShardProcess, AttachError> {
-        attach(&self.shared, name.into_id()?, options, Arc::new(make))
+        let id = name.into_id()?;
+        let make = HandlerMaker::new(id.clone(), make);
+        attach(&self.shared, id, options, Arc::new(make))
     }
 }
 
@@ -129,7 +131,7 @@ fn attach<H: ShardHandler>(
     shared: &Arc<BrokerShared>,
     id: ProcessId,
     options: AttachOptions,
-    make: Arc<impl Fn(usize) -> H + Send + Sync + 'static>,
+    make: Arc<HandlerMaker<impl Fn(usize) -> H + Send + Sync + 'static>>,
 ) -> Result<ShardProcess, AttachError> {
     let queues: Vec<_> = shared.inboxes.iter().map(|inbox| queue_to(shared, inbox, options.queue)).collect();
     // Handles on other threads send orders to the first shard.
@@ -144,7 +146,7 @@ fn attach<H: ShardHandler>(
     for (shard, (queue, receiver)) in queues.into_iter().enumerate() {
         let start = HandlerStart { shard, handle: process.handle.clone(), queue, receiver };
         let (make, made) = (make.clone(), made.clone());
-        let make = Box::new(move || start.make(&*make, &made));
+        let make = Box::new(move || start.make(&make, &made));
         let host = Command::Host(Box::new(HostCommand { owner: owner.clone(), limits: options.queue, make }));
         shared.send_to(shard, host).map_err(|_| AttachError::Stopped)?;
     }
@@ -225,12 +227,12 @@ impl HandlerStart {
     /// On the shard's thread.
     fn make<H: ShardHandler>(
         self,
-        make: &impl Fn(usize) -> H,
+        make: &HandlerMaker<impl Fn(usize) -> H>,
         made: &Sender<bool>,
     ) -> Option<Box<dyn Handler<Command>>> {
         let Self { shard, handle, queue, receiver } = self;
         let _here = HandlerThread::enter();
-        let handler = catch_unwind(AssertUnwindSafe(|| make(shard))).ok();
+        let handler = make.make(shard);
         let _ = made.send(handler.is_some());
         let shared = &handle.shared;
         let pusher = handle.pusher.reporting_to(queue);
@@ -373,7 +375,7 @@ impl<H: ShardHandler> Runner<H> {
     /// Has the handler do something. If it panics, its process ends.
     fn guarded(&mut self, act: impl FnOnce(&mut Self)) -> Result<HandlerWait, Failed> {
         let _here = HandlerThread::enter();
-        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
+        if contained(|| act(self)).is_none() {
             let (process, shard) = (&self.handle.id, self.others.shard);
             tracing::error!(%process, shard, "a handler panicked: its process ends, its channels are closed with 1011");
             self.handle.take_away(failed());
@@ -414,7 +416,7 @@ impl<H> Drop for Runner<H> {
         let _here = HandlerThread::enter();
         let handler = self.handler.take();
         // A panic in the handler's own drop is contained, too.
-        if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
+        if contained(|| drop(handler)).is_none() {
             tracing::error!(process = %self.handle.id, "a handler panicked as it was dropped");
         }
     }

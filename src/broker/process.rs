@@ -539,9 +539,11 @@ impl ProcessHandle {
     /// # Errors
     /// As there.
     pub fn unbind_at(&self, path: &str) -> Result<(), BindPathError> {
+        let at = BoundAt::Whole(path);
+        let [websocket, http] = [(); 2].map(|()| Some(self.charge_unbound(path)));
         self.change(|snapshot| {
-            snapshot.unbind_websocket(self.owner, &self.id, BoundAt::Whole(path))?;
-            snapshot.unbind_http(self.owner, &self.id, BoundAt::Whole(path))
+            snapshot.unbind_websocket_charged(self.owner, &self.id, at, websocket)?;
+            snapshot.unbind_http_charged(self.owner, &self.id, at, http)
         })
     }
 
@@ -566,7 +568,8 @@ impl ProcessHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn unbind(&self, path: &str) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.unbind_websocket(self.owner, &self.id, BoundAt::Own(path)))
+        let charge = Some(self.charge_unbound(path));
+        self.change(|snapshot| snapshot.unbind_websocket_charged(self.owner, &self.id, BoundAt::Own(path), charge))
     }
 
     /// Serves HTTP requests for `/PROCESS_ID` + `path`: content at once, others as [`Event::Http`]. Waits as
@@ -601,13 +604,19 @@ impl ProcessHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.unbind_http(self.owner, &self.id, BoundAt::Own(path)))
+        let charge = Some(self.charge_unbound(path));
+        self.change(|snapshot| snapshot.unbind_http_charged(self.owner, &self.id, BoundAt::Own(path), charge))
     }
 
     /// Charges what a route holds of memory.
     fn charge_route(&self, path: &str, content: Option<&Content>) -> Result<Charge, BindPathError> {
         let bytes = route_bytes(&self.id, path) + content.map_or(0, Content::held_bytes);
         self.memory().charge(HeldAs::Content, bytes).map_err(|_| BindPathError::Memory { bytes })
+    }
+
+    /// Charges what is remembered of a path that is unbound, which cannot be refused: few are remembered.
+    fn charge_unbound(&self, path: &str) -> Charge {
+        self.memory().charge_anyway(HeldAs::Content, route_bytes(&self.id, path))
     }
 
     fn may_bind(&self) -> Result<(), BindPathError> {
@@ -658,4 +667,34 @@ pub(super) fn ended_or_failed() -> CloseFrame {
 
 pub(super) fn failed() -> CloseFrame {
     CloseFrame { code: Some(close::code::INTERNAL_ERROR), reason: "the process failed".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::broker::Broker;
+
+    #[test]
+    fn what_is_remembered_of_unbound_paths_is_counted_and_bounded() {
+        let broker = Broker::builder().shards(1).start().unwrap();
+        let process = broker.process("p").unwrap();
+        let held = || process.handle().memory().tenant().held().content;
+        process.bind_at("/whole").unwrap();
+        let bound = held();
+        process.handle().unbind_at("/whole").unwrap();
+        assert_eq!(held(), bound, "it was bound for one of the two");
+        let path = |number: usize| format!("/{number}/{}", "x".repeat(1000));
+        let unbind = |numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                process.unbind(&path(number)).unwrap();
+                process.unbind_http(&path(number)).unwrap();
+            }
+        };
+        unbind(0..10);
+        let few = held();
+        assert!(few > 20 * 3_000, "{few}");
+        unbind(10..256);
+        let most = held();
+        unbind(256..300);
+        assert!((25 * few..most + few / 10).contains(&held()), "the oldest are forgotten: {few}, {most}, {}", held());
+    }
 }

@@ -536,7 +536,7 @@ mod tests {
     fn a_deadline_holds_for_all_reads_together() {
         let (here, there) = UnixStream::pair().unwrap();
         let mut source =
-            DeadlineReader::until(Arc::new(PeerStream::Unix(here)), Instant::now() + Duration::from_millis(50));
+            DeadlineReader::until(Arc::new(PeerStream::Unix(here)), Instant::now() + Duration::from_millis(500));
         (&there).write_all(b"x").unwrap();
         let mut bytes = [0; 8];
         assert_eq!(source.read(&mut bytes).unwrap(), 1);

@@ -441,11 +441,23 @@ impl Engine {
                 None
             }
             super::interest::Wanted::New => {
-                let subject = self.member.borrow().subscription(&line);
-                let task = self.subscribe(subject).await?;
-                self.listening.borrow_mut().insert(line, task);
+                self.subscribe_to(line).await;
                 Some(line)
             }
+        }
+    }
+
+    /// Subscribes to an audience that is listened to. Where the client has ended, it is subscribed to at the next one.
+    async fn subscribe_to(self: &Rc<Self>, line: AudienceKey) {
+        let subject = self.member.borrow().subscription(&line);
+        let Some(task) = self.subscribe(subject).await else { return };
+        // While the client took no orders it may have been given up, or subscribed to once more.
+        let spare = match self.member.borrow().listens_to(&line) {
+            true => self.listening.borrow_mut().insert(line, task),
+            false => Some(task),
+        };
+        if let Some(spare) = spare {
+            spare.abort();
         }
     }
 

@@ -72,6 +72,11 @@ impl Interest {
         self.lines.get(line).map(|listening| (&listening.target, listening.since_ms))
     }
 
+    /// All that is listened to.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &AudienceKey> {
+        self.lines.keys()
+    }
+
     /// Takes out what has had no members for long enough.
     pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(AudienceKey, Target)> {
         let mut idle = Vec::new();

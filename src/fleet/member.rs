@@ -124,6 +124,16 @@ impl Member {
         ]
     }
 
+    /// The audiences that are listened to.
+    pub(super) fn lines(&self) -> Vec<AudienceKey> {
+        self.interest.lines().copied().collect()
+    }
+
+    /// Returns whether an audience is listened to.
+    pub(super) fn listens_to(&self, line: &AudienceKey) -> bool {
+        self.interest.get(line).is_some()
+    }
+
     /// The subject of an audience.
     pub(super) fn subscription(&self, line: &AudienceKey) -> String {
         self.subjects.of_line("*", line)

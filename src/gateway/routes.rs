@@ -12,6 +12,7 @@
 
 use super::owner::OwnerId;
 use super::pattern::{MatchSteps, Parsed, PathPattern, PatternError, Subject, TooMuchWork};
+use crate::admission::Charge;
 use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeMapSync};
 use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -45,7 +46,14 @@ pub struct Routes<B> {
 struct OwnedPaths {
     bound: HashTrieSetSync<Arc<str>>,
     /// By the change that made them so.
-    unbound: RedBlackTreeMapSync<u64, Arc<str>>,
+    unbound: RedBlackTreeMapSync<u64, UnboundPath>,
+}
+
+#[derive(Debug)]
+struct UnboundPath {
+    shape: Arc<str>,
+    #[expect(dead_code, reason = "let go of together with the path")]
+    charge: Option<Charge>,
 }
 
 /// Cheap to clone.
@@ -148,11 +156,12 @@ impl<B: Owned> Routes<B> {
     /// When it is too long or has too many parameters.
     pub fn bind(&mut self, pattern: &str, binding: B) -> Result<(), PatternError> {
         let path = Path::parse(pattern)?;
-        self.put(path, binding.owner(), Some(Arc::new(binding)));
+        self.put(path, binding.owner(), Ok(Arc::new(binding)));
         Ok(())
     }
 
-    /// Unbinds `pattern` in the name of `owner`, if it `may` take what is bound there; none: nothing is.
+    /// Unbinds `pattern` in the name of `owner`, if it `may` take what is bound there; none: nothing is. What is
+    /// remembered of it has the `charge`.
     ///
     /// # Errors
     /// The pattern could never have been bound.
@@ -160,11 +169,12 @@ impl<B: Owned> Routes<B> {
         &mut self,
         pattern: &str,
         owner: OwnerId,
+        charge: Option<Charge>,
         may: impl Fn(Option<&B>) -> bool,
     ) -> Result<(), PatternError> {
         let path = Path::parse(pattern)?;
         if may(path.table(self).and_then(|table| table.slots.get(&*path.shape)?.binding.as_deref())) {
-            self.put(path, owner, None);
+            self.put(path, owner, Err(charge));
         }
         Ok(())
     }
@@ -173,7 +183,8 @@ impl<B: Owned> Routes<B> {
     pub fn remove_owner(&mut self, owner: OwnerId) {
         let Some(paths) = self.by_owner.get(&owner).cloned() else { return };
         self.by_owner.remove_mut(&owner);
-        paths.bound.iter().chain(paths.unbound.values()).for_each(|shape| self.forget(shape));
+        let unbound = paths.unbound.values().map(|unbound| &unbound.shape);
+        paths.bound.iter().chain(unbound).for_each(|shape| self.forget(shape));
     }
 
     /// Returns whether anything is bound for `owner`.
@@ -181,12 +192,13 @@ impl<B: Owned> Routes<B> {
         self.by_owner.get(&owner).is_some_and(|paths| !paths.bound.is_empty())
     }
 
-    /// Binds a path, or unbinds it.
-    fn put(&mut self, path: Path, owner: OwnerId, binding: Option<Arc<B>>) {
+    /// Binds a path; or unbinds it, with the charge for that.
+    fn put(&mut self, path: Path, owner: OwnerId, binding: Result<Arc<B>, Option<Charge>>) {
         self.changes += 1;
-        let (change, is_bound) = (self.changes, binding.is_some());
-        let before = path.table_mut(self).put(&path, owner, change, binding);
-        if before.as_ref().is_some_and(|before| is_bound && before.binding.is_some() && before.owner == owner) {
+        let change = self.changes;
+        let before = path.table_mut(self).put(&path, owner, change, binding.as_ref().ok().cloned());
+        let was_bound = |before: &RouteSlot<B>| before.binding.is_some() && before.owner == owner;
+        if binding.is_ok() && before.as_ref().is_some_and(was_bound) {
             return;
         }
         if let Some(before) = before {
@@ -196,12 +208,13 @@ impl<B: Owned> Routes<B> {
             self.by_owner.insert_mut(owner, OwnedPaths::default());
         }
         let paths = self.by_owner.get_mut(&owner).expect("it is there now");
-        if is_bound {
-            return paths.bound.insert_mut(path.shape);
-        }
-        paths.unbound.insert_mut(change, path.shape);
+        let charge = match binding {
+            Ok(_) => return paths.bound.insert_mut(path.shape),
+            Err(charge) => charge,
+        };
+        paths.unbound.insert_mut(change, UnboundPath { shape: path.shape, charge });
         if paths.unbound.size() > UNBOUND_MAX
-            && let Some((oldest, shape)) = paths.unbound.first().map(|(change, shape)| (*change, shape.clone()))
+            && let Some((oldest, shape)) = paths.unbound.first().map(|(change, oldest)| (*change, oldest.shape.clone()))
         {
             paths.unbound.remove_mut(&oldest);
             self.forget(&shape);

@@ -76,13 +76,13 @@ fn the_last_bind_wins_and_an_unbound_path_stays_unbound() {
     let mut routes = routes(&["/a", "/a/:x", "/*"]);
     routes.bind("/a/:y", "again".into()).unwrap();
     assert_eq!(find(&routes, "/a/1"), led("again", &["y=1"]));
-    let mut unbind = |path: &str, may: fn(Option<&String>) -> bool| routes.unbind(path, OwnerId(1), may).unwrap();
+    let mut unbind = |path: &str, may: fn(Option<&String>) -> bool| routes.unbind(path, OwnerId(1), None, may).unwrap();
     unbind("/a/:z", |old| old.is_some_and(|old| old == "another's"));
     unbind("/nobodys", |old| old.is_some());
     assert_eq!(find(&routes, "/a/1"), led("again", &["y=1"]));
     assert_eq!(find(&routes, "/nobodys"), led("/*", &[]));
     for path in ["/a/:z", "/a/", "/never"] {
-        routes.unbind(path, OwnerId(1), |_| true).unwrap();
+        routes.unbind(path, OwnerId(1), None, |_| true).unwrap();
     }
     assert_eq!(find(&routes, "/a/1"), led("unbound", &["z=1"]));
     assert_eq!(find(&routes, "/a"), led("unbound", &[]));
@@ -98,8 +98,8 @@ fn a_clone_is_not_changed_and_removal_leaves_nothing() {
     for odd in ["//odd", "/odd//", "///", "/:odd//", "//:odd"] {
         routes.bind(odd, odd.into()).unwrap();
     }
-    routes.unbind("/a", OwnerId(1), |_| true).unwrap();
-    routes.unbind("/never", OwnerId(1), |_| true).unwrap();
+    routes.unbind("/a", OwnerId(1), None, |_| true).unwrap();
+    routes.unbind("/never", OwnerId(1), None, |_| true).unwrap();
     routes.remove_owner(OwnerId(1));
     for gone in ["/a", "/a/1", "/z", "//odd", "/odd//", "///", "/z//", "//z", "/never"] {
         assert_eq!(find(&routes, gone), None, "{gone}");
@@ -118,7 +118,7 @@ fn binding_and_unbinding_for_ever_grows_nothing() {
         if let Some(bound) = bound {
             routes.bind(&bound, 1).unwrap();
         }
-        routes.unbind(&path, OwnerId(1), |_| true).unwrap();
+        routes.unbind(&path, OwnerId(1), None, |_| true).unwrap();
     };
     for n in 0..2 * UNBOUND_MAX {
         // Each in a table of its own, at the root, and never bound at all.

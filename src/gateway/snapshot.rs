@@ -333,8 +333,23 @@ impl Snapshot {
         process: &ProcessId,
         path: impl Into<BoundAt<'a>>,
     ) -> Result<(), BindError> {
+        self.unbind_http_charged(owner, process, path, None)
+    }
+
+    /// As [`unbind_http`](Self::unbind_http), with the charge of what is remembered of the path ([`route_bytes`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unbind_http_charged<'a>(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: impl Into<BoundAt<'a>>,
+        charge: Option<Charge>,
+    ) -> Result<(), BindError> {
         let (path, own_bytes) = path.into().of(process);
-        Ok(self.http.unbind(&path, owner, |bound| may_unbind(bound.map(|bound| &bound.process), process, own_bytes))?)
+        let may = |bound: Option<&HttpBinding>| may_unbind(bound.map(|bound| &bound.process), process, own_bytes);
+        Ok(self.http.unbind(&path, owner, charge, may)?)
     }
 
     /// The same for WebSocket; open channels stay.
@@ -347,9 +362,23 @@ impl Snapshot {
         process: &ProcessId,
         path: impl Into<BoundAt<'a>>,
     ) -> Result<(), BindError> {
+        self.unbind_websocket_charged(owner, process, path, None)
+    }
+
+    /// As [`unbind_websocket`](Self::unbind_websocket), with that charge.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unbind_websocket_charged<'a>(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: impl Into<BoundAt<'a>>,
+        charge: Option<Charge>,
+    ) -> Result<(), BindError> {
         let (path, own_bytes) = path.into().of(process);
         let may = |bound: Option<&WebSocketBinding>| may_unbind(bound.map(|bound| &bound.process), process, own_bytes);
-        Ok(self.websocket.unbind(&path, owner, may)?)
+        Ok(self.websocket.unbind(&path, owner, charge, may)?)
     }
 
     /// Forgets everything that `owner` has bound.

@@ -11,7 +11,7 @@ use crate::proto::client::append_message;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use crate::queue::fair::OrderOrRest;
 use crate::shard::SocketEnd;
-use crate::shard::command::{Command, Policy};
+use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::event::Event;
 use crate::shard::flush::SocketId;
 use crate::shard::table::slot::Slot;
@@ -168,6 +168,24 @@ fn owners_whose_waiting_clients_leave_are_forgotten_a_turns_worth_at_a_time() {
     let turns = (0..100).take_while(|_| crowd.turn()).count();
     assert!((2..100).contains(&turns), "{turns} turns");
     assert_eq!((crowd.shard.owners.full(), crowd.shard.owners.iter().count()), (0, 0));
+}
+
+#[test]
+fn processes_that_go_while_their_queues_are_full_leave_nothing_behind() {
+    let mut crowd = Crowd::new(OWNERS, false, 1, 2);
+    crowd.shard.end_turn();
+    while crowd.turn() {}
+    assert_eq!(crowd.shard.owners.full(), OWNERS as usize);
+    // Wherever they stand in the line, of which a turn looks at a part.
+    let gone = || (1..=OWNERS).step_by(OWNERS as usize / 8).map(OwnerId);
+    for owner in gone() {
+        let why = CloseFrame { code: Some(1001), reason: "the process has ended".into() };
+        crowd.shard.handle_command(Command::OwnerGone { owner, why }, 1);
+    }
+    let turns = (0..100).take_while(|_| crowd.turn()).count();
+    assert!(turns < 100, "it ends");
+    let left: Vec<OwnerId> = gone().filter(|owner| crowd.shard.owners.find(*owner).is_some()).collect();
+    assert_eq!((left, crowd.shard.owners.full()), (vec![], OWNERS as usize - gone().count()));
 }
 
 #[test]

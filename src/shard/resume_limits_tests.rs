@@ -211,15 +211,18 @@ fn what_is_sent_again_closes_nobody_who_comes_back() {
 
 #[test]
 fn a_frame_of_any_size_waits_where_nothing_else_does() {
-    for policy in [Policy::Close, Policy::DropNewest, Policy::DropOldest] {
-        let config = ShardConfig { outbound_bytes_max: 2_000, ..ShardConfig::default() };
-        let mut world = World::with_clients(config, Budget::default(), 1);
-        let id = world.channel(0);
-        world.cut(0, true);
-        world.push(id, 5_000, Some(policy));
-        world.connect(0, 0, usize::MAX, false);
-        world.drain();
-        assert_eq!(world.heard_by(0), (1, 0), "{policy:?}");
+    // Where nothing may wait, too.
+    for outbound_bytes_max in [2_000, 0] {
+        for policy in [Policy::Close, Policy::DropNewest, Policy::DropOldest] {
+            let config = ShardConfig { outbound_bytes_max, ..ShardConfig::default() };
+            let mut world = World::with_clients(config, Budget::default(), 1);
+            let id = world.channel(0);
+            world.cut(0, true);
+            world.push(id, 5_000, Some(policy));
+            world.connect(0, 0, usize::MAX, false);
+            world.drain();
+            assert_eq!(world.heard_by(0), (1, 0), "{policy:?} {outbound_bytes_max}");
+        }
     }
 }
 

@@ -8,14 +8,14 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::PATIENCE;
 use support::daemon::{Daemon, pushring};
+use support::{PATIENCE, free_port};
 
 const NAME: &str = "push.example.com";
 
@@ -46,10 +46,6 @@ fn start(program: &str, args: &[&str], envs: &[(&str, &str)]) -> Option<Running>
     let mut command = Command::new(program);
     command.env("PATH", path).args(args).envs(envs.iter().copied()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().ok().map(Running)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn wait_for(what: &str, is_so: impl Fn() -> bool) {
@@ -259,30 +255,54 @@ fn an_account_that_the_authority_does_not_know_is_replaced() {
     assert_ne!(accounts[0], accounts[1]);
 }
 
-/// An authority that is not there is told of, and nothing else happens.
+/// An authority that is not there is told of, and nothing else happens. However often the daemon is started, it is
+/// asked no more often for that, unless the operator says so.
 #[test]
-fn an_authority_that_fails_is_in_nobodys_way() {
+fn an_authority_that_fails_is_in_nobodys_way_and_is_left_alone() {
+    const FAILED: &str = "no certificate was issued error=";
     let directory = Directory(std::env::temp_dir().join(format!("pushring-acme-none-{}", std::process::id())));
     let (tls_port, nobody) = (free_port(), free_port());
-    let args: Vec<String> = [
-        ("listen", "127.0.0.1:0".to_owned()),
-        ("tls-listen", format!("127.0.0.1:{tls_port}")),
-        ("tls-acme", NAME.to_owned()),
-        ("tls-acme-url", format!("https://127.0.0.1:{nobody}/dir")),
-        ("tls-acme-state", directory.0.display().to_string()),
-        ("admin-listen", "off".to_owned()),
-    ]
-    .map(|(flag, value)| format!("--{flag}={value}"))
-    .to_vec();
-    let daemon = Daemon::spawn(pushring(&["demo"]).args(&args));
+    let start = |name: &str| {
+        let args: Vec<String> = [
+            ("listen", "127.0.0.1:0".to_owned()),
+            ("tls-listen", format!("127.0.0.1:{tls_port}")),
+            ("tls-acme", name.to_owned()),
+            ("tls-acme-url", format!("https://127.0.0.1:{nobody}/dir")),
+            ("tls-acme-state", directory.0.display().to_string()),
+            ("admin-listen", "off".to_owned()),
+        ]
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .to_vec();
+        Daemon::spawn(pushring(&["demo"]).args(&args))
+    };
+    // Five minutes and up to a tenth, less what the attempt itself took.
+    let is_first = |log: &str| {
+        let pause = log.split("again_in_s=").nth(1).unwrap().split_whitespace().next().unwrap();
+        (200..=330).contains(&pause.parse::<u64>().unwrap())
+    };
+    let stop = |mut daemon: Daemon| {
+        daemon.signal("TERM");
+        assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    };
+    let mut daemon = start(NAME);
     assert_eq!(shown(tls_port).len(), 1);
     let mut client = daemon.connect("/echo:pushring:sys/");
     support::send(&mut client, "served all the same");
     assert_eq!(support::recv(&mut client).into_text().unwrap(), "served all the same");
-    // The thread starts with the daemon and does not reach the authority.
-    std::thread::sleep(Duration::from_millis(500));
-    daemon.signal("TERM");
-    let (code, log) = daemon.wait();
-    assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("no certificate was issued") && log.contains("again_in_s"), "{log}");
+    let log = daemon.log_until(FAILED);
+    assert!(is_first(&log), "{log}");
+    stop(daemon);
+    let mut daemon = start(NAME);
+    let log = daemon.log_until("no certificate was issued before this start");
+    assert!(!log.contains(FAILED) && log.contains("failures.json"), "{log}");
+    stop(daemon);
+    // Another name has not failed, and what the operator removes is forgotten.
+    let mut daemon = start("other.example.com");
+    daemon.log_until(FAILED);
+    stop(daemon);
+    std::fs::remove_file(directory.0.join("failures.json")).unwrap();
+    let mut daemon = start(NAME);
+    let log = daemon.log_until(FAILED);
+    assert!(is_first(&log), "{log}");
+    stop(daemon);
 }

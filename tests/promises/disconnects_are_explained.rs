@@ -106,7 +106,7 @@ fn who_does_not_register_is_told_of_too() {
 #[test]
 fn pings_leave_their_mark() {
     on_each_driver(|driver| {
-        let interval_ms = 200;
+        let interval_ms = 500;
         let broker = broker(driver, |config| config.shard.ping_interval_ms = interval_ms);
         let process = process(&broker, "pinged", AttachOptions::default());
         let mut inbound = Inbound::default();

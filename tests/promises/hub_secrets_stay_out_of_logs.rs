@@ -8,9 +8,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use support::daemon::{Daemon, TemporaryFile, pushring};
-use support::{Patient, recv, send};
+use support::{Patient, free_port, recv, send};
 use tungstenite::client::IntoClientRequest;
 
 const KEY: &str = "a-secret-of-the-hub-which-is-long-enough";
@@ -52,7 +51,7 @@ fn no_secret_of_the_hub_is_told_to_anybody() {
     let [key, api, webhook] = [("hub-key", KEY), ("hub-api", API_TOKEN), ("hub-webhook", WEBHOOK)]
         .map(|(name, text)| TemporaryFile::new(name, text));
     // There is no listener: events cannot be delivered, and that is logged.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("127.0.0.1:{}", free_port());
     let url = format!("http://{nobody}/a-path-that-is-a-secret");
     let mut command = pushring(&["serve", "--hub", "--hub-open", "--log", "trace", "--listen", "127.0.0.1:0"]);
     command.args(["--hub-secret-file", key.path(), "--api-token-file", api.path(), "--api-listen", "off"]);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
 use support::daemon::{Daemon, pushring};
-use support::{Client, PATIENCE, driver, on_each_driver, recv, send};
+use support::{Client, PATIENCE, driver, free_port, on_each_driver, recv, send};
 use tungstenite::{Error, Message};
 
 /// An empty directory that goes with the test.
@@ -80,8 +80,9 @@ fn it_is_followed_at_once_by_the_next() {
     const WORKERS: usize = 6;
     on_each_driver(|driver| {
         let directory = Directory::new(&driver.to_string());
-        let mut daemon = start("127.0.0.1:0", &directory);
-        let address = daemon.address.clone();
+        // Nobody else is given it while no daemon listens.
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut daemon = start(&address, &directory);
         for _ in 0..3 {
             let at_work = Barrier::new(WORKERS + 1);
             let mut idle: Vec<Client> = (0..50).map(|_| connect(&address, "/relay:pushring:sys/")).collect();

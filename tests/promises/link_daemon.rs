@@ -10,7 +10,7 @@ use pushring::link::{Client, Endpoint, LinkToken};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use support::daemon::{Daemon, TemporaryFile, output, pushring};
-use support::{recv, recv_close, send};
+use support::{free_port, recv, recv_close, send};
 use tungstenite::Message;
 
 /// An unused path for a socket.
@@ -103,19 +103,11 @@ fn over_tcp_a_token_lets_in_and_is_never_shown() {
     let secret = "a token that only this test knows";
     let file = TemporaryFile::new("link-token", &format!("{secret}\n"));
     let path = socket("tcp");
-    let args =
-        ["serve", "--link", path.to_str().unwrap(), "--link-tcp", "127.0.0.1:0", "--link-token-file", file.path()];
+    let address = format!("127.0.0.1:{}", free_port());
+    let args = ["serve", "--link", path.to_str().unwrap(), "--link-tcp", &address, "--link-token-file", file.path()];
     let daemon = Daemon::start(&[&args[..], &["--log", "trace"]].concat());
     // On the socket no token is required.
     drop(attach(&path, "p"));
-    daemon.signal("TERM");
-    let (code, log) = daemon.wait();
-    assert_eq!(code, Some(0), "{log}");
-    let address =
-        log.split("attach over TCP").nth(1).and_then(|rest| rest.split("address=").nth(1)).expect("an address");
-    let address = address.split_whitespace().next().unwrap().to_owned();
-
-    let daemon = Daemon::start(&[&args[..4], &[&address, "--link-token-file", file.path(), "--log", "trace"]].concat());
     let connect = |token: &str| {
         let endpoint = Endpoint::Tcp { address: address.clone(), token: LinkToken::new(token).unwrap() };
         Client::connect(endpoint, &"p:test:sys".parse().unwrap(), Default::default())
@@ -125,6 +117,7 @@ fn over_tcp_a_token_lets_in_and_is_never_shown() {
     daemon.signal("TERM");
     let (code, log) = daemon.wait();
     assert_eq!(code, Some(0));
+    assert!(log.contains("attach over TCP") && log.contains(&format!("address={address}")), "{log}");
     assert!(!log.contains(secret) && !log.contains("has guessed"), "{log}");
 }
 
@@ -181,8 +174,7 @@ fn a_client_in_python_speaks_it_over_tcp() {
     }
     let file = TemporaryFile::new("python-token", "a token for the client in Python\n");
     let wrong = TemporaryFile::new("python-wrong", "some other token, just as long..\n");
-    // A port that was free a moment ago.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = format!("127.0.0.1:{}", free_port());
     let daemon = Daemon::start(&["serve", "--link-tcp", &address, "--link-token-file", file.path()]);
     let mut refused = Python::start(&[&address, "--token-file", wrong.path()]);
     assert!(!refused.child.wait().unwrap().success());

@@ -103,7 +103,7 @@ fn executing(here: &mut Here<'_>, event: Event) {
 #[test]
 fn channels_are_opened_once_and_closed_once_and_messages_come_in_order() {
     on_each_driver(|driver| {
-        let broker = broker(driver, |config| config.shard.close_timeout_ms = 200);
+        let broker = broker(driver, |_| {});
         let (_process, told) = telling(&broker, AttachOptions::default(), execute);
         let mut clients = clients_on_both(&broker, &told);
         for (client, id) in &mut clients {
@@ -393,10 +393,52 @@ fn a_handler_that_cannot_be_made_leaves_nothing_behind() {
     assert_eq!(recv(&mut client), Message::text("hello"));
 }
 
+/// Panics as it is dropped.
+struct Grudge;
+
+impl Drop for Grudge {
+    fn drop(&mut self) {
+        panic!("it does not go quietly");
+    }
+}
+
+#[test]
+fn what_a_process_panics_with_and_leaves_behind_harms_nobody() {
+    let broker = broker(support::driver(), |_| {});
+    let neighbour = broker.on_shards("neighbour", |_| executing).unwrap();
+    neighbour.handle().bind_at("/neighbour").unwrap();
+    let is_served = || {
+        // On each shard.
+        for mut client in (0..6).map(|_| connect(&broker, "/neighbour")) {
+            send(&mut client, "still here?");
+            assert_eq!(recv(&mut client), Message::text("still here?"));
+        }
+    };
+    let made = broker.on_shards("unmade", |_| -> fn(&mut Here<'_>, Event) { std::panic::panic_any(Grudge) });
+    assert!(matches!(made, Err(AttachError::Panicked(_))));
+    is_served();
+    let kept = Grudge;
+    let doomed = broker.on_shards("doomed", move |_| {
+        let _kept = &kept;
+        |_: &mut Here<'_>, event: Event| {
+            if matches!(event, Event::Message { .. }) {
+                std::panic::panic_any(Grudge);
+            }
+        }
+    });
+    let doomed = doomed.unwrap();
+    doomed.handle().bind_at("/doomed").unwrap();
+    let mut client = connect(&broker, "/doomed");
+    send(&mut client, "now");
+    assert_eq!(recv_close(&mut client).0, 1011);
+    is_served();
+    broker.stop(PATIENCE).unwrap();
+}
+
 #[test]
 fn others_are_served_between_two_events_of_a_slow_one_which_is_counted() {
     on_each_driver(|driver| {
-        const EVENTS: usize = 30;
+        const EVENTS: usize = 100;
         let broker = broker(driver, |config| config.shards = 1);
         let done = Arc::new(AtomicUsize::new(0));
         let counted = done.clone();

@@ -6,15 +6,23 @@ use pushring::{AttachOptions, Broker, ClosedBy, Event, Process, Stopped};
 use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
-use support::{Client, Inbound, Push, broker, fill, on_each_driver, process, recv, recv_close};
+use support::{Client, Inbound, PATIENCE, Push, broker, fill, on_each_driver, process, recv, recv_close};
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
+
+/// For clients that do not answer.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// Ends a channel in some way, and checks what the process is told: Opened once, Closed once, and of the channel that
 /// is opened afterwards nothing else in between.
 fn check(end: impl Fn(&Process, &mut Client, ChannelId), code: u16, by: ClosedBy) {
+    check_with(PATIENCE, end, code, by);
+}
+
+/// The same; a client that does not answer a close is waited for so long.
+fn check_with(answers_in: Duration, end: impl Fn(&Process, &mut Client, ChannelId), code: u16, by: ClosedBy) {
     on_each_driver(|driver| {
-        let broker = broker(driver, |config| config.shard.close_timeout_ms = 200);
+        let broker = broker(driver, |config| config.shard.close_timeout_ms = answers_in.as_millis() as u64);
         let process = process(&broker, "once", AttachOptions::default());
         let mut inbound = Inbound::default();
         let (mut client, channel) = inbound.open(&broker, &process);
@@ -91,7 +99,7 @@ fn the_process_closes() {
 #[test]
 fn the_process_closes_and_the_client_does_not_answer() {
     let end = |process: &Process, _: &mut Client, channel| process.close(channel, 3000, "done").send().unwrap();
-    check(end, 1006, ClosedBy::Process);
+    check_with(SHORT, end, 1006, ClosedBy::Process);
 }
 
 #[test]
@@ -103,7 +111,7 @@ fn the_budget_is_exceeded() {
             process.push(channel, Push::binary(vec![0; 64 * 1024])).try_send().unwrap();
         }
     };
-    check(end, 1013, ClosedBy::Backpressure);
+    check_with(SHORT, end, 1013, ClosedBy::Backpressure);
 }
 
 #[test]

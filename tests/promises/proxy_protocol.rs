@@ -6,11 +6,11 @@ use crate::support;
 
 use pushring::{AttachOptions, Broker, ChannelId, Event, Process};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{DriverKind, Inbound, PATIENCE, broker, on_each_driver, process, recv, send};
+use support::{DriverKind, Inbound, PATIENCE, broker, free_port, on_each_driver, process, recv, send};
 use tungstenite::Message;
 
 const UPGRADE: &str = "GET /seen:test:sys/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -307,10 +307,6 @@ impl Drop for Running {
         let _ = self.0.wait();
         let _ = std::fs::remove_dir_all(&self.1);
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Starts `program` with the file of settings that `config` writes for a port and a directory; `None`: it is not here.

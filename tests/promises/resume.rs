@@ -10,7 +10,9 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
-use support::{Client, Inbound, PATIENCE, Patient, Push, SECRET, broker, driver, on_each_driver, recv, send};
+use support::{
+    Client, Inbound, PATIENCE, Patient, Push, SECRET, broker, driver, free_port, on_each_driver, recv, send,
+};
 use tungstenite::Message;
 use tungstenite::client::IntoClientRequest;
 
@@ -413,7 +415,7 @@ fn what_a_policy_drops_is_told_in_its_place() {
 #[test]
 fn who_comes_too_late_or_has_missed_too_much_is_told_how_much() {
     let mut scene = Scene::new(|config| {
-        config.shard.resume.window_ms = 300;
+        config.shard.resume.window_ms = 2_000;
         config.shard.resume.bytes_max = 1_000;
     });
     let mut client = scene.open();
@@ -548,12 +550,13 @@ fn the_same_user_must_be_logged_in() {
 
 #[test]
 fn after_a_restart_the_client_is_told_that_it_begins_anew() {
-    let mut scene = Scene::new(|_| {});
+    // Nobody else is given the port between the two.
+    let listen = ([127, 0, 0, 1], free_port()).into();
+    let mut scene = Scene::new(|config| config.listen = listen);
     let mut client = scene.open();
     scene.push(&client, "before");
     client.expect("before");
     let Scene { broker, process, .. } = scene;
-    let listen = broker.address();
     client.cut();
     drop(process);
     broker.stop(Duration::ZERO).unwrap();

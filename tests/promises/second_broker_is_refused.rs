@@ -3,13 +3,15 @@
 use crate::support;
 use pushring::{Broker, Config, StartError};
 use std::time::Duration;
-use support::{broker, on_each_driver};
+use support::{broker, free_port, on_each_driver};
 
 #[test]
 fn an_address_is_one_brokers_alone() {
     on_each_driver(|driver| {
-        let first = broker(driver, |_| {});
-        let address = first.address();
+        // Nobody else is given it when the first has stopped.
+        let address = ([127, 0, 0, 1], free_port()).into();
+        let first = broker(driver, |config| config.listen = address);
+        assert_eq!(first.address(), address);
         let second = Broker::start(Config { listen: address, shards: 2, driver, ..Config::default() });
         match second {
             Err(StartError::Listen(error)) => {

@@ -23,9 +23,8 @@ const REGISTRATION: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websoc
                             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Sends `start`, then `rest` for ever, a byte at a time, until the server ends the connection. Returns what it said
-/// and how long that took.
-fn dawdle(mut stream: TcpStream, start: &[u8], rest: u8) -> (Vec<u8>, Duration) {
-    let started = Instant::now();
+/// and how long that took, from the connect on: the server counts from there.
+fn dawdle(mut stream: TcpStream, started: Instant, start: &[u8], rest: u8) -> (Vec<u8>, Duration) {
     stream.write_all(start).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let (mut said, mut chunk) = (Vec::new(), [0; 1024]);
@@ -61,8 +60,9 @@ fn each_is_cut_at_its_deadline() {
         let kinds: [(&[u8], u8); 3] = [(HEAD.as_bytes(), b'y'), (BODY.as_bytes(), b'y'), (&register, b' ')];
         thread::scope(|scope| {
             let dawdlers = kinds.iter().cycle().take(3 * EACH).map(|(start, rest)| {
+                let started = Instant::now();
                 let stream = TcpStream::connect(broker.address()).unwrap();
-                scope.spawn(move || dawdle(stream, start, *rest))
+                scope.spawn(move || dawdle(stream, started, start, *rest))
             });
             let dawdlers: Vec<_> = dawdlers.collect();
             let mut rounds = 0;

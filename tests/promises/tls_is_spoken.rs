@@ -227,7 +227,7 @@ fn a_handshake_has_a_deadline() {
         config.listens_plain = false;
         config.tls_listen = Some(([127, 0, 0, 1], 0).into());
         config.shard.tls = Some(tls::server());
-        config.shard.tls_handshake_timeout_ms = 300;
+        config.shard.tls_handshake_timeout_ms = 1_000;
     });
     let mut silent = stream(&broker);
     let mut slow = stream(&broker);

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Instant;
 
 pub fn pushring(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pushring"));
@@ -68,6 +70,22 @@ impl Daemon {
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// What it logs up to the first line with these words, which comes in time. Then the rest of it is lost.
+    pub fn log_until(&mut self, words: &str) -> String {
+        let (tell, lines) = channel();
+        let log = BufReader::new(self.child.stderr.take().unwrap());
+        // To its end, so that the daemon can go on to write.
+        std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line))));
+        let (mut log, until) = (String::new(), Instant::now() + PATIENCE);
+        while !log.contains(words) {
+            match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => log += &(line + "\n"),
+                Err(_) => panic!("it does not say {words:?}: {log}"),
+            }
+        }
+        log
     }
 
     /// Its exit code and its log.

@@ -36,6 +36,11 @@ impl CertificateAuthority {
         }
     }
 
+    /// Where it is asked.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A certificate for `names` with a fresh key: its chain and its key, PEM.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing here delays clients, and a daemon without a certificate serves with a self-signed one until it
 //! has a better one; account and keys are readable for this user alone, and never printed; an authority that refuses is
-//! asked ever more seldom.
+//! asked ever more seldom, also by a daemon that is started again and again: no attempt is made that cannot be noted.
 
 #[cfg(feature = "acme")]
 mod issue;
@@ -122,9 +122,9 @@ pub(crate) fn start(
 #[cfg(feature = "acme")]
 mod keeper {
     use super::issue::CertificateAuthority;
-    use super::schedule;
-    use super::state::{AcmeState, CERTIFICATE};
-    use super::{Context, DaemonConfig, directory};
+    use super::schedule::{self, FailedAttempts};
+    use super::state::{AcmeState, CERTIFICATE, FAILURES};
+    use super::{Context, DaemonConfig, directory, ensure};
     use crate::daemon::program::Daemon;
     use pushring::BrokerHandle;
     use pushring::internals::driver::background::BackgroundRuntime;
@@ -169,28 +169,62 @@ mod keeper {
 
     impl CertificateRenewal {
         fn keep(&self, runtime: &BackgroundRuntime) {
-            let mut failures = 0;
+            let mut failed = self.failed_before();
+            if let Some(pause) = failed.pause(clock::unix_s()).filter(|_| self.due_unix_s() <= clock::unix_s()) {
+                tracing::warn!(
+                    names = ?self.names, again_in_s = pause.as_secs(),
+                    "no certificate was issued before this start, and the authority is left alone for a while; to ask at \
+                     once, remove {} and start again",
+                    self.state.path(FAILURES).display()
+                );
+            }
             while self.daemon.strong_count() > 0 {
                 let now_unix_s = clock::unix_s();
-                let due_unix_s = self.due_unix_s();
-                if now_unix_s < due_unix_s {
-                    thread::sleep(Duration::from_secs(due_unix_s - now_unix_s).min(LOOKED_AT_EVERY));
+                let not_due = Duration::from_secs(self.due_unix_s().saturating_sub(now_unix_s));
+                let wait = not_due.max(failed.pause(now_unix_s).unwrap_or_default());
+                if !wait.is_zero() {
+                    thread::sleep(wait.min(LOOKED_AT_EVERY));
                     continue;
                 }
-                match runtime.get().block_on(self.issue()) {
+                failed = failed.with_one_more(now_unix_s);
+                match self.note(&failed).and_then(|()| runtime.get().block_on(self.issue_lasting())) {
                     Ok(until) => {
-                        failures = 0;
+                        failed = self.none_failed();
                         tracing::info!(names = ?self.names, until, "a certificate was issued");
+                        if let Err(error) = self.state.remove(FAILURES) {
+                            let error = format!("{error:#}");
+                            tracing::warn!(error, "the next certificate is asked for later than it could be");
+                        }
                     }
                     Err(error) => {
-                        failures += 1;
-                        let pause = schedule::pause_after(failures, now_unix_s as u32);
-                        let (error, again_in_s) = (format!("{error:#}"), pause.as_secs());
+                        let again_in_s = failed.pause(clock::unix_s()).unwrap_or_default().as_secs();
+                        let error = format!("{error:#}");
                         tracing::error!(error, names = ?self.names, again_in_s, "no certificate was issued");
-                        thread::sleep(pause);
                     }
                 }
             }
+        }
+
+        fn none_failed(&self) -> FailedAttempts {
+            FailedAttempts::none(self.authority.url(), &self.names)
+        }
+
+        /// The attempts that failed before this start.
+        fn failed_before(&self) -> FailedAttempts {
+            let kept = self.state.read(FAILURES).and_then(|kept| {
+                kept.map(|json| serde_json::from_slice(&json).context("the failed attempts cannot be read")).transpose()
+            });
+            let kept = kept.unwrap_or_else(|error| {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "an authority may be asked for a certificate sooner than it likes");
+                None
+            });
+            FailedAttempts::or_none(kept, self.authority.url(), &self.names)
+        }
+
+        /// Before the authority is asked: however this ends, the next daemon knows of it.
+        fn note(&self, failed: &FailedAttempts) -> anyhow::Result<()> {
+            self.state.write(FAILURES, &serde_json::to_vec(failed)?)
         }
 
         /// When a certificate is to be asked for: now, if there is none for all names.
@@ -200,6 +234,15 @@ mod keeper {
             let fits = |held: &Certificate| self.names.iter().all(|name| held.is_for(name));
             let due = |held: Certificate| schedule::due_unix_s(held.not_before_unix_s(), held.not_after_unix_s());
             held.filter(fits).map_or(0, due)
+        }
+
+        /// As [`issue`](Self::issue); that the next one is due at once is a failure like any: it would be asked for
+        /// without end.
+        async fn issue_lasting(&self) -> anyhow::Result<u64> {
+            let until = self.issue().await?;
+            let is_due = self.due_unix_s() <= clock::unix_s();
+            ensure!(!is_due, "what was issued is over, or for other names: is this machine's clock right?");
+            Ok(until)
         }
 
         /// Asks for a certificate, and uses it. Returns when it expires.

@@ -1,4 +1,5 @@
-//! State across restarts: the account, and the certificate with its key. One directory, for this user alone.
+//! State across restarts: the account, the certificate with its key, and the attempts that have failed. One directory,
+//! for this user alone.
 //!
 //! Invariants: a file exists whole or not at all; only this user may read one, from its first byte on.
 
@@ -15,6 +16,9 @@ pub(super) const PLACEHOLDER: &str = "placeholder.pem";
 /// The account at the authority.
 #[cfg(feature = "acme")]
 pub(super) const ACCOUNT: &str = "account.json";
+/// Attempts that have failed since a certificate was last issued.
+#[cfg(feature = "acme")]
+pub(super) const FAILURES: &str = "failures.json";
 
 /// See the module.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl AcmeState {
     /// # Errors
     /// It cannot be read.
     pub(super) fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        let path = self.0.join(name);
+        let path = self.path(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -56,7 +60,7 @@ impl AcmeState {
     /// # Errors
     /// It cannot be kept; what was there still is.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let (path, fresh) = (self.path(name), self.path(&format!("{name}.new")));
         let written = || -> io::Result<()> {
             // A leftover file would keep its mode.
             match fs::remove_file(&fresh) {
@@ -70,6 +74,26 @@ impl AcmeState {
             File::open(&self.0)?.sync_all()
         };
         written().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Keeps nothing under this name.
+    ///
+    /// # Errors
+    /// It is still there.
+    #[cfg(feature = "acme")]
+    pub(super) fn remove(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the file of this name is.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 
@@ -92,6 +116,11 @@ mod tests {
             assert_eq!(fs::metadata(directory.join("a")).unwrap().mode() & 0o777, 0o600);
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        #[cfg(feature = "acme")]
+        for _ in 0..2 {
+            state.remove("a").unwrap();
+            assert_eq!(state.read("a").unwrap(), None);
+        }
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
         AcmeState::open(&directory).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700, "it is shut again");

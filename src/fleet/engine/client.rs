@@ -109,6 +109,8 @@ impl Engine {
             Err(error) => return tracing::error!(%error, "fleet: cannot connect; another attempt follows"),
         }
         self.state.heard.write().unwrap_or_else(PoisonError::into_inner).clear();
+        // They end with what has come to them.
+        self.listening.borrow_mut().clear();
         // The client takes some orders and then no more, until it is connected.
         let listens = task::spawn_local(self.clone().listen_anew()).abort_handle();
         if let Some(before) = self.client.listens.replace(Some(listens)) {
@@ -116,18 +118,15 @@ impl Engine {
         }
     }
 
-    /// Subscribes to all that was subscribed to at the client before.
+    /// Subscribes to all that is listened to: also to what the client before did not take any more.
     async fn listen_anew(self: Rc<Self>) {
         let always = self.member.borrow().subscriptions();
         for subject in always {
             self.subscribe(subject).await;
         }
-        let lines: Vec<_> = self.listening.borrow().keys().copied().collect();
+        let lines = self.member.borrow().lines();
         for line in lines {
-            let subject = self.member.borrow().subscription(&line);
-            if let Some(task) = self.subscribe(subject).await {
-                self.listening.borrow_mut().insert(line, task);
-            }
+            self.subscribe_to(line).await;
         }
     }
 }

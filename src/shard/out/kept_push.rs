@@ -232,7 +232,8 @@ impl Shard {
 
     /// Gives the connection of a channel that lags what comes next in its log, as much as it may take at a time.
     pub(in crate::shard) fn feed(&mut self, slot: Slot) {
-        let bytes_max = FEED_BYTES.min(self.config.outbound_bytes_max);
+        // What is next is given where nothing waits, whatever may.
+        let bytes_max = FEED_BYTES.min(self.config.outbound_bytes_max).max(1);
         for _ in 0..FEED_RANGES_MAX {
             let connection = &mut self.table[slot];
             let queued = connection.outbound.queued_bytes();

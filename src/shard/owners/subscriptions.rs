@@ -147,10 +147,12 @@ impl Subscriptions {
         self.count
     }
 
-    /// The topics of a channel without that of its user, which the broker subscribes it to by itself.
+    /// The topics of a channel without that of its user, which the broker subscribes it to by itself. It is one: of
+    /// others that are called so there may be no more than of any.
     fn asked_for(&self, slot: Slot) -> usize {
-        let places = self.of_channel.get(&slot).into_iter().flatten();
-        places.filter(|place| !topic::is_of_user(self.lists[place.list as usize].topic.name())).count()
+        let Some(places) = self.of_channel.get(&slot) else { return 0 };
+        let is_of_user = |place: &TopicPlace| topic::is_of_user(self.lists[place.list as usize].topic.name());
+        places.len() - usize::from(places.iter().any(is_of_user))
     }
 
     fn nth(&self, slot: Slot, list: u32) -> Option<usize> {

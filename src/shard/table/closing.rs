@@ -382,6 +382,8 @@ impl Shard {
                 return Some(LongOrder::Closing(closing));
             }
         }
+        // Nobody reads its queue any more, who would have it looked at whether it still stands among the full ones.
+        self.owners.look_at_full();
         None
     }
 
