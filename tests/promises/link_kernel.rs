@@ -194,6 +194,31 @@ fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
 }
 
 #[test]
+fn names_that_no_address_can_hold_are_refused_and_the_session_goes_on() {
+    let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
+    let linked = start_with(settings, "kernel-names", None, |_| {});
+    let mut node = Node::attach(&linked.path);
+    node.bind(APP, "/");
+    let (mut client, channel) = node.open(PATH);
+    for call in [
+        json!({"node": "", "process": APP}),
+        json!({"node": "bob@os", "process": APP, "expects_response": 5}),
+        json!({"process": "app:app:test@os"}),
+    ] {
+        let (status, reason) = http_response(node.begin_http(&rpc_of(&call)));
+        assert_eq!(status, 400, "{call}: {reason}");
+    }
+    let mut registered = node.client("/");
+    let register = json!({"auth_token": node_support::token(None), "target_process": "app:app:test@os"});
+    send(&mut registered, register.to_string());
+    assert_eq!(recv_close(&mut registered).0, 4400);
+    // The kernel has heard nothing of all that, and the channel is still there.
+    node.is_quiet();
+    node.tell(1, &format!("our@{APP}"), &push(channel), Some(b"still here"));
+    assert_eq!(recv(&mut client), Message::text("still here"));
+}
+
+#[test]
 fn a_call_may_bring_much_and_an_answer_that_fits_no_frame_is_told_as_lost() {
     let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
     let linked = start_with(settings, "kernel-packages", None, |_| {});
