@@ -315,6 +315,37 @@ fn a_successor_is_judged_as_the_first_was_and_brings_its_own_rules() {
 }
 
 #[test]
+fn the_policy_of_a_successor_holds_for_the_channels_that_it_takes_over() {
+    let linked = start("kernel-policy", None, |_| {});
+    let hello = |policy: &str| {
+        let mut hello = hello(NODE, Some(SECRET));
+        hello["attach"]["kernel"]["policy"] = json!(policy);
+        hello
+    };
+    let (mut raw, _) = Raw::attach(&linked.path, &hello("close"));
+    raw.send(&order(1, BIND, Some(5)), b"");
+    assert_eq!(said(&mut raw), r#"{"Ok":null}"#);
+    // It never reads.
+    let _client = support::connect(&linked.broker, PATH);
+    let opened: Value = serde_json::from_str(&said(&mut raw)).unwrap();
+    let channel = opened["WebSocketOpen"]["channel_id"].as_u64().unwrap();
+    raw.send(&json!({"ack": {"received": 2}}), b"");
+    drop(raw);
+    let (mut raw, _) = Raw::attach_again(&linked.path, &hello("drop_newest"));
+    assert_eq!(raw.next_said().unwrap().0, "live");
+    let push = format!(r#"{{"WebSocketPushMany":{{"channel_ids":[{channel}],"message_type":"Binary"}}}}"#);
+    let blob = vec![7; 256 << 10];
+    let counts = loop {
+        raw.send(&order(2, &push, Some(5)), &blob);
+        let counts: Value = serde_json::from_str(&said(&mut raw)).unwrap();
+        if counts["Ok"]["dropped"] != 0 || counts["Ok"]["closed"] != 0 {
+            break counts["Ok"].clone();
+        }
+    };
+    assert_eq!((&counts["dropped"], &counts["closed"]), (&json!(1), &json!(0)));
+}
+
+#[test]
 fn a_kernel_that_stays_away_leaves_1012_and_one_that_is_left_is_told_of_every_close() {
     let linked = start("kernel-away", None, |config| config.owner_grace = Duration::from_millis(50));
     let (mut raw, _) = Raw::attach(&linked.path, &hello(NODE, Some(SECRET)));
