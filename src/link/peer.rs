@@ -20,6 +20,7 @@ use crate::driver::retry::RetryPauses;
 use crate::tls::Trust;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,14 +178,19 @@ pub(super) struct PeerState<T> {
 }
 
 /// Questions and answers.
-#[derive(Default)]
 pub(super) struct OpenQuestions {
     /// Questions that are not answered yet.
     pub open: u32,
-    /// How many were asked.
-    pub count: u64,
-    /// Answers awaited by callers.
-    pub answers: HashMap<u64, PeerAnswer>,
+    /// The number of the last one: those of a predecessor, whose answers may still come, were other ones.
+    pub last: u64,
+    /// What callers wait for, and the answers to it.
+    pub answers: HashMap<u64, Option<PeerAnswer>>,
+}
+
+impl OpenQuestions {
+    fn new() -> Self {
+        Self { open: 0, last: RandomState::new().hash_one(()) >> 1, answers: HashMap::new() }
+    }
 }
 
 /// The answer to a question of this side.
@@ -241,7 +247,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
             handed: 0,
             handed_at: None,
             arrived: welcome.acknowledged,
-            asked: OpenQuestions::default(),
+            asked: OpenQuestions::new(),
             stream: None,
             draining: None,
             ended: false,
