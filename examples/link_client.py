@@ -9,6 +9,7 @@ every client. Run it twice within the grace period (kill the first): the second 
 """
 
 import argparse
+import random
 import select
 import socket
 import ssl
@@ -153,7 +154,8 @@ class Link:
         while len(self.channels) < fields["live"]:
             _, live, _ = self.frame(self.HANDSHAKE_S)
             self.channels.extend(live["channels"])
-        self.asked = 0
+        # Not from 1 on: answers to a process before us come to us too, under its numbers.
+        self.asked = random.getrandbits(48)
 
     def send(self, head, blob=b""):
         """Writes one frame. The broker reads whether or not we do, so this waits only while it is busy."""
@@ -173,8 +175,15 @@ class Link:
 
     def bind(self, path, **rule):
         """Binds a WebSocket path. The answer comes among the events: `done`, or `failed`, with this number."""
+        return self.ask("bind", path=path, **rule)
+
+    def bind_http(self, path, **rule):
+        """Binds an HTTP path, likewise."""
+        return self.ask("bind_http", path=path, **rule)
+
+    def ask(self, order, **fields):
         self.asked += 1
-        self.send({"bind": {"path": path, "ask": self.asked, **rule}})
+        self.send({order: {"ask": self.asked, **fields}})
         return self.asked
 
     def respond(self, request, status, body, headers=()):
@@ -260,16 +269,13 @@ class Link:
 
 def serve(link):
     """Echoes; broadcasts what begins with `all:`; greets over HTTP; ends when a client says `bye`."""
-    link.bind("/")
-    link.send({"bind_http": {"path": "/hello", "ask": 2}})
-    link.asked = 2
+    waiting = {link.bind("/"), link.bind_http("/hello")}
     for channel in link.channels:
         print(f"still open: {channel['channel']} of {channel['source']}", flush=True)
-    bound = 0
     for name, fields, blob in link.events():
-        if name == "done":
-            bound += 1
-            if bound == 2:
+        if name == "done" and fields["ask"] in waiting:
+            waiting.remove(fields["ask"])
+            if not waiting:
                 print(f"attached to {link.welcome['node']}", flush=True)
         elif name == "failed":
             raise SystemExit(f"not bound: {fields['reason']}")

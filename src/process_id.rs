@@ -21,6 +21,9 @@ pub enum ParseProcessIdError {
     /// Fewer than three parts, or an empty one.
     #[error("a process id has three parts, process:package:publisher; one is missing or empty")]
     MissingField,
+    /// It holds an `@`: no address could name it.
+    #[error("a process id holds no `@`: in an address, that stands between the node and the id")]
+    At,
     /// Not a plain name.
     #[error("a process is named by 1 to 64 lower case letters, digits, `-` and `_`, or by process:package:publisher")]
     NoName,
@@ -33,7 +36,7 @@ impl ProcessId {
     /// Builds an id from its three parts.
     ///
     /// # Errors
-    /// When a part is empty or holds a colon.
+    /// When a part is empty, or holds a colon or an `@`.
     pub fn new(process: &str, package: &str, publisher: &str) -> Result<Self, ParseProcessIdError> {
         format!("{process}:{package}:{publisher}").parse()
     }
@@ -108,6 +111,9 @@ impl FromStr for ProcessId {
     type Err = ParseProcessIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('@') {
+            return Err(ParseProcessIdError::At);
+        }
         let mut parts = 0;
         for part in text.split(':') {
             parts += 1;
@@ -174,6 +180,9 @@ mod tests {
             assert_eq!(bad.parse::<ProcessId>(), Err(ParseProcessIdError::MissingField), "{bad}");
         }
         assert_eq!("a:b:c:d".parse::<ProcessId>(), Err(ParseProcessIdError::TooManyColons));
+        for bad in ["a@b:c:d", "a:b:c@d", "a:b:@", "@"] {
+            assert_eq!(bad.parse::<ProcessId>(), Err(ParseProcessIdError::At), "{bad}");
+        }
     }
 
     #[test]

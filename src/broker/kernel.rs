@@ -15,9 +15,9 @@ use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, RulesOverlay, Settings};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue_for};
-use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::grants;
+use crate::shard::{Owner, Wishes};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,7 +108,8 @@ struct KernelOwners {
     read_out: Arc<AtomicU64>,
     next: Arc<AtomicU32>,
     queue: ProcessQueue,
-    policy: Policy,
+    /// Those of all of them: they are told of control frames.
+    wishes: Arc<Wishes>,
 }
 
 #[derive(Default)]
@@ -145,7 +146,7 @@ impl KernelOwners {
             return None;
         }
         let id = OwnerId(self.next.fetch_add(1, Ordering::Relaxed));
-        let owner = Arc::new(Owner::new(id, process.clone(), self.queue.clone(), self.policy, true));
+        let owner = Arc::new(Owner::new(id, process.clone(), self.queue.clone(), self.wishes.clone()));
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, process.clone());
         made.by_name.insert(process.clone(), KernelOwner { owner: owner.clone(), unneeded_since: None });
         made.round.push_back(process.clone());
@@ -188,7 +189,7 @@ pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Resul
         read_out: read_out.clone(),
         next: shared.next_owner.clone(),
         queue,
-        policy,
+        wishes: Arc::new(Wishes::new(policy, true, false)),
     };
     let owner = owners.resolve(&system).expect("the first is below the limit");
     let system_owner = owner.id;
@@ -317,6 +318,15 @@ impl KernelHandle {
         Ok(())
     }
 
+    /// Has another policy for frames that exceed a channel's budget from now on, for all its processes.
+    #[cfg(feature = "link")]
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        let directory = self.shared.directory();
+        if let Some(system) = directory.system.and_then(|system| directory.owners.get(&system)) {
+            system.wishes().set(policy, true, false);
+        }
+    }
+
     /// The rules of entry in force.
     pub(crate) fn settings(&self) -> Settings {
         self.shared.directory().gateway.settings().clone()
@@ -410,7 +420,7 @@ mod tests {
             read_out: Arc::default(),
             next: Arc::new(AtomicU32::new(1)),
             queue,
-            policy: Policy::Close,
+            wishes: Arc::new(Wishes::of(Policy::Close)),
         };
         let resolve = |name: String| owners.resolve(&name.parse().unwrap());
         let count = || owners.made.lock().unwrap().by_name.len();

@@ -136,8 +136,7 @@ fn attach<H: ShardHandler>(
     let queues: Vec<_> = shared.inboxes.iter().map(|inbox| queue_to(shared, inbox, options.queue)).collect();
     // Handles on other threads send orders to the first shard.
     let Some((queue, _)) = queues.first() else { return Err(AttachError::Stopped) };
-    let owner = Owner::new(shared.new_owner(), id.clone(), queue.clone(), options.policy, options.wants_control);
-    let owner = Arc::new(owner.told_of_topics(options.wants_topics));
+    let owner = Arc::new(Owner::new(shared.new_owner(), id.clone(), queue.clone(), options.wishes()));
     let pusher = Pusher::of_process(shared.clone(), &owner);
     let handle = ProcessHandle { shared: shared.clone(), id: id.clone(), owner: owner.id, pusher };
     // From here on dropping it takes away what was done.

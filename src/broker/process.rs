@@ -17,10 +17,10 @@ use crate::http::Content;
 use crate::process_id::ProcessId;
 use crate::proto::close;
 use crate::queue::events::{ProcessReceiver, QueueLimits, RecvError, process_queue};
-use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::event::{Event, RequestId};
 use crate::shard::topics::TopicReport;
+use crate::shard::{Owner, Wishes};
 use bytes::Bytes;
 use futures_core::Stream;
 use std::collections::VecDeque;
@@ -42,6 +42,12 @@ pub struct AttachOptions {
     /// Whether it is told which channels are subscribed to its topics and which have left them ([`Event::Joined`],
     /// [`Event::Left`]).
     pub wants_topics: bool,
+}
+
+impl AttachOptions {
+    pub(super) fn wishes(&self) -> Wishes {
+        Wishes::new(self.policy, self.wants_control, self.wants_topics)
+    }
 }
 
 /// The broker has stopped: no event will come any more.
@@ -115,8 +121,7 @@ impl Process {
         let wakers = shared.inboxes.clone();
         let (queue, receiver) =
             process_queue(wakers.len(), options.queue, &shared.memory, move |shard| wakers[shard].kick());
-        let entry = Owner::new(owner, id.clone(), queue, options.policy, options.wants_control);
-        let entry = Arc::new(entry.told_of_topics(options.wants_topics));
+        let entry = Arc::new(Owner::new(owner, id.clone(), queue, options.wishes()));
         let pusher = Pusher::of_process(shared.clone(), &entry);
         let attached = shared.change(|directory| {
             if directory.processes.contains_key(&id) {
@@ -606,6 +611,14 @@ impl ProcessHandle {
     pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
         let charge = Some(self.charge_unbound(path));
         self.change(|snapshot| snapshot.unbind_http_charged(self.owner, &self.id, BoundAt::Own(path), charge))
+    }
+
+    /// Has the wishes of a successor over a link in force from now on.
+    #[cfg(feature = "link")]
+    pub(crate) fn set_wishes(&self, options: &AttachOptions) {
+        if let Some(owner) = self.shared.directory().owners.get(&self.owner) {
+            owner.wishes().set(options.policy, options.wants_control, options.wants_topics);
+        }
     }
 
     /// Charges what a route holds of memory.

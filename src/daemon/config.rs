@@ -420,7 +420,7 @@ settings! {
     inbox_commands_max: u32 = 16 * 1024 => Restart;
     /// The most payload bytes of these orders; one process may hold a quarter of it.
     inbox_bytes_max: Size = Size(64 << 20) => Restart;
-    /// The largest head of an HTTP request.
+    /// The largest head of an HTTP request; where there is a link, 128KiB at most.
     head_bytes_max: Size = Size(16 << 10) => NewConnections;
     /// The most header fields of an HTTP request, 128 at most.
     header_count_max: usize = 100 => NewConnections;

@@ -3,7 +3,8 @@
 //!
 //! The page sends a hash, never the password: `0x` and the 32 bytes, in hexadecimal, of Argon2id version 19 with 2
 //! passes, 19,456 KiB, 1 lane, and as salt the node's name, repeated until it has 8 characters: the key with which
-//! nodes encrypt their keyfiles.
+//! nodes encrypt their keyfiles. Keyfiles from before Kinode 0.10 have the SHA-256 of the password instead, which is
+//! sent to a Kinode node second.
 
 use super::proxy;
 use super::settings::{Settings, SubdomainTokens};

@@ -40,7 +40,7 @@ pub use owner::OwnerId;
 pub use pattern::{PatternError, TooMuchWork};
 pub use proxy::{IpPrefix, ParseIpPrefixError, RequestSource, client_ip};
 pub use register::{REGISTRATION_BYTES_MAX, Registration, RegistrationError, register};
-pub use routes::{Owned, Params, RouteMatch, Routes, shape};
+pub use routes::{Owned, Params, RouteMatch, Routes, UNBOUND_MAX, shape};
 pub use settings::{HostPolicy, RESPONSE_TIMEOUT_MAX_S, RulesOverlay, Settings, SubdomainTokens};
 pub use snapshot::{
     BindError, BoundAt, Challenges, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule, route_bytes,

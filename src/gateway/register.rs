@@ -135,6 +135,7 @@ mod tests {
         all.extend([RegistrationError::Malformed, RegistrationError::Encrypted]);
         all.push(ParseProcessIdError::MissingField.into());
         all.push(ParseProcessIdError::TooManyColons.into());
+        all.push(ParseProcessIdError::At.into());
         for error in all {
             assert!(error.to_string().len() <= 123, "{error}");
         }

@@ -22,7 +22,7 @@ pub use super::pattern::Params;
 
 /// Unbound paths remembered for each owner; above that the oldest are forgotten, so that a process that binds and
 /// unbinds for ever does not grow the tables for ever.
-const UNBOUND_MAX: usize = 256;
+pub const UNBOUND_MAX: usize = 256;
 
 /// A binding with an owner.
 pub trait Owned {

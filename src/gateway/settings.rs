@@ -89,6 +89,9 @@ pub struct Settings {
     /// The page that `/login` serves, UTF-8 HTML in which `${node}` is replaced; `None` is our own. A login page must
     /// POST `{"password_hash":"0x…","subdomain":""}` to `/login`.
     pub login_page: Option<Bytes>,
+    /// Whether our page, where a password is wrong, sends its SHA-256 too: the key of keyfiles from before Kinode 0.10.
+    /// Default: no.
+    pub sha256_passwords: bool,
     /// The path at which clients on this machine call processes, POST, where the process of the system answers that.
     /// Default: none.
     pub rpc_path: Option<&'static str>,
@@ -160,6 +163,7 @@ impl Default for Settings {
             expose_local: false,
             login: false,
             login_page: None,
+            sha256_passwords: false,
             rpc_path: None,
             cookie_http_only: true,
             behind_tls: false,
@@ -215,6 +219,7 @@ impl Settings {
             cookie: format!("{system}-auth_{user}"),
             subdomain_tokens,
             timeout_header,
+            sha256_passwords: subdomain_tokens == SubdomainTokens::Own,
             registration: true,
             ..Self::default()
         }
@@ -231,8 +236,9 @@ pub(super) fn login_page(settings: &Settings) -> Bytes {
     let node: String = settings.user.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
     match std::str::from_utf8(page) {
         Ok(text) => {
-            let fake = if settings.simulation_mode { "true" } else { "false" };
-            text.replace("${node}", &node).replace("${fake}", fake).into()
+            let word = |is_so| if is_so { "true" } else { "false" };
+            let text = text.replace("${node}", &node).replace("${fake}", word(settings.simulation_mode));
+            text.replace("${sha256}", word(settings.sha256_passwords)).into()
         }
         Err(_) => Bytes::copy_from_slice(page),
     }

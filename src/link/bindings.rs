@@ -2,16 +2,18 @@
 //!
 //! Invariants: the last word about a path is kept, and no other, however the path is spelt; what was bound is replayed
 //! in the order in which it was, and behind it what was unbound, since a broker does not remember that of a process
-//! that has bound nothing; content is shared, never copied. What is kept is bounded, and one process may hold at most
-//! as much as remains free: a path beyond that is not kept, which is reported.
+//! that has bound nothing; of that, as much is kept as a broker remembers of others; content is shared, never copied.
+//! What is kept is bounded, and one process may hold at most as much as remains free: a path beyond that is not kept,
+//! which is reported.
 
 use super::frame::LinkFrame;
 use super::wire::{FromPeer, KernelBody, KernelHead};
-use crate::gateway::shape;
+use crate::gateway::{UNBOUND_MAX, shape};
 use crate::node::{ActionRequest, CheckedAction};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 /// Many times what nodes bind.
@@ -30,9 +32,10 @@ enum BindingKey {
 }
 
 struct KeptBinding {
+    about: BindingKey,
     head: KernelHead,
     blob: Bytes,
-    /// It takes a path back.
+    /// It takes a path back, or a guest's right.
     is_unbind: bool,
 }
 
@@ -44,7 +47,21 @@ pub(super) struct Bindings {
     bytes: usize,
     /// How many words are kept of each process, and their bytes.
     of_process: HashMap<ProcessId, (usize, usize)>,
+    /// The places of those that took something back, by process and what that was.
+    unbound: HashMap<(ProcessId, Discriminant<BindingKey>), BTreeSet<u64>>,
     said: u64,
+}
+
+impl BindingKey {
+    fn process(&self) -> &ProcessId {
+        match self {
+            Self::Http(process, _) | Self::WebSocket(process, _) | Self::Guest(process, _) => process,
+        }
+    }
+
+    fn kind(&self) -> (ProcessId, Discriminant<Self>) {
+        (self.process().clone(), discriminant(self))
+    }
 }
 
 /// There is no room for one more: it lasts as long as the broker does.
@@ -65,12 +82,16 @@ impl Bindings {
     ) -> Result<Option<u64>, NoRoom> {
         let Some(about) = about(request) else { return Ok(None) };
         let process = request.requester().process.clone();
-        if let Some(before) = self.places.remove(&about).and_then(|place| self.kept.remove(&place)) {
-            self.count(&process, |count| count - 1, |bytes| bytes - before.bytes());
+        if let Some(&place) = self.places.get(&about) {
+            self.forget(place);
         }
-        let is_unbind =
-            matches!(request.action, CheckedAction::UnbindHttp { .. } | CheckedAction::UnbindWebSocket { .. });
-        let kept = KeptBinding { head: unasked(head), blob: blob.clone(), is_unbind };
+        let is_unbind = matches!(
+            request.action,
+            CheckedAction::UnbindHttp { .. }
+                | CheckedAction::UnbindWebSocket { .. }
+                | CheckedAction::Grant { is_granted: false, .. }
+        );
+        let kept = KeptBinding { about: about.clone(), head: unasked(head), blob: blob.clone(), is_unbind };
         // A process that keeps much leaves as much room for others, so that one that comes late finds some.
         let (count, bytes) = self.of_process.get(&process).copied().unwrap_or_default();
         let free = (KEPT_MAX - self.kept.len(), KEPT_BYTES_MAX - self.bytes);
@@ -79,9 +100,32 @@ impl Bindings {
         }
         self.said += 1;
         self.count(&process, |count| count + 1, |bytes| bytes + kept.bytes());
+        if is_unbind {
+            let unbound = self.unbound.entry(about.kind()).or_default();
+            unbound.insert(self.said);
+            if unbound.len() > UNBOUND_MAX
+                && let Some(&oldest) = unbound.first()
+            {
+                self.forget(oldest);
+            }
+        }
         self.places.insert(about, self.said);
         self.kept.insert(self.said, kept);
         Ok(Some(self.said))
+    }
+
+    /// The word at a place is replaced, or is no broker's any more.
+    fn forget(&mut self, place: u64) {
+        let Some(kept) = self.kept.remove(&place) else { return };
+        self.places.remove(&kept.about);
+        self.count(kept.about.process(), |count| count - 1, |bytes| bytes - kept.bytes());
+        let kind = kept.about.kind();
+        if let Some(unbound) = self.unbound.get_mut(&kind) {
+            unbound.remove(&place);
+            if unbound.is_empty() {
+                self.unbound.remove(&kind);
+            }
+        }
     }
 
     /// Changes the counts of words and bytes kept for a process.
@@ -197,6 +241,27 @@ mod tests {
         assert_eq!(bindings.places().collect::<Vec<_>>(), [other, socket, room, unbound]);
         assert_eq!(say(&mut bindings, "a:a:sys", r#"{"WebSocketClose":7}"#, ""), None);
         assert_eq!(bindings.frame(other, 1).unwrap().1.as_str(), "b:b:sys");
+    }
+
+    #[test]
+    fn as_much_of_what_was_unbound_is_kept_as_a_broker_remembers() {
+        let mut bindings = Bindings::default();
+        let page = say(&mut bindings, "a:a:sys", &bind("/page", false), "").unwrap();
+        for number in 0..3 * UNBOUND_MAX {
+            say(&mut bindings, "a:a:sys", &bind(&format!("/call/{number}"), false), "content").unwrap();
+            say(&mut bindings, "a:a:sys", &format!(r#"{{"Unbind":{{"path":"/call/{number}"}}}}"#), "").unwrap();
+            say(&mut bindings, "b:b:sys", &format!(r#"{{"WebSocketUnbind":{{"path":"/{number}"}}}}"#), "").unwrap();
+            let guest = format!("bob{number}.os@c:c:sys");
+            for word in ["WebSocketGrant", "WebSocketRevoke"] {
+                say(&mut bindings, "c:c:sys", &format!(r#"{{"{word}":{{"address":"{guest}"}}}}"#), "").unwrap();
+            }
+        }
+        assert_eq!(bindings.places().next(), Some(page));
+        assert_eq!((bindings.kept.len(), bindings.places.len()), (3 * UNBOUND_MAX + 1, 3 * UNBOUND_MAX + 1));
+        let last = format!("/call/{}", 3 * UNBOUND_MAX - 1);
+        let again = say(&mut bindings, "a:a:sys", &bind(&last, false), "").unwrap();
+        assert_eq!(bindings.places().nth(1), Some(again));
+        assert_eq!(bindings.unbound.values().map(BTreeSet::len).sum::<usize>(), 3 * UNBOUND_MAX - 1);
     }
 
     #[test]

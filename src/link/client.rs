@@ -81,7 +81,8 @@ impl Client {
     }
 
     /// Pushes a message to a channel of this process; waits for room in the link. `ask` asks for an
-    /// [`Event::Outcome`] under that number, which is below 2^63.
+    /// [`Event::Outcome`] under that number, which is below 2^63. A process that takes over from another is told the
+    /// outcomes that this one had asked for, so numbers should not begin at the same place each time.
     ///
     /// # Errors
     /// See [`LinkSendError`].
@@ -404,13 +405,19 @@ impl Client {
         let shared = &self.0.shared;
         let ask = {
             let asked = &mut shared.lock().asked;
-            asked.count += 1;
-            asked.count | OUR_ASK
+            asked.last = asked.last.wrapping_add(1);
+            asked.answers.insert(asked.last | OUR_ASK, None);
+            asked.last | OUR_ASK
         };
-        self.order(order(ask), blob, Some(ask))?;
+        let sent = self.order(order(ask), blob, Some(ask));
         let mut state = shared.lock();
+        if let Err(error) = sent {
+            state.asked.answers.remove(&ask);
+            return Err(error);
+        }
         loop {
-            if let Some(answer) = state.asked.answers.remove(&ask) {
+            if let Some(answer) = state.asked.answers.get_mut(&ask).and_then(Option::take) {
+                state.asked.answers.remove(&ask);
                 return Ok(answer);
             }
             if state.ended {
@@ -444,11 +451,15 @@ impl NumberedItem for Event {
 }
 
 fn answered(asked: &mut OpenQuestions, ask: u64, answer: PeerAnswer) -> Option<Event> {
-    asked.open = asked.open.saturating_sub(1);
     if ask & OUR_ASK != 0 {
-        asked.answers.insert(ask, answer);
+        // Those to questions of a predecessor are nobody's.
+        if let Some(awaited) = asked.answers.get_mut(&ask) {
+            *awaited = Some(answer);
+            asked.open = asked.open.saturating_sub(1);
+        }
         return None;
     }
+    asked.open = asked.open.saturating_sub(1);
     // A message that the broker would not push: checked here before, so it comes from one of another version.
     let outcome = Outcome { dropped: 1, ..Outcome::default() };
     matches!(answer, PeerAnswer::Failed(_)).then_some(Event::Outcome { ticket: ask, outcome })

@@ -86,10 +86,11 @@ impl AskedSession for KernelHello {
         }
     }
 
-    /// Judges it as the one before was judged, and puts its rules of entry in force.
+    /// Judges it as the one before was judged, and puts its policy and its rules of entry in force.
     fn succeed(&self, registry: &Registry, session: &Session) -> Result<(), HelloRefused> {
         let rules = rules(&registry.broker.chosen_settings(), self)?;
         let Actor::Kernel(actor) = &session.actor else { unreachable!("a kernel's key is no process'") };
+        actor.set_policy(self.policy);
         actor.set_rules(rules).map_err(|error| refused(RefusedCode::Stopped, &error.to_string()))
     }
 }

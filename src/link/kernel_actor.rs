@@ -9,6 +9,7 @@ use crate::broker::{KernelHandle, PushError};
 use crate::gateway::RulesOverlay;
 use crate::node::KernelMessage;
 use crate::node::login::GrantedLogin;
+use crate::words::policy::Policy;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -38,6 +39,11 @@ impl KernelActor {
     /// A successor has the session, and other rules of entry.
     pub(super) fn set_rules(&self, rules: RulesOverlay) -> Result<(), PushError> {
         self.handle.set_rules(rules)
+    }
+
+    /// A successor has the session, and another policy.
+    pub(super) fn set_policy(&self, policy: Policy) {
+        self.handle.set_policy(policy);
     }
 
     /// Where what is kept for the kernel is charged.

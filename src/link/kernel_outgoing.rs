@@ -24,7 +24,7 @@ use crate::words::audience::Audience;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How often it is looked whether there is room for what is left to be said again.
@@ -35,6 +35,9 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
 /// The most unanswered questions; those beyond it get no answer when their session ends.
 const ASKED_MAX: usize = 64 * 1024;
+
+/// How often those that are not waited for any more are looked for, once there are many.
+const LOOK_FOR_LATE_EVERY: Duration = Duration::from_secs(1);
 
 /// A session as the outgoing side needs it.
 pub(super) struct KernelSession<T> {
@@ -50,8 +53,10 @@ pub(super) struct Unanswered(Mutex<UnansweredState>);
 
 #[derive(Default)]
 struct UnansweredState {
-    /// The answers to give if the broker gives none, by the id of the question.
-    asked: HashMap<u64, KernelMessage>,
+    /// The answers to give if the broker gives none, by the id of the question, and until when they are waited for.
+    asked: HashMap<u64, (KernelMessage, Option<Instant>)>,
+    /// When those that are not waited for any more were last looked for.
+    looked_at: Option<Instant>,
     /// Paths that were said again, by the id of their message.
     said_again: HashMap<u64, String>,
 }
@@ -69,26 +74,40 @@ impl Unanswered {
         waiting.said_again.remove(&id)
     }
 
-    /// Takes note of a question; false, and nothing taken, if there are too many.
-    fn ask(&self, id: u64, instead: &mut Option<KernelMessage>) -> bool {
+    /// Takes note of a question whose answer is waited for so long; false, and nothing taken, if there are too many.
+    fn ask(&self, id: u64, instead: &mut Option<KernelMessage>, wait_s: Option<u64>, now: Instant) -> bool {
         let mut waiting = self.lock();
+        waiting.forget_late(now);
         let has_room = waiting.asked.len() < ASKED_MAX;
         if has_room {
-            waiting.asked.extend(instead.take().map(|answer| (id, answer)));
+            let until = wait_s.and_then(|seconds| now.checked_add(Duration::from_secs(seconds)));
+            waiting.asked.extend(instead.take().map(|answer| (id, (answer, until))));
         }
         has_room
     }
 
     /// A question was not sent: what is to be answered, unless that was done already.
     fn withdraw(&self, id: u64) -> Option<KernelMessage> {
-        self.lock().asked.remove(&id)
+        self.lock().asked.remove(&id).map(|(answer, _)| answer)
     }
 
     /// The session is over: what is to be answered now.
     pub(super) fn give_up(&self) -> Vec<KernelMessage> {
         let mut waiting = self.lock();
         waiting.said_again.clear();
-        waiting.asked.drain().map(|(_, answer)| answer).collect()
+        waiting.asked.drain().map(|(_, (answer, _))| answer).collect()
+    }
+}
+
+impl UnansweredState {
+    /// Forgets questions whose process has been told by its kernel that nobody answers. The broker leaves some without
+    /// an answer: those that are an extension's to answer, which may not.
+    fn forget_late(&mut self, now: Instant) {
+        let is_due = self.looked_at.is_none_or(|at| now.duration_since(at) >= LOOK_FOR_LATE_EVERY);
+        if self.asked.len() >= ASKED_MAX / 2 && is_due {
+            self.asked.retain(|_, (_, until)| until.is_none_or(|until| now < until));
+            self.looked_at = Some(now);
+        }
     }
 }
 
@@ -222,9 +241,12 @@ impl<H: Host, T> KernelOutgoing<H, T> {
         let server = ServerName::of(&message.target.process).unwrap_or_default();
         self.name.set(server);
         let (id, source) = (message.id, message.source.clone());
-        let (is_request, is_asked) = match &message.message {
-            Message::Request(request) => (true, request.expects_response.is_some() || message.rsvp.is_some()),
-            Message::Response(_) => (false, false),
+        let (is_request, is_asked, wait_s) = match &message.message {
+            Message::Request(request) => {
+                let wait_s = request.expects_response;
+                (true, wait_s.is_some() || message.rsvp.is_some(), wait_s)
+            }
+            Message::Response(_) => (false, false, None),
         };
         let is_refused = is_request && OF_A_CHANNEL.iter().any(|order| message.message.body().starts_with(order));
         let judged = self.judge(&message, is_asked);
@@ -254,7 +276,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
             // A response that does not parse is answered 500.
             frame = convert::kernel_from(unreadable_response(id, source));
         }
-        let is_tracked = is_asked && instead.is_some() && self.unanswered.ask(id, &mut instead);
+        let is_tracked = is_asked && instead.is_some() && self.unanswered.ask(id, &mut instead, wait_s, Instant::now());
         let offered = self.offer(frame);
         if offered == SendResult::Sent {
             return;
@@ -358,5 +380,25 @@ fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
             reply.counted(PushCounts { not_found, ..PushCounts::default() })
         }
         CheckedAction::Push { .. } | CheckedAction::Subscribe { .. } | CheckedAction::Grant { .. } => Some(reply.refused(HttpServerError::WsChannelNotFound)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_that_nobody_answers_take_no_place_from_others_for_ever() {
+        let unanswered = Unanswered::default();
+        let reply = || Reply::unasked(1, "our@p:p:t.os".parse().unwrap(), ServerName::default());
+        let answer = || Some(reply().refused(HttpServerError::WsChannelNotFound));
+        let now = Instant::now();
+        for id in 0..ASKED_MAX as u64 {
+            assert!(unanswered.ask(id, &mut answer(), (id % 2 == 0).then_some(5), now));
+        }
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert!(!unanswered.ask(u64::MAX, &mut answer(), None, later(4)), "all are still waited for");
+        assert!(unanswered.ask(u64::MAX, &mut answer(), None, later(5)));
+        assert_eq!(unanswered.give_up().len(), ASKED_MAX / 2 + 1, "those without a time are kept");
     }
 }

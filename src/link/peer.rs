@@ -20,6 +20,7 @@ use crate::driver::retry::RetryPauses;
 use crate::tls::Trust;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,14 +178,19 @@ pub(super) struct PeerState<T> {
 }
 
 /// Questions and answers.
-#[derive(Default)]
 pub(super) struct OpenQuestions {
     /// Questions that are not answered yet.
     pub open: u32,
-    /// How many were asked.
-    pub count: u64,
-    /// Answers awaited by callers.
-    pub answers: HashMap<u64, PeerAnswer>,
+    /// The number of the last one: those of a predecessor, whose answers may still come, were other ones.
+    pub last: u64,
+    /// What callers wait for, and the answers to it.
+    pub answers: HashMap<u64, Option<PeerAnswer>>,
+}
+
+impl OpenQuestions {
+    fn new() -> Self {
+        Self { open: 0, last: RandomState::new().hash_one(()) >> 1, answers: HashMap::new() }
+    }
 }
 
 /// The answer to a question of this side.
@@ -241,7 +247,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
             handed: 0,
             handed_at: None,
             arrived: welcome.acknowledged,
-            asked: OpenQuestions::default(),
+            asked: OpenQuestions::new(),
             stream: None,
             draining: None,
             ended: false,
@@ -368,6 +374,12 @@ impl<T: NumberedItem> PeerShared<T> {
                 Ok(()) => self.read(&mut reader).unwrap_err(),
                 Err(error) => error.into(),
             };
+            if !matches!(error, ReadError::Io(_)) {
+                // It would come again, over each connection.
+                tracing::error!(broker = ?self.endpoint, %error, "the broker's frame cannot be read: the session ends");
+                self.frames.end(Some(LinkFrame::bare(&FromPeer::Bye { failed: true })));
+                self.frames.wait_finished(HELLO_WITHIN);
+            }
             stream.shutdown();
             self.frames.disconnect(connection);
             error
@@ -514,6 +526,7 @@ mod tests {
     use crate::broker::Policy;
     use crate::link::{Client, ClientOptions};
     use crate::node::Dialect;
+    use std::io::Write;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::mpsc;
 
@@ -544,6 +557,32 @@ mod tests {
         let mut gather = GatheredFrames::default();
         gather.push(&LinkFrame::bare(&ToPeer::Welcome(welcome)));
         gather.write(&mut stream).unwrap();
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_read_ends_the_session_instead_of_coming_again() {
+        let path = std::env::temp_dir().join(format!("pushring-unreadable-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let broker = thread::spawn(move || {
+            let mut stream = hear(listener.accept().unwrap().0);
+            say_welcome(&stream);
+            // A head that is nil.
+            stream.write_all(&[0, 0, 0, 1, 0, 0, 0, 0, 0xc0]).unwrap();
+            let mut reader = FrameReader::new(stream, 4096, 0);
+            let has_failed = loop {
+                if let FromPeer::Bye { failed } = reader.next().expect("it says why it goes").0 {
+                    break failed;
+                }
+            };
+            (listener, has_failed)
+        });
+        let client = Client::connect(&path, &"p:mute:sys".parse().unwrap(), ClientOptions::default()).unwrap();
+        client.recv_batch(&mut Vec::new(), Duration::from_secs(60)).expect_err("nothing comes any more");
+        let (listener, has_failed) = broker.join().unwrap();
+        assert!(has_failed);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it is not asked for again");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

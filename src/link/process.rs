@@ -42,7 +42,10 @@ impl AskedSession for ProcessHello {
         Ok(session)
     }
 
-    fn succeed(&self, _: &Registry, _: &Session) -> Result<(), HelloRefused> {
+    /// It is told what it wants to be told from now on.
+    fn succeed(&self, _: &Registry, session: &Session) -> Result<(), HelloRefused> {
+        let Actor::Process(owner) = &session.actor else { unreachable!("a process' key is no kernel's") };
+        owner.set_wishes(&self.options);
         Ok(())
     }
 }

@@ -33,8 +33,9 @@ use std::time::{Duration, Instant};
 /// How long peers get to take their last events when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
-/// Channels in one `live` frame: with the longest paths that clients can ask for, well below a head's limit.
-const LIVE_AT_A_TIME: usize = 32;
+/// Channels in one `live` frame, by their memory, which is more than what is written of them: some hundreds, unless
+/// clients asked for long paths, or claim long addresses.
+const LIVE_BYTES_AT_A_TIME: usize = 64 << 10;
 
 /// After an accept that failed, most likely for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -313,12 +314,12 @@ impl LinkConnection {
             self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream))
         };
         // A few at a time: there may be very many, and nothing changes them meanwhile.
-        let (mut from, mut written) = (0, Ok(()));
+        let (mut after, mut written) = (None, Ok(()));
         while written.is_ok()
-            && let channels = claim.session.live_from(from, LIVE_AT_A_TIME)
+            && let channels = claim.session.live_after(after, LIVE_BYTES_AT_A_TIME)
             && let Some(last) = channels.last()
         {
-            from = last.channel.saturating_add(1);
+            after = Some(last.channel);
             gather.push(&LinkFrame::bare(&ToPeer::Live { channels }));
             written = write(&mut gather);
         }

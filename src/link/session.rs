@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -128,9 +129,9 @@ impl Session {
         lock(&self.live).channels.len()
     }
 
-    /// So many of them, by number, from `from` on.
-    pub(super) fn live_from(&self, from: u32, count: usize) -> Vec<LiveChannel> {
-        lock(&self.live).channels.range(from..).take(count).map(|(_, channel)| channel.clone()).collect()
+    /// Some of them, by number, behind `after`: as many as so many bytes hold, and one in any case.
+    pub(super) fn live_after(&self, after: Option<u32>, bytes_max: usize) -> Vec<LiveChannel> {
+        lock(&self.live).after(after, bytes_max)
     }
 
     /// Frames that the peer has of ours, and that we have of its.
@@ -170,6 +171,17 @@ struct Live {
 impl Live {
     /// The memory of an entry beside its text, with its place in the map.
     const ENTRY_BYTES: usize = (size_of::<u32>() + size_of::<LiveChannel>()) * 11 / 8;
+
+    fn after(&self, after: Option<u32>, bytes_max: usize) -> Vec<LiveChannel> {
+        let mut bytes = 0;
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let some = self.channels.range(behind).map(|(_, channel)| channel).take_while(|channel| {
+            let is_first = bytes == 0;
+            bytes += Self::ENTRY_BYTES + channel.heap_bytes();
+            is_first || bytes <= bytes_max
+        });
+        some.cloned().collect()
+    }
 
     fn insert(&mut self, channel: LiveChannel) {
         let more = Self::ENTRY_BYTES + channel.heap_bytes();
@@ -532,7 +544,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Ledger;
     use crate::broker::{AttachOptions, Broker, Config};
+    use crate::link::wire::ToPeer;
+    use crate::queue::events::{QueueLimits, process_queue};
+
+    #[test]
+    fn every_live_channel_is_listed_once_in_frames_that_a_peer_takes() {
+        const FRAME_BYTES: usize = 4096;
+        let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
+        let charge = queue.memory_of("p:test:sys".parse().unwrap()).charge_anyway(HeldAs::Link, 0);
+        let mut live = Live { channels: BTreeMap::new(), charge };
+        let last = [u32::MAX - 1, u32::MAX];
+        for channel in (0..500).chain(last) {
+            // Of the last, one alone is more than a frame may hold.
+            let path = "/x".repeat(if channel == u32::MAX { FRAME_BYTES } else { channel as usize % 97 });
+            let (process, source) = (Some("p:test:sys".to_owned()), Some("127.0.0.1:50000".to_owned()));
+            let forwarded_for = Some("f".repeat(channel as usize % 89));
+            let (registered, extension) = (false, false);
+            live.insert(LiveChannel { channel, process, path, source, forwarded_for, registered, extension });
+        }
+        let (mut after, mut listed) = (None, Vec::new());
+        loop {
+            let channels = live.after(after, FRAME_BYTES);
+            let Some(last) = channels.last() else { break };
+            after = Some(last.channel);
+            listed.extend(channels.iter().map(|channel| channel.channel));
+            let is_one = channels.len() == 1;
+            let frame = LinkFrame::bare(&ToPeer::Live { channels });
+            assert!(is_one || frame.fits(FRAME_BYTES, 0), "{} bytes", frame.bytes());
+        }
+        assert!(listed.into_iter().eq((0..500).chain(last)));
+    }
 
     #[test]
     fn a_session_that_ends_late_does_not_take_its_successor_away() {

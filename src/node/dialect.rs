@@ -58,6 +58,7 @@ impl Dialect {
         rules.cookie = format!("{}{name}", self.cookie_prefix());
         rules.subdomain_tokens = self.subdomain_tokens();
         rules.timeout_header = self.timeout_header();
+        rules.sha256_passwords = self == Self::Kinode;
         rules.registration = true;
     }
 }

@@ -114,9 +114,11 @@ impl Address {
     }
 
     /// The address of the process of these three parts on `node`. Recent ids are reused: a node kernel's messages name
-    /// the same few again and again. None: a part is empty or holds a colon, and no process there could be answered.
+    /// the same few again and again. None: a part is empty or holds what stands between the parts of an address, and no
+    /// process there could be answered.
     pub fn of_parts(node: String, process: &str, package: &str, publisher: &str) -> Option<Self> {
-        Some(Self { node, process: recent::process_id(process, package, publisher)? })
+        let process = recent::process_id(process, package, publisher)?;
+        is_node_name(&node).then_some(Self { node, process })
     }
 
     /// The node's name.
@@ -150,12 +152,17 @@ impl Address {
     }
 }
 
+/// Returns whether an address can name a node so: it is read back up to its first `@`.
+pub(super) fn is_node_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains('@')
+}
+
 impl FromStr for Address {
     type Err = ParseAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (node, process) = text.split_once('@').ok_or(ParseAddressError::MissingNode)?;
-        if node.is_empty() {
+        if !is_node_name(node) {
             return Err(ParseAddressError::MissingNode);
         }
         if process.contains('@') {
@@ -311,8 +318,13 @@ mod tests {
                 assert_eq!(address.to_string(), format!("alice.os@{process}:pack:t.os"), "{round}");
             }
         }
-        for (process, package, publisher) in [("", "b", "c"), ("a:b", "c", "d"), ("a", "b:c", "d"), ("a", "b", "")] {
+        for (process, package, publisher) in
+            [("", "b", "c"), ("a:b", "c", "d"), ("a", "b:c", "d"), ("a", "b", ""), ("a", "b", "c@d")]
+        {
             assert_eq!(Address::of_parts("n".into(), process, package, publisher), None);
+        }
+        for node in ["", "n@m", "@"] {
+            assert_eq!(Address::of_parts(node.into(), "a", "b", "c"), None, "{node}");
         }
         assert_eq!(Address::of_parts("n".into(), "ab", "c", "d").unwrap().process, "ab:c:d");
         assert_eq!(Address::of_parts("n".into(), "a", "bc", "d").unwrap().process, "a:bc:d");

@@ -23,6 +23,7 @@ use crate::process_id::ProcessId;
 use crate::words::audience::Audience;
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// RFC 6455 7.1.5, "no status": nodes close with an empty close frame.
@@ -42,6 +43,7 @@ pub(crate) struct Pending {
 
 #[derive(Debug, Default)]
 struct WaitingAction {
+    /// The last one.
     tickets: u64,
     /// Actions that get no answer.
     unanswered: usize,
@@ -77,7 +79,9 @@ pub(crate) fn refusal(id: u64, outcome: &Outcome, events: &EventMessages, proces
 
 impl Pending {
     pub(crate) fn new(unasked: Unasked) -> Self {
-        Self { waiting: Mutex::default(), unasked }
+        // Over a link, answers to a predecessor come too, under tickets that were others.
+        let tickets = RandomState::new().hash_one(()) >> 2;
+        Self { waiting: Mutex::new(WaitingAction { tickets, ..WaitingAction::default() }), unasked }
     }
 
     /// Does what `owner` asks. Answers now, or under [`settle`](Self::settle), or not at all if no answer is expected.

@@ -1,7 +1,7 @@
 //! The RPC path, `POST /rpc:distro:sys/message` (node contract, section 7): JSON in, a Request to a process out, and
 //! back. Access to the path is checked by the gateway.
 
-use super::identity::{Address, OUR};
+use super::identity::{Address, OUR, is_node_name};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Request, Response};
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -49,6 +49,9 @@ pub enum RpcError {
     /// `process` is not a process id.
     #[error("the rpc message names no process: {0}")]
     Process(#[from] ParseProcessIdError),
+    /// `node` is no name of a node.
+    #[error("the rpc message names no node: a node's name is not empty and holds no `@`")]
+    Node,
     /// `data` is not base64.
     #[error("the data of the rpc message is not base64: {0}")]
     Data(String),
@@ -69,6 +72,7 @@ pub fn rpc_request(id: u64, server: Address, http_body: &[u8]) -> Result<KernelM
         None => None,
     };
     let node = match call.node {
+        Some(node) if !is_node_name(&node) => return Err(RpcError::Node),
         Some(node) if node != OUR => node,
         _ => server.node.clone(),
     };
@@ -121,6 +125,11 @@ mod tests {
         assert!(matches!(request("{"), Err(RpcError::Body(_))));
         assert!(matches!(request(r#"{"process":7}"#), Err(RpcError::Body(_))));
         assert!(matches!(request(r#"{"process":"p"}"#), Err(RpcError::Process(_))));
+        assert!(matches!(request(r#"{"process":"p:p:t@os"}"#), Err(RpcError::Process(_))));
+        for node in ["", "bob@os", "@"] {
+            let call = format!(r#"{{"node":"{node}","process":"p:p:t.os"}}"#);
+            assert!(matches!(request(&call), Err(RpcError::Node)), "{node}");
+        }
         assert!(matches!(request(r#"{"process":"p:p:t.os","data":"?"}"#), Err(RpcError::Data(_))));
     }
 }

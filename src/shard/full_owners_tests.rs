@@ -3,7 +3,7 @@
 
 use super::wires::Wires;
 use super::work::{LOOK_AT_OWNER_NS, PASS_NS, WorkLimits};
-use super::{Common, Directory, Owner, Shard, ShardConfig};
+use super::{Common, Directory, Owner, Shard, ShardConfig, Wishes};
 use crate::admission::Ledger;
 use crate::gateway::{OwnerId, Settings, Snapshot, SubdomainTokens, WebSocketRule};
 use crate::proto::MessageKind;
@@ -45,7 +45,7 @@ impl Crowd {
             gateway.bind_websocket(id, &process, "/", WebSocketRule::default()).unwrap();
             let (own, events) = process_queue(1, limits, &ledger, |_| {});
             let queue = if is_shared { shared.clone() } else { own };
-            owners.push(Arc::new(Owner::new(id, process, queue, Policy::Close, false)));
+            owners.push(Arc::new(Owner::new(id, process, queue, Wishes::of(Policy::Close))));
             queues.push(events);
         }
         let mut directory = Directory::new(gateway);

@@ -65,7 +65,7 @@ pub use self::core::{Common, Effect, Shard};
 pub use config::{Deflate, Resume, ShardConfig};
 pub use memory::MemoryReport;
 pub use out::deflate;
-pub use owners::directory::{Directory, Owner};
+pub use owners::directory::{Directory, Owner, Wishes};
 pub use owners::{directory, grants, topics};
 pub use table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 pub use table::wheel::TICK_MS;

@@ -6,7 +6,7 @@ use super::event::{Closed, Event};
 use super::flush::SocketId;
 use super::outcome::{Outcome, OutcomeCollector, OutcomePart};
 use super::wires::{Wire, Wires};
-use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig};
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, Wishes};
 use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, OwnerId, Settings, Snapshot, SubdomainTokens, WebSocketRule};
@@ -50,7 +50,7 @@ impl Stage {
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), ledger, |_| {});
-        let owner = Owner::new(OWNER, process, queue, config.policy, false);
+        let owner = Owner::new(OWNER, process, queue, Wishes::of(config.policy));
         let mut directory = Directory::new(gateway);
         directory.attach(Arc::new(owner));
         let wires = Wires::default();

@@ -4,7 +4,7 @@ use super::command::{CloseFrame, Command, Policy, PushCommand, PushFrame, PushKi
 use super::event::Event;
 use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use super::outcome::{Outcome, OutcomeCollector};
-use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd, TICK_MS};
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd, TICK_MS, Wishes};
 use crate::admission::Ledger;
 use crate::channel::ChannelId;
 use crate::gateway::{
@@ -83,7 +83,7 @@ impl Scene {
         gateway.bind_websocket(OWNER, &process, "/hub", of_hub).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
-        let owner = Owner::new(OWNER, process, queue, Policy::Close, false);
+        let owner = Owner::new(OWNER, process, queue, Wishes::of(Policy::Close));
         let mut directory = Directory::new(gateway);
         directory.attach(Arc::new(owner));
         let wire = Memory::default();

@@ -12,7 +12,7 @@ use crate::shard::command::{Policy, PushCommand, PushFrame, PushKind, ReportTo};
 use crate::shard::operating::ChannelFilter;
 use crate::shard::table::slot::Slot;
 use crate::shard::wires::Wires;
-use crate::shard::{Common, Directory, Owner, ShardConfig};
+use crate::shard::{Common, Directory, Owner, ShardConfig, Wishes};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -115,7 +115,7 @@ impl Shards {
             let rule = WebSocketRule { resume: true, ..WebSocketRule::default() };
             gateway.bind_websocket(id, &process, "/", rule).unwrap();
             let (queue, events) = process_queue(shards as usize, QueueLimits::default(), &ledger, |_| {});
-            owners.push(Arc::new(Owner::new(id, process, queue, Policy::Close, false)));
+            owners.push(Arc::new(Owner::new(id, process, queue, Wishes::of(Policy::Close))));
             queues.push(events);
         }
         let mut directory = Directory::new(gateway);

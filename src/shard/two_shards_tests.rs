@@ -6,7 +6,7 @@ use super::command::{CarriedSocket, Command};
 use super::flush::SocketId;
 use super::stage::OWNER;
 use super::wires::{Wire, Wires};
-use super::{Common, ConnectionToken, Directory, Effect, ListenerKind, Owner, Shard, ShardConfig, SocketEnd};
+use super::{Common, ConnectionToken, Directory, Effect, ListenerKind, Owner, Shard, ShardConfig, SocketEnd, Wishes};
 use crate::admission::{Budget, Ledger};
 use crate::gateway::{Settings, Snapshot, SubdomainTokens};
 use crate::process_id::ProcessId;
@@ -53,7 +53,7 @@ impl TwoShards {
         let ledger = Ledger::new(memory);
         let (queue, events) = process_queue(SHARDS as usize, QueueLimits::default(), &ledger, |_| {});
         let mut directory = Directory::new(gateway);
-        let owner = Arc::new(Owner::new(OWNER, process, queue, config.policy, false));
+        let owner = Arc::new(Owner::new(OWNER, process, queue, Wishes::of(config.policy)));
         directory.attach(owner.clone());
         let wires = Wires::default();
         let common = Common {

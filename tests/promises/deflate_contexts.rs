@@ -17,7 +17,7 @@ use pushring::internals::shard::deflate::Compressed;
 use pushring::internals::shard::event::Event;
 use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
+use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig, Wishes};
 use pushring::node::Dialect;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -129,7 +129,7 @@ impl Scene {
         let rule = WebSocketRule { deflate: true, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, &process, "/", rule).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
-        let owner = Arc::new(Owner::new(OWNER, process, queue, Policy::Close, false));
+        let owner = Arc::new(Owner::new(OWNER, process, queue, Wishes::of(Policy::Close)));
         let mut directory = Directory::new(gateway);
         directory.attach(owner.clone());
         let mut config = ShardConfig { outbound_bytes_max: BUDGET, copy_bytes_max: 200, ..ShardConfig::default() };

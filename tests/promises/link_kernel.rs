@@ -194,6 +194,31 @@ fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
 }
 
 #[test]
+fn names_that_no_address_can_hold_are_refused_and_the_session_goes_on() {
+    let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
+    let linked = start_with(settings, "kernel-names", None, |_| {});
+    let mut node = Node::attach(&linked.path);
+    node.bind(APP, "/");
+    let (mut client, channel) = node.open(PATH);
+    for call in [
+        json!({"node": "", "process": APP}),
+        json!({"node": "bob@os", "process": APP, "expects_response": 5}),
+        json!({"process": "app:app:test@os"}),
+    ] {
+        let (status, reason) = http_response(node.begin_http(&rpc_of(&call)));
+        assert_eq!(status, 400, "{call}: {reason}");
+    }
+    let mut registered = node.client("/");
+    let register = json!({"auth_token": node_support::token(None), "target_process": "app:app:test@os"});
+    send(&mut registered, register.to_string());
+    assert_eq!(recv_close(&mut registered).0, 4400);
+    // The kernel has heard nothing of all that, and the channel is still there.
+    node.is_quiet();
+    node.tell(1, &format!("our@{APP}"), &push(channel), Some(b"still here"));
+    assert_eq!(recv(&mut client), Message::text("still here"));
+}
+
+#[test]
 fn a_call_may_bring_much_and_an_answer_that_fits_no_frame_is_told_as_lost() {
     let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
     let linked = start_with(settings, "kernel-packages", None, |_| {});
@@ -287,6 +312,37 @@ fn a_successor_is_judged_as_the_first_was_and_brings_its_own_rules() {
     assert_eq!((opens(b"a new key"), opens(SECRET)), (true, false));
     drop(raw);
     linked.stop();
+}
+
+#[test]
+fn the_policy_of_a_successor_holds_for_the_channels_that_it_takes_over() {
+    let linked = start("kernel-policy", None, |_| {});
+    let hello = |policy: &str| {
+        let mut hello = hello(NODE, Some(SECRET));
+        hello["attach"]["kernel"]["policy"] = json!(policy);
+        hello
+    };
+    let (mut raw, _) = Raw::attach(&linked.path, &hello("close"));
+    raw.send(&order(1, BIND, Some(5)), b"");
+    assert_eq!(said(&mut raw), r#"{"Ok":null}"#);
+    // It never reads.
+    let _client = support::connect(&linked.broker, PATH);
+    let opened: Value = serde_json::from_str(&said(&mut raw)).unwrap();
+    let channel = opened["WebSocketOpen"]["channel_id"].as_u64().unwrap();
+    raw.send(&json!({"ack": {"received": 2}}), b"");
+    drop(raw);
+    let (mut raw, _) = Raw::attach_again(&linked.path, &hello("drop_newest"));
+    assert_eq!(raw.next_said().unwrap().0, "live");
+    let push = format!(r#"{{"WebSocketPushMany":{{"channel_ids":[{channel}],"message_type":"Binary"}}}}"#);
+    let blob = vec![7; 256 << 10];
+    let counts = loop {
+        raw.send(&order(2, &push, Some(5)), &blob);
+        let counts: Value = serde_json::from_str(&said(&mut raw)).unwrap();
+        if counts["Ok"]["dropped"] != 0 || counts["Ok"]["closed"] != 0 {
+            break counts["Ok"].clone();
+        }
+    };
+    assert_eq!((&counts["dropped"], &counts["closed"]), (&json!(1), &json!(0)));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::link_support;
 use crate::support;
 
 use link_support::{Linked, Raw, attach, refusal};
+use pushring::node::HttpServerAction;
 use pushring::process_lib::http::{bind_ws_path, send_ws_push};
-use pushring::process_lib::{self, Address, Exit, HttpServerRequest, WsMessageType, await_message, take_blob};
+use pushring::process_lib::{self, Address, Exit, HttpServerRequest, Request, WsMessageType, await_message, take_blob};
 use pushring::{Event, Message as Push};
 use serde_json::{Value, json};
 use std::net::Shutdown;
@@ -54,7 +55,7 @@ fn a_successor_gets_the_live_channels_then_what_waits() {
     send(&mut second, "from a client that came meanwhile");
     second.close(None).unwrap();
 
-    let (mut raw, welcome) = attach_again(&linked, &hello("p"));
+    let (mut raw, welcome) = Raw::attach_again(&linked.path, &hello("p"));
     assert_eq!((&welcome["live"], &welcome["received"], &welcome["acknowledged"]), (&json!(1), &json!(1), &json!(3)));
     let live = raw.next_said().unwrap();
     assert_eq!(live.0, "live");
@@ -74,20 +75,6 @@ fn a_successor_gets_the_live_channels_then_what_waits() {
     raw.send(&json!({"push": {"channel": channel, "kind": "text"}}), b"from the successor");
     assert_eq!(recv(&mut first), Message::text("from the successor"));
     connect(&linked.broker, "/p:test:sys/");
-}
-
-/// Attaches as soon as the broker has noticed that the connection before is gone.
-fn attach_again(linked: &Linked, hello: &Value) -> (Raw, Value) {
-    loop {
-        let mut raw = Raw::connect(&linked.path);
-        raw.send(&json!({"hello": hello}), b"");
-        let (name, fields, _) = raw.next().unwrap();
-        match name.as_str() {
-            "welcome" => return (raw, fields),
-            _ => assert_eq!(fields["code"], "taken"),
-        }
-        thread::yield_now();
-    }
 }
 
 #[test]
@@ -114,9 +101,9 @@ fn who_knows_the_session_takes_it_over_and_who_does_not_waits_for_its_end() {
     assert_eq!(recv_close(&mut client).0, 1011);
 
     // A successor without the secret takes what is detached, and its predecessor has lost it.
-    let (raw, welcome) = attach_again(&linked, &hello("p"));
+    let (raw, welcome) = Raw::attach_again(&linked.path, &hello("p"));
     drop(raw);
-    let (_successor, other) = attach_again(&linked, &hello("p"));
+    let (_successor, other) = Raw::attach_again(&linked.path, &hello("p"));
     assert_ne!(welcome["session"], other["session"]);
     resume["session"] = welcome["session"].clone();
     resume["received"] = json!(0);
@@ -135,7 +122,7 @@ fn after_the_grace_clients_get_1012_and_the_id_is_free() {
     let mut resume = hello("p");
     resume["session"] = welcome["session"].clone();
     assert_eq!(refusal(&linked.path, &link_support::frame(&json!({"hello": resume}))), "session");
-    let (_raw, welcome) = attach_again(&linked, &hello("p"));
+    let (_raw, welcome) = Raw::attach_again(&linked.path, &hello("p"));
     assert_eq!((&welcome["live"], &welcome["received"]), (&json!(0), &json!(0)));
     assert!(support::try_connect(&linked.broker, "/p:test:sys/").is_err(), "its paths went with it");
 }
@@ -155,6 +142,90 @@ fn a_bye_ends_at_once() {
 }
 
 #[test]
+fn a_successor_is_told_what_it_wants_and_its_policy_holds() {
+    let linked = Linked::start("wishes", |_| {});
+    let hello = |policy: &str, wants: bool| {
+        let mut hello = hello("p");
+        let process = &mut hello["attach"]["process"];
+        (process["policy"], process["wants_control"], process["wants_topics"]) =
+            (json!(policy), json!(wants), json!(wants));
+        hello
+    };
+    let (mut raw, _) = Raw::attach(&linked.path, &hello("close", false));
+    bind(&mut raw);
+    let mut client = connect(&linked.broker, "/p:test:sys/");
+    let channel = raw.next_said().unwrap().1["channel"].clone();
+    ack(&mut raw, 2);
+    drop(raw);
+    let (mut raw, _) = Raw::attach_again(&linked.path, &hello("drop_newest", true));
+    assert_eq!(raw.next_said().unwrap().0, "live");
+    send(&mut client, Message::Ping("are you there".into()));
+    let (name, fields, blob) = raw.next_said().unwrap();
+    assert_eq!((name.as_str(), &fields["kind"], &*blob), ("control", &json!("ping"), &b"are you there"[..]));
+    raw.send(&json!({"subscribe": {"channel": channel, "topic": "room"}}), b"");
+    assert_eq!(raw.next_said().unwrap().0, "joined");
+    // The client reads no more.
+    let blob = vec![7; 256 << 10];
+    let outcome = loop {
+        raw.send(&json!({"push": {"channel": channel, "kind": "binary", "ask": 7}}), &blob);
+        let (name, outcome, _) = raw.next_said().unwrap();
+        assert_eq!(name, "outcome");
+        if outcome["dropped"] != 0 || outcome["closed"] != 0 {
+            break outcome;
+        }
+    };
+    assert_eq!((&outcome["dropped"], &outcome["closed"]), (&json!(1), &json!(0)));
+    // And back.
+    drop(raw);
+    let (mut raw, _) = Raw::attach_again(&linked.path, &hello("close", false));
+    let mut other = connect(&linked.broker, "/p:test:sys/");
+    send(&mut other, Message::Ping("nobody hears it".into()));
+    send(&mut other, "a message");
+    loop {
+        let (name, _, blob) = raw.next_said().unwrap();
+        assert_ne!(blob, b"nobody hears it");
+        if name == "message" {
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_a_predecessor_asked_answers_no_question_of_its_successor() {
+    let linked = Linked::start("asked-before", |_| {});
+    let (mut raw, _) = Raw::attach(&linked.path, &hello("p"));
+    // As the first questions of a process would be numbered that counted from one.
+    for number in 1..=3_u64 {
+        raw.send(&json!({"bind": {"path": "/", "ask": (1 << 63) | number}}), b"");
+        assert_eq!(raw.next_said().unwrap().0, "done");
+        raw.send(&json!({"push": {"channel": 1, "kind": "text", "ask": number}}), b"to nobody");
+        let (_, outcome, _) = raw.next_said().unwrap();
+        assert_eq!(outcome["not_found"], 1);
+    }
+    // It acknowledges none of these answers: they come to its successor.
+    let mut client = connect(&linked.broker, "/p:test:sys/");
+    drop(raw);
+    let process = loop {
+        match process_lib::connect(&linked.path, "p:test:sys".parse().unwrap()) {
+            Ok(process) => break process,
+            Err(_) => thread::yield_now(),
+        }
+    };
+    let successor = process.spawn(|_| {
+        let (path, message_type, except) = (None, WsMessageType::Text, Vec::new());
+        let broadcast = HttpServerAction::WebSocketBroadcast { path, message_type, except };
+        let request = Request::to(("our", "http-server", "distro", "sys"));
+        let request = request.body(serde_json::to_vec(&broadcast).unwrap()).blob_bytes("to somebody");
+        let answer = request.send_and_await_response(5).unwrap().unwrap();
+        let counts = &serde_json::from_slice::<Value>(answer.body()).unwrap()["Ok"];
+        assert_eq!((&counts["sent"], &counts["not_found"]), (&json!(1), &json!(0)), "{counts}");
+        bind_ws_path("/:a".repeat(17), false, false).unwrap_err();
+    });
+    assert_eq!(recv(&mut client), Message::text("to somebody"));
+    assert_eq!(successor.unwrap().join().unwrap(), Exit::Returned);
+}
+
+#[test]
 fn http_requests_that_waited_are_answered_by_the_successor_or_time_out() {
     use std::io::{Read, Write};
     let linked = Linked::start("http", |_| {});
@@ -165,7 +236,7 @@ fn http_requests_that_waited_are_answered_by_the_successor_or_time_out() {
     let mut client = std::net::TcpStream::connect(linked.broker.address()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(b"GET /p:test:sys/x?q=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let (mut raw, _) = attach_again(&linked, &hello("p"));
+    let (mut raw, _) = Raw::attach_again(&linked.path, &hello("p"));
     // Its answer to the bind was not acknowledged.
     assert_eq!(raw.next_said().unwrap().0, "done");
     let (name, fields, _) = raw.next_said().unwrap();

@@ -14,7 +14,7 @@ use pushring::internals::shard::command::{
 use pushring::internals::shard::event::Event;
 use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
+use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig, Wishes};
 use pushring::node::Dialect;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -114,7 +114,7 @@ impl Fan {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(pushring::node::settings("local.os", Dialect::Kinode)));
-        let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Policy::Close, false));
+        let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Wishes::of(Policy::Close)));
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
         directory.gateway.bind_http(OWNER, &process, "/http", Default::default()).unwrap();
         let mut rule = WebSocketRule::default();

@@ -228,7 +228,7 @@ impl World {
         let frame = PushFrame { kind, payload: payload::of_push(id, len).into() };
         let push = PushCommand { channel: ChannelId::new(channel), owner: Some(owner.id), frame, policy, asked };
         let is_ours = self.channels[&channel].owner == index;
-        let policy = policy.unwrap_or(owner.policy);
+        let policy = policy.unwrap_or(owner.policy());
         let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: false, is_guests: false };
         Some(Order {
             shard: self.shard_of(channel),
@@ -257,7 +257,7 @@ impl World {
         let windows = owner.windows.in_use();
         let compressed = (opcode < 8).then(|| Compressed::new(&mut self.deflater, &bytes, windows)).flatten();
         let compressed = compressed.map(Arc::new);
-        let pushed_policy = policy.unwrap_or(owner.policy);
+        let pushed_policy = policy.unwrap_or(owner.policy());
         let pushed =
             Pushed { id, opcode, len, policy: pushed_policy, fate: Fate::Unknown, is_unsure: false, is_guests: false };
         let order = |shard: usize| {
@@ -329,7 +329,7 @@ impl World {
             frame: PushFrame { kind, payload: payload::of_push(id, len).into() },
             part: parts.pop().map(Box::new),
         };
-        let policy = self.processes[self.channels[&channel].owner].owner.policy;
+        let policy = self.processes[self.channels[&channel].owner].owner.policy();
         let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: true, is_guests: true };
         Some(Order {
             shard: self.shard_of(channel),

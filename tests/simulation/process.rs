@@ -13,7 +13,7 @@ use pushring::internals::inbox::{Account, InboxSender};
 use pushring::internals::shard::command::Command;
 use pushring::internals::shard::event::RequestId;
 use pushring::internals::shard::process_queue::{ProcessReceiver, process_queue};
-use pushring::internals::shard::{Directory, Owner};
+use pushring::internals::shard::{Directory, Owner, Wishes};
 use std::sync::Arc;
 
 /// Where clients open channels.
@@ -82,7 +82,8 @@ impl Process {
         let (queue, receiver) = process_queue(senders.len(), limits, memory, move |shard| kicks[shard].kick());
         let id = OwnerId(index as u32 + 1);
         let policy = settings.policies[name_index];
-        let owner = Arc::new(Owner::new(id, process.clone(), queue, policy, settings.wants_control));
+        let owner =
+            Arc::new(Owner::new(id, process.clone(), queue, Wishes::new(policy, settings.wants_control, false)));
         for path in PATHS {
             let rule = WebSocketRule { deflate: settings.compressed_paths, ..WebSocketRule::default() };
             directory.gateway.bind_websocket(id, &process, path, rule).expect("it binds");

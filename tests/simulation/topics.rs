@@ -55,7 +55,7 @@ impl World {
         let bytes: Bytes = payload::of_push(id, len).into();
         // Where memory runs short, subscriptions are refused.
         let is_unsure = self.settings.memory_bytes.is_some();
-        let policy_in_force = policy.unwrap_or(owner.policy);
+        let policy_in_force = policy.unwrap_or(owner.policy());
         let pushed =
             Pushed { id, opcode, len, policy: policy_in_force, fate: Fate::Unknown, is_unsure, is_guests: false };
         let order = |shard: usize| {

@@ -1,11 +1,15 @@
 //! The settings of links, as a link takes them.
 
-use super::{DaemonConfig, SocketMode, parse_address};
+use super::{DaemonConfig, Size, SocketMode, parse_address};
 use crate::daemon::users;
 use anyhow::{Context, anyhow, ensure};
-use pushring::link;
+use pushring::{PAYLOAD_BYTES_MAX, link};
 use std::net::SocketAddr;
 use std::path::Path;
+
+/// What a kernel is told of a request is JSON, at worst four times as long as its head was, and the head of a link's
+/// frame has 1 MiB.
+const LINKED_HEAD_BYTES_MAX: usize = 128 << 10;
 
 impl DaemonConfig {
     /// Returns whether processes of other programs can attach.
@@ -36,9 +40,15 @@ impl DaemonConfig {
         ensure!(tcp.is_none() || has_token, "link_tcp: over TCP processes need a token (link_token_file)");
         ensure!(self.link_peers_max > 0, "link_peers_max: must be more than 0");
         let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0).max(self.body_bytes_max_logged_in.0);
-        ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
+        if self.has_link() {
+            let fits = blob_bytes_max <= PAYLOAD_BYTES_MAX;
+            ensure!(fits, "link: messages and bodies of over 2GiB do not fit its frames");
+            let fits = self.head_bytes_max.0 <= LINKED_HEAD_BYTES_MAX;
+            let most = Size(LINKED_HEAD_BYTES_MAX);
+            ensure!(fits, "head_bytes_max: at most {most} with a link: what it tells of a request has to fit a frame");
+        }
         let access = self.link_access()?;
-        Ok((path.is_some() || tcp.is_some()).then(|| link::LinkConfig {
+        Ok(self.has_link().then(|| link::LinkConfig {
             path,
             access,
             tcp,

@@ -72,6 +72,10 @@ fn a_link_is_where_it_is_told_to_be() {
     let tcp = "link_tcp = \"127.0.0.1:7\"\nlink_token_file = \"x\"";
     assert!(link(tcp, Some("0123456789abcdef")).unwrap().unwrap().token.is_some());
     assert!(link("link_peers_max = 0", None).unwrap_err().contains("link_peers_max"));
+    assert!(link("head_bytes_max = \"129KiB\"", None).is_ok());
+    assert!(link("link = \"x\"\nhead_bytes_max = \"128KiB\"", None).is_ok());
+    assert!(link("link = \"x\"\nhead_bytes_max = \"129KiB\"", None).unwrap_err().contains("at most 128KiB"));
+    assert!(link("link = \"x\"\nmessage_bytes_max = \"2049MiB\"", None).unwrap_err().contains("2GiB"));
     let (ours, theirs) = (link("link = \"x\"", None).unwrap().unwrap(), link::LinkConfig::default());
     assert_eq!((ours.owner_grace, ours.peers_max), (theirs.owner_grace, theirs.peers_max));
     assert_eq!((ours.blob_bytes_max, ours.beat), (theirs.blob_bytes_max, theirs.beat));

@@ -478,7 +478,7 @@ impl Shard {
 
     fn emit_control(&mut self, channel: Option<(ChannelId, u32)>, kind: ControlKind, payload: &[u8]) {
         let Some((channel, owner)) = channel else { return };
-        if self.owners[owner].owner.wants_control {
+        if self.owners[owner].owner.wants_control() {
             let payload = self.owners.keep(owner, Payload::Borrowed(payload));
             self.owners.emit(owner, Event::Control { channel, kind, payload });
         }

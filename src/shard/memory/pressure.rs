@@ -218,7 +218,7 @@ impl Shard {
         let ConnectionPhase::Open(channel) = &connection.phase else { return };
         // Half of it, so that the same one is not asked again for every frame.
         let half = connection.outbound.queued_bytes().div_ceil(2).min(DROPPED_BYTES_MAX);
-        let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.when_full()) {
+        let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy().when_full()) {
             WhenFull::Close => return self.close_for_memory(slot),
             WhenFull::DropOldest => self.out.drop_oldest(connection, half),
             WhenFull::DropNewest => self.out.drop_newest(connection, half),

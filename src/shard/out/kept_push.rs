@@ -132,7 +132,7 @@ impl Shard {
         let Some(channel) = self.table[slot].channel() else { return FrameResult::Closed };
         let owner = self.owners[channel.owner].owner.clone();
         self.table[slot].policy = policy.map(Policy::when_full);
-        let policy = policy.unwrap_or(owner.policy);
+        let policy = policy.unwrap_or(owner.policy());
         let (outbound, budget) = (&self.table[slot].outbound, self.config.outbound_bytes_max);
         let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return FrameResult::Closed };
         let log = &mut kept_channel.log;

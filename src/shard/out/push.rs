@@ -425,7 +425,7 @@ impl Shard {
 
     /// The claim of a payload that may come to wait by reference: a large one, and one that newer values may replace.
     pub(super) fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> SharedCharge {
-        let policy = policy.or(owner.map(|owner| owner.policy));
+        let policy = policy.or(owner.map(|owner| owner.policy()));
         let waits = payload.len() > self.config.copy_bytes_max || policy.is_some_and(|policy| policy.key().is_some());
         if waits { self.memory.charge(payload.len(), owner) } else { SharedCharge::default() }
     }
@@ -526,7 +526,7 @@ impl Shard {
                 let said = policy.map(Policy::when_full);
                 let owner = self.owners[channel.owner].owner.clone();
                 connection.policy = said;
-                return self.offer_behind(slot, &encoding.parts, policy.unwrap_or(owner.policy), &owner);
+                return self.offer_behind(slot, &encoding.parts, policy.unwrap_or(owner.policy()), &owner);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) && !connection.outbound.is_scattered() {
                 connection.policy = policy.map(Policy::when_full);

@@ -15,6 +15,7 @@ use crate::shard::owners::topics::Topics;
 use crate::words::policy::Policy;
 use rpds::HashTrieMapSync;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// A process as the shards see it.
 pub struct Owner {
@@ -26,31 +27,80 @@ pub struct Owner {
     pub queue: ProcessQueue,
     /// Charged for its data outside of shards, and the tenant of its clients' data on shards.
     pub memory: ProcessMemory,
-    /// The policy for frames that exceed a channel's budget, where a push names none.
-    pub policy: Policy,
-    /// Whether it is told of pings, pongs and close frames too.
-    pub wants_control: bool,
+    wishes: Arc<Wishes>,
     /// The compression agreed with its channels.
     pub windows: Arc<Windows>,
     /// How many connections it has.
     pub connections: Arc<ProcessCount>,
     /// The topics of its channels.
     pub topics: Arc<Topics>,
-    /// Whether it is told of subscriptions and their ends.
-    pub wants_topics: bool,
+}
+
+/// What a process asks of its broker once and for all; but its successor over a link may ask for something else. The
+/// processes of a node kernel share theirs.
+#[derive(Debug)]
+pub struct Wishes {
+    /// Which of [`Policy::EACH`], and its key.
+    policy: (AtomicU8, AtomicU64),
+    control: AtomicBool,
+    topics: AtomicBool,
+}
+
+impl Wishes {
+    /// The policy for frames that exceed a channel's budget, where a push names none; whether the process is told of
+    /// pings, pongs and close frames too; and whether it is told of subscriptions and their ends.
+    pub fn new(policy: Policy, control: bool, topics: bool) -> Self {
+        let wishes = Self { policy: Default::default(), control: Default::default(), topics: Default::default() };
+        wishes.set(policy, control, topics);
+        wishes
+    }
+
+    /// This policy, and no more events than there must be.
+    pub fn of(policy: Policy) -> Self {
+        Self::new(policy, false, false)
+    }
+
+    /// These from now on. Whoever reads them meanwhile may see some of both.
+    pub fn set(&self, policy: Policy, control: bool, topics: bool) {
+        let kind = Policy::EACH.iter().position(|each| each.name() == policy.name()).expect("each kind is listed");
+        self.policy.0.store(kind as u8, Ordering::Relaxed);
+        self.policy.1.store(policy.key().unwrap_or_default(), Ordering::Relaxed);
+        self.control.store(control, Ordering::Relaxed);
+        self.topics.store(topics, Ordering::Relaxed);
+    }
+
+    fn policy(&self) -> Policy {
+        let (kind, key) = (&self.policy.0, &self.policy.1);
+        Policy::EACH[usize::from(kind.load(Ordering::Relaxed))].with_key(key.load(Ordering::Relaxed))
+    }
 }
 
 impl Owner {
     /// One that has no channels yet.
-    pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, policy: Policy, wants_control: bool) -> Self {
+    pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, wishes: impl Into<Arc<Wishes>>) -> Self {
         let memory = queue.memory_of(process.clone());
         let (windows, connections, topics) = Default::default();
-        Self { id, process, queue, memory, policy, wants_control, windows, connections, topics, wants_topics: false }
+        Self { id, process, queue, memory, wishes: wishes.into(), windows, connections, topics }
     }
 
-    /// The same; if `wants_topics`, it is told when clients subscribe to its topics and leave them.
-    pub fn told_of_topics(self, wants_topics: bool) -> Self {
-        Self { wants_topics, ..self }
+    /// What it asks of its broker.
+    pub fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
+    /// The policy for frames that exceed a channel's budget, where a push names none.
+    pub fn policy(&self) -> Policy {
+        self.wishes.policy()
+    }
+
+    /// Whether it is told of pings, pongs and close frames too.
+    pub fn wants_control(&self) -> bool {
+        self.wishes.control.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is told of subscriptions and their ends.
+    pub fn wants_topics(&self) -> bool {
+        self.wishes.topics.load(Ordering::Relaxed)
     }
 
     /// Hands it a batch of events. Returns false when it is gone.

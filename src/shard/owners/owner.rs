@@ -173,22 +173,12 @@ mod tests {
     use crate::gateway::OwnerId;
     use crate::queue::events::process_queue;
     use crate::shard::command::Policy;
+    use crate::shard::owners::directory::Wishes;
 
     fn local() -> LocalOwner {
         let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let process = "p:p:t.os".parse().unwrap();
-        let owner = Owner {
-            id: OwnerId(1),
-            process,
-            memory: queue.memory_of("p:p:t.os".parse().unwrap()),
-            queue,
-            policy: Policy::Close,
-            wants_control: false,
-            windows: Arc::default(),
-            connections: Arc::default(),
-            topics: Arc::default(),
-            wants_topics: false,
-        };
+        let owner = Owner::new(OwnerId(1), process, queue, Wishes::of(Policy::Close));
         LocalOwner::new(Arc::new(owner))
     }
 

@@ -57,7 +57,7 @@ impl Shard {
         let owner = self.owners[place].owner.clone();
         let name = claim.topic().name().clone();
         let told_bytes = size_of::<Event>() + name.len();
-        if owner.wants_topics && !self.owners.has_room_to_open(&owner, told_bytes) {
+        if owner.wants_topics() && !self.owners.has_room_to_open(&owner, told_bytes) {
             return false;
         }
         let processes = self.owners.directory().owners.size();
@@ -75,7 +75,7 @@ impl Shard {
         if self.table[slot].flags.has(Flag::Sse) {
             self.listens_to_topic(place, name.clone());
         }
-        if owner.wants_topics {
+        if owner.wants_topics() {
             self.owners.emit(place, Event::Joined { channel, topic: name });
         }
         true
@@ -116,7 +116,7 @@ impl Shard {
         let owner = &self.owners[place].owner;
         self.table.admission().leave_subscription(owner.topics.subscriptions());
         let id = owner.id;
-        if owner.wants_topics {
+        if owner.wants_topics() {
             self.owners.emit(place, Event::Left { channel, topic: topic.name().clone() });
         }
         self.topic_left(id, topic);

@@ -180,7 +180,7 @@ impl Shard {
                 if let (Some(slot), Some(number)) = (slot, said.and_then(|said| said.ping)) {
                     self.answer_listener(slot, &sse::control(&text::pong(number).as_bytes()[1..]));
                 }
-                let is_for_owner = self.owners[place].owner.wants_control && said.is_none_or(Control::is_for_others);
+                let is_for_owner = self.owners[place].owner.wants_control() && said.is_none_or(Control::is_for_others);
                 match control {
                     Some(control) if is_for_owner => {
                         let payload = self.owners.keep(place, Payload::Borrowed(control));
