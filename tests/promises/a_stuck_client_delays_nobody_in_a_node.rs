@@ -78,6 +78,8 @@ struct Seen {
     worst: [Duration; 2],
     /// The same at the 99th percentile.
     p99: [Duration; 2],
+    /// The same in the middle.
+    median: [Duration; 2],
 }
 
 /// Reads all streams until each has had `last + 1` frames in order, or nothing has come for long.
@@ -124,7 +126,7 @@ fn read_all(
     }
     waits.iter_mut().for_each(|waits| waits.sort_unstable());
     let at = |share: f64| waits.each_ref().map(|waits| waits[((waits.len() - 1) as f64 * share) as usize]);
-    Ok(Seen { frames, worst: at(1.0), p99: at(0.99) })
+    Ok(Seen { frames, worst: at(1.0), p99: at(0.99), median: at(0.5) })
 }
 
 #[test]
@@ -200,6 +202,9 @@ fn others_miss_nothing_and_wait_no_longer() {
         seen.p99[1],
         seen.worst[1]
     );
-    let allowed = WAIT_MAX.max(seen.p99[0] * 4);
-    assert!(seen.p99[1] <= allowed, "{:?} is over {allowed:?}", seen.p99[1]);
+    // Who waits for the client waits until it leaves. A few wait for a busy machine.
+    for (waits, most) in [(seen.median, WAIT_MAX), (seen.p99, 10 * WAIT_MAX)] {
+        let allowed = most.max(waits[0] * 4);
+        assert!(waits[1] <= allowed, "{:?} is over {allowed:?}", waits[1]);
+    }
 }
