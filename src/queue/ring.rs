@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError};
 
 /// See the module.
 pub(super) struct Ring<T> {
-    places: Box<[Place<T>]>,
+    places: Box<[RingPlace<T>]>,
     /// The number of the next place to be claimed. Numbers go on for ever; the place is the remainder.
     claimed: OwnLine<AtomicUsize>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Ring<T> {
 #[repr(align(128))]
 struct OwnLine<T>(T);
 
-struct Place<T> {
+struct RingPlace<T> {
     /// [`empty`] or [`filled`].
     state: AtomicUsize,
     value: Mutex<Option<T>>,
@@ -42,7 +42,7 @@ fn filled(number: usize) -> usize {
     2 * number + 1
 }
 
-impl<T> Place<T> {
+impl<T> RingPlace<T> {
     fn replace(&self, value: Option<T>) -> Option<T> {
         // No code of others runs under the lock.
         std::mem::replace(&mut *self.value.lock().unwrap_or_else(PoisonError::into_inner), value)
@@ -52,13 +52,13 @@ impl<T> Place<T> {
 /// A ring with so many places, and its only consumer.
 pub(super) fn ring<T>(places: usize) -> (Arc<Ring<T>>, Consumer<T>) {
     assert!(places > 0);
-    let places = (0..places).map(|at| Place { state: AtomicUsize::new(empty(at)), value: Mutex::new(None) });
+    let places = (0..places).map(|at| RingPlace { state: AtomicUsize::new(empty(at)), value: Mutex::new(None) });
     let ring = Arc::new(Ring { places: places.collect(), claimed: OwnLine(AtomicUsize::new(0)) });
     (ring.clone(), Consumer { ring, next: 0 })
 }
 
 impl<T> Ring<T> {
-    fn place(&self, number: usize) -> &Place<T> {
+    fn place(&self, number: usize) -> &RingPlace<T> {
         &self.places[number % self.places.len()]
     }
 
