@@ -27,7 +27,7 @@ from typing import Any, Literal, TypedDict, Union, overload
 
 from . import _events
 from ._events import READERS, Channel, Closed, Event, Opened, Outcome
-from ._msgpack import pack, unpack
+from ._wire import ProtocolError, Where, Wire, frame_of
 
 _log = logging.getLogger("pushring")
 
@@ -42,8 +42,6 @@ ACK_DELAY_S = 0.005
 LOOP_SPARED_S = 0.005
 # How many windows of events may wait here before none is acknowledged that was not taken.
 KEPT_WINDOWS = 4
-
-Where = Union[str, "tuple[str, int]"]
 
 
 class _Key(TypedDict):
@@ -84,10 +82,6 @@ class Ended(Exception):
 
 class LinkLost(Exception):
     """The session ended while an answer was awaited: whether the order was executed is not known."""
-
-
-class ProtocolError(Exception):
-    """What the other side says is not the link's protocol."""
 
 
 # Refusals after which the same hello may be taken later.
@@ -131,7 +125,7 @@ class Process:
         """The channels that are open, as far as events were taken; at first those of a predecessor."""
         self._welcome: dict[str, Any] = {}
         self._session: str | None = None
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         # Orders that the broker may not have: numbered from `_acknowledged` + 1.
         self._orders: deque[bytes] = deque()
         self._orders_bytes = 0
@@ -171,7 +165,7 @@ class Process:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if wire is not None:
-            wire.send(_frame({"bye": {"failed": kind is not None and not issubclass(kind, asyncio.CancelledError)}}))
+            wire.send(frame_of({"bye": {"failed": kind is not None and not issubclass(kind, asyncio.CancelledError)}}))
             await wire.end()
 
     @property
@@ -311,7 +305,7 @@ class Process:
 
     async def close(self, channel: int, code: int | None = None, reason: str = "") -> None:
         """Closes a channel, behind what is queued for it."""
-        await self._order(_frame({"close": {"channel": channel, "code": code, "reason": reason}}))
+        await self._order(frame_of({"close": {"channel": channel, "code": code, "reason": reason}}))
 
     async def bind(
         self,
@@ -371,11 +365,11 @@ class Process:
         """Answers an `HttpRequest`."""
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         fields = {"request": request, "status": status, "headers": [list(pair) for pair in pairs]}
-        await self._order(_frame({"respond": fields}, body))
+        await self._order(frame_of({"respond": fields}, body))
 
     async def _push(self, head: dict[str, dict[str, Any]], blob: bytes, outcome: bool) -> Outcome | None:
         if not outcome:
-            await self._order(_frame(head, blob))
+            await self._order(frame_of(head, blob))
             return None
         became: Outcome = await self._question(head, blob)
         return became
@@ -387,7 +381,7 @@ class Process:
                 break
             except LinkLost:
                 continue
-        self._bindings[(name, path)] = _frame({name: fields}, blob)
+        self._bindings[(name, path)] = frame_of({name: fields}, blob)
 
     async def _unbind(self, name: str, path: str) -> None:
         self._bindings.pop((name, path), None)
@@ -409,7 +403,7 @@ class Process:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asks[ask] = answer
         try:
-            await self._order(_frame({name: {**fields, "ask": ask}}, blob))
+            await self._order(frame_of({name: {**fields, "ask": ask}}, blob))
             return await answer
         finally:
             self._asks.pop(ask, None)
@@ -475,11 +469,11 @@ class Process:
         received = self._dealt_with()
         if self._wire is not None and received > self._told:
             self._told = received
-            self._wire.send(_frame({"ack": {"received": received}}))
+            self._wire.send(frame_of({"ack": {"received": received}}))
 
     # -- the connection
 
-    async def _keep(self, wire: _Wire) -> None:
+    async def _keep(self, wire: Wire) -> None:
         """Reads for as long as the process lives, over one connection after another."""
         try:
             while True:
@@ -502,7 +496,7 @@ class Process:
             await wire.abort()
             self._fail(error)
 
-    async def _connect_again(self) -> _Wire:
+    async def _connect_again(self) -> Wire:
         pause_s = PAUSE_MIN_S
         while True:
             try:
@@ -522,10 +516,10 @@ class Process:
             await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
-    async def _connect(self) -> _Wire:
+    async def _connect(self) -> Wire:
         """Attaches, or goes on with the session."""
         try:
-            wire = await asyncio.wait_for(_Wire.open(self._where, self._tls), HANDSHAKE_S)
+            wire = await asyncio.wait_for(Wire.open(self._where, self._tls), HANDSHAKE_S)
             try:
                 await asyncio.wait_for(self._shake_hands(wire), HANDSHAKE_S)
             except BaseException:
@@ -536,7 +530,7 @@ class Process:
             raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s") from error
         return wire
 
-    async def _shake_hands(self, wire: _Wire) -> None:
+    async def _shake_hands(self, wire: Wire) -> None:
         hello: dict[str, Any] = {
             "version_min": VERSION,
             "version_max": VERSION,
@@ -547,7 +541,7 @@ class Process:
             hello["token"] = self._token
         if self._session is not None:
             hello["session"] = self._session
-        wire.send(_frame({"hello": hello}))
+        wire.send(frame_of({"hello": hello}))
         name, fields, *_ = await wire.frame(HELLO_BYTES_MAX, HELLO_BYTES_MAX)
         try:
             if name == "refused":
@@ -564,7 +558,7 @@ class Process:
         except (KeyError, TypeError, AttributeError) as error:
             raise ProtocolError(f"{name}: {error!r}") from error
 
-    def _take_up(self, wire: _Wire, welcome: dict[str, Any], live: list[Channel]) -> None:
+    def _take_up(self, wire: Wire, welcome: dict[str, Any], live: list[Channel]) -> None:
         received, acknowledged = int(welcome["received"]), int(welcome["acknowledged"])
         beat_s = welcome["beat_ms"] / 1000
         if self._session is None:
@@ -669,106 +663,6 @@ class Process:
                 answer.set_exception(self._error)
         self._make_room()
         self._tell_arrival()
-
-
-class _Wire:
-    """One connection: frames in and out, beats, and an end when nothing was heard."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._buffer = bytearray()
-        self._outgoing: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
-        self._said_at = self._heard_at = self._loop.time()
-        self._beat: asyncio.TimerHandle | None = None
-        self._is_silent = False
-
-    @classmethod
-    async def open(cls, where: Where, tls: ssl.SSLContext | None) -> _Wire:
-        if isinstance(where, tuple):
-            return cls(*await asyncio.open_connection(*where, ssl=tls))
-        return cls(*await asyncio.open_unix_connection(where))
-
-    def send(self, frame: bytes) -> None:
-        """Sends with whatever else is sent in this turn of the loop."""
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(frame)
-
-    def _flush(self) -> None:
-        frames, self._outgoing = self._outgoing, []
-        if frames and not self._writer.is_closing():
-            self._writer.write(b"".join(frames))
-            self._said_at = self._loop.time()
-
-    def beat_every(self, beat_s: float) -> None:
-        def look() -> None:
-            now = self._loop.time()
-            if now - self._heard_at > 3 * beat_s:
-                self._is_silent = True
-                self._writer.transport.abort()
-                return
-            if now - self._said_at >= beat_s / 2:
-                self.send(_frame({"beat": {}}))
-            self._beat = self._loop.call_later(beat_s / 2, look)
-
-        look()
-
-    async def frame(self, head_bytes_max: int, blob_bytes_max: int) -> tuple[str, dict[str, Any], bytes, int]:
-        """The next frame: name, fields, blob, and how many bytes it has. EOFError, OSError: the connection is over."""
-        while True:
-            if len(self._buffer) >= 8:
-                head_bytes, blob_bytes = struct.unpack_from(">II", self._buffer)
-                if not 0 < head_bytes <= head_bytes_max or blob_bytes > blob_bytes_max:
-                    raise ProtocolError(f"a head of {head_bytes} bytes, and a blob of {blob_bytes}")
-                end = 8 + head_bytes + blob_bytes
-                if len(self._buffer) >= end:
-                    head = bytes(self._buffer[8 : 8 + head_bytes])
-                    blob = bytes(self._buffer[8 + head_bytes : end])
-                    del self._buffer[:end]
-                    return (*_named(head), blob, end)
-            data = await self._reader.read(1 << 18)
-            if not data:
-                silence = "the broker is silent" if self._is_silent else "the broker has closed the connection"
-                raise EOFError(silence)
-            self._heard_at = self._loop.time()
-            self._buffer += data
-
-    async def end(self) -> None:
-        """Closes behind what was sent."""
-        self._flush()
-        self._stop_beating()
-        self._writer.close()
-        try:
-            await asyncio.wait_for(self._writer.wait_closed(), 5)
-        except (OSError, asyncio.TimeoutError):
-            self._writer.transport.abort()
-
-    async def abort(self) -> None:
-        """Closes at once."""
-        self._stop_beating()
-        self._outgoing.clear()
-        self._writer.transport.abort()
-
-    def _stop_beating(self) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
-
-
-def _named(head: bytes) -> tuple[str, dict[str, Any]]:
-    try:
-        ((name, fields),) = unpack(head).items()
-    except (ValueError, AttributeError) as error:
-        raise ProtocolError(f"a head that is none: {error}") from error
-    if not isinstance(name, str) or not isinstance(fields, dict):
-        raise ProtocolError("a head that is none")
-    return name, fields
-
-
-def _frame(head: dict[str, Any], blob: bytes = b"") -> bytes:
-    packed = pack(head)
-    return struct.pack(">II", len(packed), len(blob)) + packed + blob
 
 
 def _payload(data: str | bytes) -> tuple[str, bytes]:
