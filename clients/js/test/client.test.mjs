@@ -148,6 +148,26 @@ test('two clients meet at a topic', async () => {
   other.close();
 });
 
+test('in Node a token that is refused is told, as its page says', async () => {
+  const page = await readFile(new URL('../README.md', import.meta.url), 'utf8');
+  const [, source] = page.match(/```js\n(class NodeWebSocket[^]*?)```/);
+  const NodeWebSocket = new Function(`${source}; return NodeWebSocket`)();
+  const told = [];
+  const tokens = ['none', 'none either'];
+  connect(process.env.PUSHRING_HUB_URL, {
+    WebSocket: NodeWebSocket,
+    baseMs: 1,
+    protocols: () => [`bearer.${tokens[0].replaceAll(' ', '-')}`],
+    onUnauthorized: () => {
+      told.push(tokens.shift());
+      return tokens.length > 0;
+    },
+    onClose: (code) => told.push(code),
+  });
+  await until(() => told.length === 3);
+  assert.deepEqual(told, ['none', 'none either', 4401]);
+});
+
 test('it registers with a node', async () => {
   const page = await fetch(target);
   const token = page.headers.get('set-cookie').split(';')[0].split('=')[1];
