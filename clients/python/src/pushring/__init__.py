@@ -18,7 +18,7 @@ from ._events import (
     Resumed,
 )
 from ._link import Conflate, Ended, Failed, LinkLost, Policy, Process, Refused, attach
-from ._publish import PublishError, Published, Publisher
+from ._publish import Presence, PublishError, Published, Publisher
 from ._wire import ProtocolError
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Opened",
     "Outcome",
     "Policy",
+    "Presence",
     "Process",
     "ProtocolError",
     "PublishError",

@@ -44,6 +44,9 @@ LOOP_SPARED_S = 0.005
 KEPT_WINDOWS = 4
 
 
+_Wanted = Union[bool, Literal["nodes"]]
+
+
 class _Key(TypedDict):
     key: int
 
@@ -147,12 +150,17 @@ class Process:
         self._bindings: dict[tuple[str, str], bytes] = {}
         self._is_anew = False
         self._keeper: asyncio.Task[None] | None = None
-        self._error: BaseException | None = None
+        # Why nothing goes.
+        self._error: BaseException | None = Ended("it is not attached yet: use it as `async with`")
+        self._draining: tuple[float, float] | None = None
 
     # -- its life
 
     async def __aenter__(self) -> Process:
+        if self._keeper is not None:
+            raise RuntimeError("it was attached before: `attach` makes another")
         wire = await self._connect()
+        self._error = None
         self._keeper = asyncio.create_task(self._keep(wire), name="pushring link")
         return self
 
@@ -178,6 +186,15 @@ class Process:
         """Where clients connect: address and port."""
         return str(self._welcome["listening"])
 
+    @property
+    def draining(self) -> tuple[float, float] | None:
+        """In how many seconds the broker begins to close channels with 1012, and has closed all; None: it does not drain."""
+        if self._draining is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        begins, ends = (max(0.0, at - now) for at in self._draining)
+        return begins, ends
+
     # -- what it is told
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -193,6 +210,8 @@ class Process:
         while not self._events:
             if self._error is not None:
                 raise self._error
+            if self._arrival is not None and not self._arrival.done():
+                raise RuntimeError("another task waits for the next event")
             self._arrival = loop.create_future()
             await self._arrival
             self._spared_since = loop.time()
@@ -209,18 +228,21 @@ class Process:
 
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
-        outcome: Literal[True],
+        self, channel: int, data: str | bytes, *, node: str | None = None, as_guest: bool = False,
+        policy: Policy | None = None,
+        outcome: Literal[True, "nodes"],
     ) -> Outcome: ...  # fmt: skip
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
+        self, channel: int, data: str | bytes, *, node: str | None = None, as_guest: bool = False,
+        policy: Policy | None = None,
         outcome: Literal[False] = False,
     ) -> None: ...  # fmt: skip
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
-        outcome: bool,
+        self, channel: int, data: str | bytes, *, node: str | None = None, as_guest: bool = False,
+        policy: Policy | None = None,
+        outcome: _Wanted,
     ) -> Outcome | None: ...  # fmt: skip
     async def push(
         self,
@@ -228,21 +250,23 @@ class Process:
         data: str | bytes,
         *,
         node: str | None = None,
+        as_guest: bool = False,
         policy: Policy | None = None,
-        outcome: bool = False,
+        outcome: _Wanted = False,
     ) -> Outcome | None:
         """Pushes to one channel, `str` as Text and `bytes` as Binary. It never waits for a client; with `outcome` it waits for
-        what became of it. `policy` is what happens where the channel does not keep up. `node` is another node of the broker's
-        fleet, whose channel it is."""
+        what became of it, with "nodes" also on other nodes. `policy` is what happens where the channel does not keep up. `node`
+        is another node of the broker's fleet, whose channel it is: one of the process of this name, or with `as_guest` of any
+        that has granted it (`grant`)."""
         kind, blob = _payload(data)
-        fields = {"channel": channel, "kind": kind, "policy": policy, "node": node}
+        fields = {"channel": channel, "kind": kind, "policy": policy, "node": node, "as_guest": as_guest}
         return await self._push({"push": fields}, blob, outcome)
 
     @overload
     async def broadcast(
         self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
         channels: Iterable[int] | None = None, exclude: Iterable[int] = (), everywhere: bool = False,
-        policy: Policy | None = None, outcome: Literal[True],
+        policy: Policy | None = None, outcome: Literal[True, "nodes"],
     ) -> Outcome: ...  # fmt: skip
     @overload
     async def broadcast(
@@ -266,7 +290,7 @@ class Process:
         exclude: Iterable[int] = (),
         everywhere: bool = False,
         policy: Policy | None = None,
-        outcome: bool = False,
+        outcome: _Wanted = False,
     ) -> Outcome | None:
         """Pushes to all channels of a topic, of a path, of a list, or of the process; encoded once. `everywhere` is on every
         node of the broker's fleet (no list then); the outcome counts the channels of this node. As `push` else."""
@@ -297,6 +321,19 @@ class Process:
         became: Outcome = await self._question({"unsubscribe": {"channel": channel, "topic": topic}})
         return became
 
+    async def grant(self, guest: str, channel: int | None = None) -> Outcome | None:
+        """Lets a process on another node of the fleet, as `bob.os@chat:app:me.os`, push to a channel (`as_guest`): `sent` is 1
+        if it may now, `dropped` if the channel has too many guests. Without a channel to all: None, or raises `Failed`."""
+        return await self._grant(guest, channel, False)
+
+    async def revoke(self, guest: str, channel: int | None = None) -> Outcome | None:
+        """Takes what `grant` gave."""
+        return await self._grant(guest, channel, True)
+
+    async def _grant(self, guest: str, channel: int | None, revoke: bool) -> Outcome | None:
+        became: Outcome | None = await self._question({"grant": {"guest": guest, "channel": channel, "revoke": revoke}})
+        return became
+
     async def topics(self, prefix: str = "", *, after: str | None = None, limit: int = 100) -> dict[str, int]:
         """Topics that anybody is subscribed to, by name, and how many channels are."""
         question = {"list_topics": {"prefix": prefix, "after": after, "limit": limit}}
@@ -313,6 +350,7 @@ class Process:
         *,
         authenticated: bool = False,
         secure_subdomain: bool = False,
+        extension: bool = False,
         deflate: bool = False,
         resume: bool = False,
         resume_events: bool = False,
@@ -323,6 +361,7 @@ class Process:
             "path": path,
             "authenticated": authenticated,
             "secure_subdomain": secure_subdomain,
+            "extension": extension,
             "deflate": deflate,
             "resume": resume,
             "resume_events": resume_events,
@@ -367,11 +406,12 @@ class Process:
         fields = {"request": request, "status": status, "headers": [list(pair) for pair in pairs]}
         await self._order(frame_of({"respond": fields}, body))
 
-    async def _push(self, head: dict[str, dict[str, Any]], blob: bytes, outcome: bool) -> Outcome | None:
+    async def _push(self, head: dict[str, dict[str, Any]], blob: bytes, outcome: _Wanted) -> Outcome | None:
         if not outcome:
             await self._order(frame_of(head, blob))
             return None
-        became: Outcome = await self._question(head, blob)
+        (name, fields), = head.items()  # fmt: skip
+        became: Outcome = await self._question({name: {**fields, "ask_nodes": outcome == "nodes"}}, blob)
         return became
 
     async def _bind(self, name: str, path: str, fields: dict[str, Any], blob: bytes = b"") -> None:
@@ -395,6 +435,8 @@ class Process:
         """Sends an order that is answered, and waits for the answer."""
         while self._error is None and len(self._asks) >= self._welcome["asks_max"]:
             await self._wait_for_room()
+        if self._error is not None:
+            raise self._error
         if self._unacknowledged_windows_of_answers() > 4:
             raise Failed("events_wait", f"{len(self._events)} events wait: take them before you ask on")
         self._ask += 1
@@ -404,13 +446,21 @@ class Process:
         self._asks[ask] = answer
         try:
             await self._order(frame_of({name: {**fields, "ask": ask}}, blob))
-            return await answer
-        finally:
-            self._asks.pop(ask, None)
-            self._make_room()
+        except BaseException:
+            self._forget(ask)
+            raise
+        # It takes its place until the broker has answered, whoever waits for that.
+        return await answer
+
+    def _forget(self, ask: int) -> asyncio.Future[Any] | None:
+        answer = self._asks.pop(ask, None)
+        self._make_room()
+        return answer
 
     async def _order(self, frame: bytes) -> None:
         """Keeps a numbered frame until it is acknowledged, and sends it if there is a connection."""
+        if self._error is not None:
+            raise self._error
         head_bytes, blob_bytes = struct.unpack_from(">II", frame)
         if head_bytes > self._welcome["head_bytes_max"] or blob_bytes > self._welcome["blob_bytes_max"]:
             raise ValueError(f"the broker takes heads of {self._welcome['head_bytes_max']} bytes and payloads of "
@@ -485,10 +535,6 @@ class Process:
                 self._wire = None
                 await wire.abort()
                 wire = await self._connect_again()
-                if self._error is not None:
-                    # It was cancelled in the moment in which a `wait_for` had its result, which Python before 3.12 prefers.
-                    self._wire = None
-                    return await wire.abort()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -518,16 +564,29 @@ class Process:
 
     async def _connect(self) -> Wire:
         """Attaches, or goes on with the session."""
+        opening = asyncio.ensure_future(self._open())
         try:
-            wire = await asyncio.wait_for(Wire.open(self._where, self._tls), HANDSHAKE_S)
-            try:
-                await asyncio.wait_for(self._shake_hands(wire), HANDSHAKE_S)
-            except BaseException:
+            # Before Python 3.12 `wait_for` forgets that it was cancelled where it has its result in the same moment.
+            await asyncio.wait({opening}, timeout=HANDSHAKE_S)
+            if not opening.done():
+                raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s")
+        except BaseException:
+            opening.cancel()
+            (wire,) = await asyncio.gather(opening, return_exceptions=True)
+            if isinstance(wire, Wire):
                 self._wire = None
                 await wire.abort()
-                raise
-        except asyncio.TimeoutError as error:
-            raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s") from error
+            raise
+        return opening.result()
+
+    async def _open(self) -> Wire:
+        wire = await Wire.open(self._where, self._tls)
+        try:
+            await self._shake_hands(wire)
+        except BaseException:
+            self._wire = None
+            await wire.abort()
+            raise
         return wire
 
     async def _shake_hands(self, wire: Wire) -> None:
@@ -536,6 +595,7 @@ class Process:
             "version_max": VERSION,
             "attach": {"process": self._attach},
             "received": self._arrived if self._session else 0,
+            "wants_drain": True,
         }
         if self._token is not None:
             hello["token"] = self._token
@@ -572,6 +632,8 @@ class Process:
             # The hello said so.
             self._told = self._arrived
         self._session, self._welcome, self._wire = str(welcome["session"]), welcome, wire
+        # One that drains says so again.
+        self._draining = None
         wire.beat_every(beat_s)
         if self._is_anew:
             self._is_anew = False
@@ -600,6 +662,7 @@ class Process:
         for answer in self._asks.values():
             if not answer.done():
                 answer.set_exception(LinkLost(reason))
+        self._asks.clear()
         self._make_room()
         self._tell_arrival()
 
@@ -609,6 +672,10 @@ class Process:
                 return
             if name == "ack":
                 self._release(int(fields["received"]))
+                return
+            if name == "draining":
+                now = asyncio.get_running_loop().time()
+                self._draining = now + fields["begins_in_ms"] / 1000, now + fields["ends_in_ms"] / 1000
                 return
             if name == "bye":
                 if fields["code"] == "stopped":
@@ -635,7 +702,7 @@ class Process:
         if name not in answers:
             raise ProtocolError(f"there is no frame {name}")
         became = answers[name](fields)
-        answer = self._asks.get(fields["ask"])
+        answer = self._forget(fields["ask"])
         if answer is None or answer.done():
             return
         if isinstance(became, Failed):
@@ -666,7 +733,7 @@ class Process:
 
 
 def _payload(data: str | bytes) -> tuple[str, bytes]:
-    return ("text", data.encode()) if isinstance(data, str) else ("binary", bytes(data))
+    return ("text", data.encode()) if isinstance(data, str) else ("binary", memoryview(data).tobytes())
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -88,9 +88,12 @@ class Wire:
         self._flush()
         self._stop_beating()
         self._writer.close()
+        closing = asyncio.ensure_future(self._writer.wait_closed())
         try:
-            await asyncio.wait_for(self._writer.wait_closed(), 5)
-        except (OSError, asyncio.TimeoutError):
+            await asyncio.wait({closing}, timeout=5)
+        finally:
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
             self._writer.transport.abort()
 
     async def abort(self) -> None:
