@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { connect } from '../index.js';
+import { EventStream } from '../sse.js';
 import { played, until } from './played.mjs';
 
 const MARK = '\u001e';
@@ -261,4 +262,44 @@ test('a text that only looks like that of a topic is a message', async () => {
   for (const data of texts) sockets[0].onmessage({ data });
   assert.deepEqual(heard, texts);
   channel.close();
+});
+
+test('an event stream begins anew once, however many topics change at a time', async () => {
+  const streams = [];
+  globalThis.EventSource = class extends EventTarget {
+    constructor(url) {
+      super();
+      Object.assign(this, { url, readyState: 1 });
+      streams.push(this);
+    }
+    close() {
+      this.readyState = 2;
+    }
+    opens() {
+      this.dispatchEvent(new MessageEvent('channel', { data: '{"channel_id":7,"token":"t"}' }));
+    }
+  };
+  const { sockets, WebSocket } = played();
+  const gaps = [];
+  const channel = connect('ws://x/hub', { WebSocket, fallback: EventStream, random: () => 0, onGap: (...gap) => gaps.push(gap) });
+  for (const at of [0, 1]) {
+    await until(() => sockets.length === at + 1);
+    sockets[at].onclose({ code: 1006, reason: '' });
+  }
+  await until(() => streams.length === 1);
+  streams[0].opens();
+  const names = Array.from({ length: 100 }, (_, at) => `t${at}`);
+  await Promise.all(names.map((name) => channel.subscribe(name, () => {})));
+  assert.deepEqual([streams.length, streams[0].readyState, gaps.length], [2, 2, 1]);
+  assert.deepEqual(streams[1].url.searchParams.getAll('topic'), names);
+  streams[1].opens();
+  await Promise.all(names.slice(1).map((name) => channel.unsubscribe(name)));
+  assert.deepEqual([streams.length, gaps.length], [3, 2]);
+  assert.deepEqual(streams[2].url.searchParams.getAll('topic'), ['t0']);
+  // Closed in the same moment, it opens no other.
+  channel.unsubscribe('t0').catch(() => {});
+  channel.close();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual([streams.length, streams[2].readyState], [3, 2]);
+  delete globalThis.EventSource;
 });
