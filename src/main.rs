@@ -8,7 +8,7 @@ mod daemon;
 use daemon::cli::{self, ProgramAction};
 use daemon::config::{self, DaemonConfig};
 use daemon::{ask, doctor, fleet, init, log, program, serve, systemd, token, twins};
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
@@ -25,12 +25,21 @@ fn main() -> ExitCode {
     };
     let failure = if matches!(action, ProgramAction::Doctor(_)) { ExitCode::from(PROBLEMS) } else { ExitCode::FAILURE };
     let log_format = action.log_format();
-    let code = run(action, &unknown).unwrap_or_else(|error| {
-        log::fatal(&error, log_format);
-        failure
-    });
+    let code = match run(action, &unknown) {
+        Ok(code) => code,
+        // Whoever reads what is printed has enough: `pushring channels | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::fatal(&error, log_format);
+            failure
+        }
+    };
     log::flush();
     code
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn run(action: ProgramAction, unknown: &[String]) -> anyhow::Result<ExitCode> {
@@ -51,7 +60,7 @@ fn run(action: ProgramAction, unknown: &[String]) -> anyhow::Result<ExitCode> {
             let config = if is_template { DaemonConfig::default() } else { options.options.load()? };
             program::check(&config)?;
             for name in config.old_names() {
-                writeln!(std::io::stderr(), "{name}")?;
+                writeln!(io::stderr(), "{name}")?;
             }
             print(&config::write(&config, is_template)?)?;
         }
@@ -99,5 +108,5 @@ fn begin(config: &DaemonConfig, unknown: &[String]) -> anyhow::Result<Option<Tcp
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
 }

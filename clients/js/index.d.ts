@@ -28,10 +28,10 @@ export interface Options {
   onRetry?(waitMs: number): void;
   /**
    * The login has ended (4401): true if there is a new one, and it is worth another attempt. One that fails is called again after
-   * the next attempt, which comes after a pause like any other.
+   * the next attempt, which comes after a pause like any other. There is no attempt until it has answered.
    */
   onUnauthorized?(): boolean | Promise<boolean>;
-  /** The channel has ended for good. */
+  /** The channel has ended for good. Nothing is told behind it. */
   onClose?(code: number, reason: string): void;
   /**
    * The hub says no to something that was not asked for by a promise: a message that nobody hears; or a subscription has ended,
@@ -43,7 +43,8 @@ export interface Options {
    * `resume`: then a lost connection is a new channel, and what is on its way is lost unseen.
    */
   resume?: boolean;
-  /** Registers on `/` for a process, with a new registration for each connection if it is a function. */
+  /** Registers on `/` for a process, with a new registration for each connection if it is a function. Where that fails there is
+   * another attempt after `helloMs`; likewise where `protocols` or the address fails. */
   register?: Registration | (() => Registration | Promise<Registration>);
   /** Subprotocols to offer besides, such as `bearer.TOKEN`. */
   protocols?: string[] | (() => string[]);
@@ -75,7 +76,7 @@ export class Channel {
   readonly id: number | null;
   /** Whether messages go out at once. */
   readonly isOpen: boolean;
-  /** Sends now, or as soon as there is a connection. False: the outbox is full, and nothing was sent. */
+  /** Sends now, or as soon as there is a connection; bytes are copied. False: the outbox is full, and nothing was sent. */
   send(data: Data): boolean;
   /**
    * At the hub: what is published to a topic goes to `onMessage`, as it was published (text, JSON, or an ArrayBuffer). It lasts

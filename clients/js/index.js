@@ -1,12 +1,9 @@
-// Codes that the same client would get again, as all from 3000 on but `AGAIN`. 4401 is asked for.
+// Those that it would get again, as all from 3000 on but `AGAIN`. 4401 is asked for.
 const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 const AGAIN = [4404, 4408];
 const MARK = '\u001e';
-const ACK_EVERY = 64;
-// So many answers are said again.
-const ASKS_AT_ONCE = 16;
 
-const sizeOf = (data) => (typeof data === 'string' ? new TextEncoder().encode(data) : data).byteLength ?? data.size;
+const sizeOf = (data) => data.byteLength ?? data.size ?? new TextEncoder().encode(data).length;
 const valueOf = (value) => (typeof value === 'function' ? value() : value);
 const parsed = (text) => {
   try {
@@ -23,14 +20,13 @@ export function connect(url, options = {}) {
 export class Channel {
   #url;
   #options;
-  #socket = null;
-  // Given up: a close frame would end the channel that they may still hold.
+  #socket;
+  // Given up: a close frame would end their channel.
   #abandoned = [];
   #timer;
   #attempt = 0;
-  #id = null;
-  #token = null;
-  #wasGreeted = false;
+  #id;
+  #token;
   #hasUpgraded = false;
   #received = 0;
   #acknowledged = 0;
@@ -41,12 +37,12 @@ export class Channel {
   // How many of it were written to a connection of this channel.
   #written = 0;
   #isOpen = false;
-  #isClosed = false;
+  #isClosed = true;
   #topics = new Map();
   // Orders without an answer, by number.
   #asks = new Map();
   #ask = 0;
-  // How many answers of before are still to come on a resumed connection.
+  // Answers of before that are still to come.
   #again = 0;
   // Whether control texts are spoken.
   #isMarked;
@@ -68,15 +64,16 @@ export class Channel {
       outboxBytesMax: 1 << 20,
       random: Math.random,
       WebSocket: globalThis.WebSocket,
-      ...options,
     };
+    for (const name in options) this.#options[name] = options[name] ?? this.#options[name];
+    this.#open();
+    this.#isClosed = false;
     this.#listen('addEventListener');
     this.#beats = setInterval(this.#beat, this.#options.beatMs);
-    this.#open();
   }
 
   get id() {
-    return this.#id;
+    return this.#id ?? null;
   }
 
   get isOpen() {
@@ -84,6 +81,8 @@ export class Channel {
   }
 
   send(data) {
+    // Its memory may be used again.
+    if (data.byteLength >= 0) data = new Uint8Array(data.buffer ?? data, data.byteOffset, data.byteLength).slice();
     const bytes = sizeOf(data);
     const { outboxMessagesMax, outboxBytesMax } = this.#options;
     const isFull = () => this.#outbox.length >= outboxMessagesMax || this.#outboxBytes + bytes > outboxBytesMax;
@@ -98,9 +97,10 @@ export class Channel {
   }
 
   subscribe(topic, onMessage) {
-    this.#topics.set(topic, onMessage);
+    const mine = [onMessage];
+    this.#topics.set(topic, mine);
     return this.#order({ subscribe: topic, envelope: true }).catch((error) => {
-      this.#topics.delete(topic);
+      if (this.#topics.get(topic) === mine) this.#topics.delete(topic);
       throw error;
     });
   }
@@ -144,10 +144,10 @@ export class Channel {
   };
 
   #open() {
-    this.#timer = clearTimeout(this.#timer);
-    if (this.#isClosed) return;
     const { protocols = [], register, resume, fallback, WebSocket, helloMs } = this.#options;
-    // Where no upgrade has ever succeeded, something between lets none through.
+    // Also where this fails.
+    this.#timer = setTimeout(() => this.#lost(), helloMs);
+    // Something between may let none through.
     const Socket = fallback && !this.#hasUpgraded && this.#attempt > 1 ? fallback : WebSocket;
     this.#isMarked = resume || Socket !== WebSocket;
     const offered = [...valueOf(protocols)];
@@ -159,14 +159,15 @@ export class Channel {
     const isCurrent = () => socket === this.#socket;
     socket.onopen = async () => {
       this.#hasUpgraded = true;
-      if (register) socket.send(JSON.stringify({ encrypted: false, ...(await valueOf(register)) }));
-      else if (!resume && isCurrent()) this.#greeted({ channel_id: null });
+      const hello = register && JSON.stringify({ encrypted: false, ...(await valueOf(register)) });
+      if (!isCurrent()) return;
+      if (hello) socket.send(hello);
+      else if (!resume) this.#greeted({ channel_id: null });
     };
     socket.onmessage = ({ data }) => isCurrent() && this.#heard(data);
     socket.onclose = ({ code, reason }) => isCurrent() && this.#closed(code, reason);
-    // Node 20 tells no close of a failed handshake.
+    // For a failed handshake Node 20 has no close.
     socket.onerror = () => isCurrent() && this.#closed(1006, '');
-    this.#timer = setTimeout(() => this.#lost(), helloMs);
   }
 
   #heard(data) {
@@ -176,16 +177,16 @@ export class Channel {
     }
     [this.#silent, this.#patience] = [0, 1];
     if (this.#isMarked) {
-      if (typeof data === 'string' && data[0] === MARK) {
+      if (data[0] === MARK) {
         data = data.slice(1);
         if (data[0] !== MARK) return this.#told(JSON.parse(data));
       }
       this.#received++;
-      this.#acknowledge(this.#received - this.#acknowledged >= ACK_EVERY);
+      this.#acknowledge(this.#received - this.#acknowledged >= 64);
     }
     if (this.#topics.size && String(data).startsWith('{"topic":')) {
-      const { topic, data: content, base64 } = JSON.parse(data);
-      const onMessage = this.#topics.get(topic);
+      const { topic, data: content, base64 } = parsed(data) ?? {};
+      const [onMessage] = this.#topics.get(topic) ?? [];
       if (onMessage) return onMessage(base64 ? Uint8Array.from(atob(base64), (c) => c.charCodeAt()).buffer : content, topic);
     }
     this.#options.onMessage?.(data);
@@ -195,22 +196,21 @@ export class Channel {
     const isSame = received !== undefined;
     this.#timer = clearTimeout(this.#timer);
     for (const socket of this.#abandoned.splice(0)) socket.close();
-    const isGap = isSame ? !resumed : this.#wasGreeted;
-    [this.#id, this.#token, this.#attempt, this.#isOpen, this.#wasGreeted] = [channel_id, resume, 0, true, true];
+    const isGap = isSame ? !resumed : this.#id !== undefined;
+    [this.#id, this.#token, this.#attempt, this.#isOpen] = [channel_id, resume, 0, true];
     // Nobody knows what an old channel has heard.
     const unsent = isSame ? this.#first - received : this.#written;
     this.#forget(isSame ? Math.max(0, -unsent) : unsent);
     this.#first = received ?? 0;
-    this.#again = 0;
     if (isSame) {
       this.#written = 0;
       if (isGap) this.#received += lost;
-      if ([...this.#asks.values()].some(({ isSaid }) => isSaid)) this.#again = Infinity;
     } else {
       [this.#received, this.#acknowledged] = [0, 0];
       this.#forsake();
-      this.#subscribeAgain();
     }
+    this.#again = [...this.#asks.values()].some(({ isSaid }) => isSaid) ? Infinity : 0;
+    if (!isSame) this.#subscribeAgain();
     this.#say();
     this.#flush();
     // The page's code may fail.
@@ -250,7 +250,7 @@ export class Channel {
       this.#acknowledged = this.#received;
       this.#socket.send(`${MARK}{"ack":${this.#received}}`);
     } else {
-      this.#timer ??= setTimeout(() => this.#isOpen && this.#acknowledge(true), this.#options.ackMs);
+      this.#timer ??= setTimeout(() => this.#acknowledge(true), this.#options.ackMs);
     }
   }
 
@@ -259,24 +259,24 @@ export class Channel {
       if (this.#isClosed || this.#asks.size >= this.#options.outboxMessagesMax) {
         return reject(new Error(this.#isClosed ? 'closed' : 'full'));
       }
-      const ask = { order: { ...order, id: ++this.#ask }, resolve, reject };
-      this.#asks.set(this.#ask, ask);
+      const text = MARK + JSON.stringify({ ...order, id: ++this.#ask });
+      this.#asks.set(this.#ask, { order, text, resolve, reject });
       this.#say();
     });
   }
 
-  /** Says what was not said yet. */
   #say() {
-    let room = this.#isOpen && !this.#again ? ASKS_AT_ONCE : 0;
+    // So many answers are said again.
+    let room = this.#isOpen && !this.#again ? 16 : 0;
     for (const ask of this.#asks.values()) {
       if (!room--) return;
       if (ask.isSaid) continue;
       ask.isSaid = true;
-      this.#socket.send(MARK + JSON.stringify(ask.order));
+      this.#socket.send(ask.text);
     }
   }
 
-  /** The channel is gone: whether what was published has come is unknown; all else can be said twice. */
+  /** The channel is gone: a publish may have come. All else can be said twice. */
   #forsake() {
     for (const [id, ask] of this.#asks) {
       if (ask.isSaid && ask.order.publish !== undefined) {
@@ -289,7 +289,7 @@ export class Channel {
 
   #subscribeAgain() {
     const asked = [...this.#asks.values()].map(({ order }) => order.subscribe);
-    for (const [topic, onMessage] of this.#topics) {
+    for (const [topic, [onMessage]] of this.#topics) {
       if (!asked.includes(topic)) this.subscribe(topic, onMessage).catch(({ message }) => this.#options.onError?.(message, topic));
     }
   }
@@ -297,9 +297,8 @@ export class Channel {
   #flush() {
     while (this.#isOpen && this.#written < this.#outbox.length) {
       const data = this.#outbox[this.#written++];
-      const { resume } = this.#options;
-      this.#socket.send(this.#isMarked && typeof data === 'string' && data[0] === MARK ? MARK + data : data);
-      if (!resume) this.#forget(1);
+      this.#socket.send(this.#isMarked && data[0] === MARK ? MARK + data : data);
+      if (!this.#options.resume) this.#forget(1);
     }
   }
 
@@ -316,7 +315,7 @@ export class Channel {
     this.#timer = clearTimeout(this.#timer);
     const socket = this.#socket;
     [this.#socket, this.#isOpen, this.#silent] = [null, false, 0];
-    // Browsers open one connection at a time (RFC 6455 4.1): one that hangs would hold up the next.
+    // One that hangs would hold up the next in a browser (RFC 6455 4.1).
     if (socket?.readyState === 0) socket.close();
     else if (socket?.readyState === 1 && this.#abandoned.push(socket) > 3) this.#abandoned.shift().close();
     const { baseMs, capMs, random } = this.#options;
@@ -327,21 +326,18 @@ export class Channel {
   }
 
   async #closed(code, reason) {
-    const [socket, wasOpen] = [this.#socket, this.#isOpen];
+    const wasOpen = this.#isOpen;
     this.#timer = clearTimeout(this.#timer);
-    this.#isOpen = false;
+    [this.#socket, this.#isOpen] = [null, false];
     if (code !== 1006) {
-      // The next channel is new.
       this.#token = null;
       this.#forsake();
       if (code === 4401) {
-        let isNew = true;
-        try {
-          isNew = await this.#options.onUnauthorized?.();
-        } catch {
-          // The next attempt asks again.
-        }
-        if (socket !== this.#socket) return;
+        this.#listen('removeEventListener');
+        // No attempt meanwhile; if it fails the next asks again.
+        const isNew = await (async () => this.#options.onUnauthorized?.())().catch(() => true);
+        if (this.#isClosed) return;
+        this.#listen('addEventListener');
         if (!isNew) return this.#end(code, reason);
       } else if (FINAL.includes(code) || (code >= 3000 && !AGAIN.includes(code))) {
         return this.#end(code, reason);
@@ -363,6 +359,9 @@ export class Channel {
     for (const { reject } of this.#asks.values()) reject(new Error('closed'));
     this.#asks.clear();
     for (const socket of this.#abandoned.splice(0)) socket.close();
-    this.#options.onClose?.(code, reason);
+    // Nothing else is told any more.
+    const { onClose } = this.#options;
+    this.#options = {};
+    onClose?.(code, reason);
   }
 }

@@ -10,6 +10,8 @@ export class EventStream {
   #url;
   #topics;
   #source;
+  // It gives way to one with other topics.
+  #leaving;
   #channel = null;
   // Messages go up one after another.
   #ups = Promise.resolve();
@@ -77,12 +79,17 @@ export class EventStream {
     this.#ups = this.#ups.then(() => this.#say(data));
   }
 
-  /** Topics stand in the URL, so with others it is another stream. */
+  /** Topics stand in the URL, so with others it is another stream: one, however many change at a time. */
   #change(isSame, answer) {
-    if (!isSame) {
-      this.#source.close();
-      this.#open();
-      this.onmessage({ data: `${MARK}{"gap":"closed"}` });
+    const source = this.#source;
+    if (!isSame && this.#leaving !== source) {
+      this.#leaving = source;
+      queueMicrotask(() => {
+        if (source !== this.#source) return;
+        source.close();
+        this.#open();
+        this.onmessage({ data: `${MARK}{"gap":"closed"}` });
+      });
     }
     this.onmessage({ data: MARK + JSON.stringify(answer) });
   }

@@ -1,6 +1,6 @@
 //! The operator's side of the control socket.
 
-use super::wire::{ControlAnswer, ControlRequest};
+use super::wire::{ControlAnswer, ControlRequest, REQUEST_BYTES_MAX};
 use crate::driver::peer_socket::{DeadlineReader, PeerStream};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,12 @@ pub enum AskError {
     /// It is another user's.
     #[error("{0} is the control socket of another user: ask as the user that runs the daemon")]
     NotAllowed(PathBuf),
+    /// The question is longer than any that is answered.
+    #[error("the question has {bytes} bytes, at most {REQUEST_BYTES_MAX} are read: shorten what it names")]
+    TooLong {
+        /// As it would be sent.
+        bytes: usize,
+    },
     /// It broke off.
     #[error("the daemon at {path} did not answer: {error}")]
     Io {
@@ -55,7 +61,12 @@ pub enum AskError {
 /// See [`AskError`].
 pub fn ask(path: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskError> {
     let owned = || path.to_owned();
-    let bytes = exchange(path, request).map_err(|error| match error.kind() {
+    let mut line = serde_json::to_vec(request).map_err(|error| AskError::Io { path: owned(), error: error.into() })?;
+    line.push(b'\n');
+    if line.len() as u64 > REQUEST_BYTES_MAX {
+        return Err(AskError::TooLong { bytes: line.len() });
+    }
+    let bytes = exchange(path, &line).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody(owned()),
         io::ErrorKind::PermissionDenied => AskError::NotAllowed(owned()),
         _ => AskError::Io { path: owned(), error },
@@ -67,12 +78,10 @@ pub fn ask(path: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskEr
     }
 }
 
-fn exchange(path: &Path, request: &ControlRequest) -> io::Result<Vec<u8>> {
+fn exchange(path: &Path, line: &[u8]) -> io::Result<Vec<u8>> {
     let stream = PeerStream::unix(path, WITHIN)?;
     stream.set_write_timeout(Some(WITHIN))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    (&stream).write_all(&line)?;
+    (&stream).write_all(line)?;
     let mut answer = Vec::new();
     let source = DeadlineReader::until(Arc::new(stream), Instant::now() + WITHIN);
     source.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;

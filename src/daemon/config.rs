@@ -544,7 +544,9 @@ impl DaemonConfig {
             tcp: pushring::internals::driver::sys::TcpOptions {
                 notsent_lowat_bytes: u32::try_from(self.tcp_notsent_lowat.0)
                     .context("tcp_notsent_lowat: under 4GiB")?,
-                user_timeout_ms: u32::try_from(self.tcp_user_timeout.0).context("tcp_user_timeout: at most 49 days")?,
+                // The kernel takes it as an int (tcp(7)).
+                user_timeout_ms: i32::try_from(self.tcp_user_timeout.0).context("tcp_user_timeout: at most 24 days")?
+                    as u32,
             },
         })
     }

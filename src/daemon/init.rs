@@ -24,6 +24,9 @@ const SERVICE_LINK: &str = "/run/pushring/link.sock";
 /// Where a package puts its unit.
 const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pushring.service", "/lib/systemd/system/pushring.service"];
 
+/// Behind it stands why.
+const NOTHING: &str = "nothing was written";
+
 /// The answers to its questions.
 #[derive(Debug)]
 pub(crate) struct InitAnswers {
@@ -43,7 +46,6 @@ pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     // A unit needs whole paths.
     let directory = std::path::absolute(&wish.directory)?;
     let is_system = directory == Path::new(UNIT_DIRECTORY);
-    make_directory(&directory)?;
     let secret = directory.join("jwt-secret");
     // A service's directory is there while it runs; others keep the socket beside the settings.
     let link = if is_system { SERVICE_LINK.into() } else { directory.join("link.sock") };
@@ -56,8 +58,15 @@ pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     };
     config.node = wish.node.clone().unwrap_or(config.node);
     config.listen = wish.listen.map_or(config.listen, Listen::at);
-    program::check(&config).context("nothing was written")?;
+    program::check(&config).context(NOTHING)?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let packaged = PACKAGED_UNITS.iter().find(|path| is_system && Path::new(path).exists());
+    let unit_text = match packaged {
+        Some(_) => None,
+        None => Some(unit_of(&program, &directory).context(NOTHING)?),
+    };
 
+    make_directory(&directory)?;
     let settings = directory.join("pushring.toml");
     let mut said = String::new();
     let mut put = |path: &Path, mode: u32, text: &str, what: &str| -> anyhow::Result<()> {
@@ -68,13 +77,11 @@ pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     put(&settings, 0o644, &config::write(&config, true)?, "the settings, with what each means")?;
     put(&secret, 0o600, &(new_secret()? + "\n"), "the secret that login tokens are signed with")?;
     put(&admin_token, 0o600, &(new_secret()? + "\n"), "the token that the admin page asks for")?;
-    let program = std::env::current_exe().context("cannot find the path of this program")?;
-    let packaged = PACKAGED_UNITS.iter().find(|path| is_system && Path::new(path).exists());
     let unit = directory.join("pushring.service");
-    if packaged.is_none() {
-        put(&unit, 0o644, &unit_of(&program, &directory)?, "a unit for systemd")?;
+    if let Some(text) = &unit_text {
+        put(&unit, 0o644, text, "a unit for systemd")?;
     }
-    Ok(said + &next(&settings, &link, packaged.is_none().then_some(&*unit), &program))
+    Ok(said + &next(&settings, &link, unit_text.is_some().then_some(&*unit), &program))
 }
 
 fn make_directory(directory: &Path) -> anyhow::Result<()> {
@@ -192,6 +199,16 @@ mod tests {
         let again = init(&wish).unwrap();
         assert_eq!((again.matches("kept ").count(), again.matches("wrote ").count()), (4, 0), "{again}");
         assert_eq!(fs::read_to_string(&secret).unwrap(), text);
+    }
+
+    #[test]
+    fn a_directory_that_no_unit_can_name_stays_empty() {
+        let root = Root::new("init-spaces", &[("there", "")]);
+        let directory = root.0.join("a b");
+        let error = init(&InitAnswers { directory: directory.clone(), node: None, listen: None }).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.starts_with("nothing was written") && error.contains("plain letters"), "{error}");
+        assert!(!directory.exists());
     }
 
     #[test]

@@ -212,6 +212,10 @@ fn where_nobody_answers_it_is_said_why() {
     assert!(complained(&["disconnects", "--control", at, "--process", "no id"]).contains("process: \"no id\""));
     let successor = Daemon::start(&["serve", "--control", at]);
     assert!(said(&["stats", "--control", at]).starts_with("pushring "));
+    let long = "x".repeat(5000);
+    for question in [&["kick", "7", "--reason", &long][..], &["channels", "--path", &long]] {
+        assert!(complained(&[question, &["--control", at]].concat()).contains("at most 4096 are read"));
+    }
     drop(successor);
     let _ = std::fs::remove_file(&path);
 }

@@ -3,6 +3,7 @@
 use crate::support;
 
 use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use support::daemon::{Daemon, TemporaryFile, output, pushring};
 use support::{Client, recv, recv_close, send};
 use tungstenite::Message;
@@ -194,6 +195,31 @@ fn secrets_that_protect_nothing() {
         assert!(said.status.success());
         assert_eq!(String::from_utf8(said.stderr).unwrap().contains("chmod 600"), warned, "{mode:o}");
     }
+}
+
+/// As `pushring … | head` is.
+#[test]
+fn who_reads_no_more_of_what_is_printed_is_no_error() {
+    let path = std::env::temp_dir().join(format!("pushring-unread-{}.sock", std::process::id()));
+    let control = path.to_str().unwrap();
+    let _daemon = Daemon::start(&["serve", "--hub", "--hub-open", "--admin-listen", "off", "--control", control]);
+    for command in [
+        &["config"][..],
+        &["completions", "bash"],
+        &["stats", "--control", control],
+        &["top", "--json", "--every", "1ms", "--control", control],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let printed = pushring(command).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&printed.stderr);
+        assert!(printed.status.success() && said.is_empty(), "{command:?}: {:?} {said}", printed.status);
+    }
+    let _ = std::fs::remove_file(&path);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let printed = pushring(&["config"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&printed.stderr);
+    assert!(printed.status.code() == Some(1) && said.contains("No space left"), "{said}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use support::hub::{Hub, blocks};
+use support::nats::Nats;
 use support::{free_port, recv, send, tls};
 use tungstenite::Message;
 
@@ -60,6 +61,25 @@ fn processes_and_publishers_work() {
             .env("PUSHRING_LINK_TRUST", hub.directory.join("chain"))
             .env("PUSHRING_API", format!("http://{}", hub.api))
             .env("PUSHRING_TOKEN", &hub.token),
+    );
+}
+
+/// In a fleet of one node.
+#[test]
+fn publishers_name_channels_by_their_nodes() {
+    let Some(mut python) = python() else { return };
+    let Some(nats) = Nats::start("") else { return };
+    let hub = Hub::start("python-fleet", &["--fleet-nats", &nats.url(), "--fleet-node", "node-1"]);
+    passes(
+        python
+            .arg(clients().join("tests/test_client.py"))
+            .arg("Published.test_channels_of_other_nodes_are_named_in_every_form")
+            .env("PUSHRING_URL", format!("http://{}", hub.daemon.address))
+            .env("PUSHRING_LINK", "")
+            .env("PUSHRING_LINK_TCP", "")
+            .env("PUSHRING_API", format!("http://{}", hub.api))
+            .env("PUSHRING_TOKEN", &hub.token)
+            .env("PUSHRING_NODE", "node-1"),
     );
 }
 

@@ -9,9 +9,9 @@ import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { connect } from '../index.js';
 import { EventStream } from '../sse.js';
+import { played, until } from './played.mjs';
 
 const target = new URL(process.env.PUSHRING_URL);
-const PATIENCE_MS = 20_000;
 
 /** A network between client and daemon, which can be cut. */
 async function network() {
@@ -38,18 +38,6 @@ async function network() {
       server.close();
     },
   };
-}
-
-function until(condition) {
-  const started = Date.now();
-  return new Promise((resolve, reject) => {
-    const look = () => {
-      if (condition()) return resolve();
-      if (Date.now() - started > PATIENCE_MS) return reject(new Error(`not in time: ${condition}`));
-      setTimeout(look, 5);
-    };
-    look();
-  });
 }
 
 test('each message comes once and in order, however often the network is cut', async () => {
@@ -160,6 +148,26 @@ test('two clients meet at a topic', async () => {
   other.close();
 });
 
+test('in Node a token that is refused is told, as its page says', async () => {
+  const page = await readFile(new URL('../README.md', import.meta.url), 'utf8');
+  const [, source] = page.match(/```js\n(class NodeWebSocket[^]*?)```/);
+  const NodeWebSocket = new Function(`${source}; return NodeWebSocket`)();
+  const told = [];
+  const tokens = ['none', 'none either'];
+  connect(process.env.PUSHRING_HUB_URL, {
+    WebSocket: NodeWebSocket,
+    baseMs: 1,
+    protocols: () => [`bearer.${tokens[0].replaceAll(' ', '-')}`],
+    onUnauthorized: () => {
+      told.push(tokens.shift());
+      return tokens.length > 0;
+    },
+    onClose: (code) => told.push(code),
+  });
+  await until(() => told.length === 3);
+  assert.deepEqual(told, ['none', 'none either', 4401]);
+});
+
 test('it registers with a node', async () => {
   const page = await fetch(target);
   const token = page.headers.get('set-cookie').split(';')[0].split('=')[1];
@@ -264,27 +272,6 @@ test('where no upgrade comes through it goes on as an event stream', async () =>
   channel.close();
   other.close();
 });
-
-/** A socket that is played by hand. */
-function played() {
-  const sockets = [];
-  class Played {
-    constructor(url, protocols) {
-      Object.assign(this, { url, protocols, sent: [] });
-      sockets.push(this);
-    }
-    send(data) {
-      this.sent.push(data);
-    }
-    close(code) {
-      this.closedWith = code;
-    }
-    hello(fields) {
-      this.onmessage({ data: JSON.stringify({ pushring: 1, channel_id: 7, resume: 't'.repeat(22), window_ms: 1, ...fields }) });
-    }
-  }
-  return { sockets, WebSocket: Played };
-}
 
 test('what is missing is told, and what may not have come', async () => {
   const { sockets, WebSocket } = played();

@@ -1,5 +1,6 @@
 """The client against a broker: PUSHRING_URL, PUSHRING_LINK, PUSHRING_LINK_TCP, PUSHRING_API and PUSHRING_TOKEN say where,
-PUSHRING_LINK_TOKEN is the link's token over TCP, and PUSHRING_LINK_TRUST the certificate that the broker shows there.
+PUSHRING_LINK_TOKEN is the link's token over TCP, PUSHRING_LINK_TRUST the certificate that the broker shows there, and
+PUSHRING_NODE its name in a fleet, if it is in one.
 
 Run by `cargo test --test promises python_client`.
 """
@@ -7,6 +8,7 @@ Run by `cargo test --test promises python_client`.
 import asyncio
 import base64
 import faulthandler
+import json
 import logging
 import os
 import ssl
@@ -30,6 +32,8 @@ LINK = os.environ["PUSHRING_LINK"]
 LINK_TCP = urllib.parse.urlsplit(f"//{os.environ['PUSHRING_LINK_TCP']}")
 API = os.environ["PUSHRING_API"]
 TOKEN = os.environ["PUSHRING_TOKEN"]
+# Of a broker that is in a fleet, alone.
+NODE = os.environ.get("PUSHRING_NODE")
 PATIENCE_S = 60
 # A topic lives as long as a channel that may come back.
 TOPIC = f"public.{os.getpid()}"
@@ -132,6 +136,27 @@ class Linked(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(TypeError):
             pushring.attach(LINK, "tls:python:sys", tls=trusted)
 
+    async def test_it_is_cancelled_at_any_moment_of_its_life(self) -> None:
+        async def live() -> None:
+            while True:
+                try:
+                    async with pushring.attach(LINK, "cancelled:python:sys") as process:
+                        await process.bind("/")
+                        await asyncio.Event().wait()
+                except pushring.Refused as refused:
+                    # The one before is still leaving.
+                    self.assertEqual(refused.code, "taken")
+                    await asyncio.sleep(0)
+
+        for moment in range(120):
+            life = asyncio.ensure_future(live())
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            life.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await soon(life)
+        self.assertEqual([task for task in asyncio.all_tasks() if task is not asyncio.current_task()], [])
+
     async def test_it_ends_at_any_moment_of_a_reconnection(self) -> None:
         for moment in range(60):
             async with pushring.attach(LINK, f"ending-{moment}:python:sys") as process:
@@ -194,6 +219,70 @@ class Linked(unittest.IsolatedAsyncioTestCase):
                 await client.receive()
             client.close()
             self.assertEqual(await soon(anext(aiter(process))), pushring.Left(opened.channel, "news"))
+
+    async def test_before_its_block_and_behind_it_everything_says_so(self) -> None:
+        process = pushring.attach(LINK, "outside:python:sys")
+        for words in ("async with", "has ended"):
+            for call in (process.push(7, "x"), process.subscribe(7, "news"), process.bind("/"), anext(aiter(process))):
+                with self.assertRaisesRegex(pushring.Ended, words):
+                    await soon(call)
+            if words == "async with":
+                async with process:
+                    await process.bind("/")
+        with self.assertRaisesRegex(RuntimeError, "attach"):
+            await process.__aenter__()
+
+    async def test_one_task_takes_the_events(self) -> None:
+        async with pushring.attach(LINK, "two:python:sys") as process:
+            first = asyncio.ensure_future(anext(aiter(process)))
+            await asyncio.sleep(0)
+            with self.assertRaisesRegex(RuntimeError, "another task"):
+                await soon(anext(aiter(process)))
+            # Who gives up is no task that waits.
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            with self.assertRaises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(aiter(process)), 0.01)
+
+    async def test_questions_that_nobody_waits_for_still_have_their_place(self) -> None:
+        """The broker counts those that it has not answered, and ends a process with more than it lets have."""
+        async with pushring.attach(LINK, "impatient:python:sys") as process:
+            process._welcome["asks_max"] = 8
+            answered = process._answered
+            with unittest.mock.patch.object(process, "_answered"):
+                for _ in range(5):
+                    asking = [asyncio.ensure_future(process.push(1 << 20, "x", outcome=True)) for _ in range(8)]
+                    await asyncio.sleep(0)
+                    for task in asking:
+                        task.cancel()
+                    await asyncio.gather(*asking, return_exceptions=True)
+                self.assertEqual((len(process._asks), process._ask), (8, 8))
+            for ask in list(process._asks):
+                answered("outcome", {"ask": ask})
+            self.assertEqual((await soon(process.push(1 << 20, "x", outcome=True))).not_found, 1)
+
+    async def test_guests_are_let_in_and_out(self) -> None:
+        async with pushring.attach(LINK, "host:python:sys") as process:
+            await process.bind("/")
+            client = await Client.open("/host:python:sys/")
+            opened = await soon(anext(aiter(process)))
+            assert isinstance(opened, pushring.Opened)
+            guest = "bob.os@chat:app:me.os"
+            for change in (process.grant, process.revoke):
+                became = await soon(change(guest, opened.channel))
+                self.assertEqual(became and became.sent, 1)
+                self.assertIsNone(await soon(change(guest)))
+            with self.assertRaises(pushring.Failed) as failed:
+                await process.grant("nobody")
+            self.assertEqual(failed.exception.code, "guest_address")
+            client.close()
+
+    async def test_a_number_is_no_payload(self) -> None:
+        async with pushring.attach(LINK, "number:python:sys") as process:
+            with self.assertRaises(TypeError):
+                await process.push(7, 5)  # type: ignore[call-overload]
+            for data in (bytearray(b"x"), memoryview(b"x")):
+                await process.push(7, data)  # type: ignore[call-overload]
 
     async def test_a_lost_link_loses_and_doubles_nothing(self) -> None:
         async with pushring.attach(LINK, "lost:python:sys") as process:
@@ -327,6 +416,62 @@ class Published(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(publisher.topics(TOPIC), {TOPIC: 1})
             self.assertEqual((publisher.subscribers(TOPIC), publisher.subscribers("public.none")), (1, 0))
         client.close()
+
+    @unittest.skipUnless(NODE, "the broker is in no fleet")
+    async def test_channels_of_other_nodes_are_named_in_every_form(self) -> None:
+        client = await Client.open("/hub", "pushring.1")
+        here = f"{NODE}/{json.loads(await client.receive())['channel_id']}"
+        with pushring.Publisher(API, TOKEN) as publisher:
+            while publisher.publish("", topic=TOPIC, outcome=True).fleet_down:
+                await asyncio.sleep(0.01)
+            pushes: list[dict[str, object]] = [{"data": "a"}, {"data": b"b"}, {"json": "c"}]
+            for push in pushes:
+                became = await asyncio.to_thread(
+                    publisher.publish, channels=[here, "other-node/7"], outcome="nodes", **push  # type: ignore[arg-type]
+                )
+                assert became is not None
+                self.assertEqual((became.sent + became.queued, became.partial), (1, True))
+                self.assertEqual(became.nodes, {"other-node": None})
+            results = publisher.publish_many([{"data": b"d", "channels": [here], "outcome": "nodes"}])
+            self.assertEqual(results[0].outcome and results[0].outcome.partial, False)
+            self.assertEqual([await client.receive() for _ in range(4)], ["a", b"b", '"c"', b"d"])
+            presence = publisher.presence("public.nobody")
+            self.assertEqual(presence, pushring.Presence(0, 0, {}, False))
+            self.assertEqual(publisher.channel(here)["node"], NODE)
+            publisher.close_channel(here, 4000, "enough")
+            with self.assertRaises(EOFError):
+                await client.receive()
+            for wrong in ("nowhere", "a/b/c"):
+                with self.assertRaises(pushring.PublishError) as refused:
+                    publisher.publish("x", channels=[wrong])
+                self.assertEqual(refused.exception.status, 400)
+            with self.assertRaises(TypeError):
+                publisher.publish("x", channels=here)
+        client.close()
+
+    async def test_addresses_and_tokens_are_what_they_say(self) -> None:
+        for url, host, port in [
+            ("http://[::1]:9465", "::1", 9465),
+            ("http://[::1]", "::1", 80),
+            ("https://[2001:db8::7]/push:pushring:sys", "2001:db8::7", 443),
+            ("http://example.com/", "example.com", 80),
+        ]:
+            connection = pushring.Publisher(url, TOKEN)._connection
+            self.assertEqual((connection.host, connection.port), (host, port), url)
+        for secret in ("a secret\nof two lines", "ein Schlüssel"):
+            with self.assertRaises(ValueError) as refused:
+                pushring.Publisher(API, secret)
+            self.assertNotIn("secret", str(refused.exception))
+            self.assertNotIn("Schl", str(refused.exception))
+
+    async def test_what_is_no_payload_is_not_guessed(self) -> None:
+        with pushring.Publisher(API, TOKEN) as publisher:
+            with self.assertRaises(TypeError):
+                publisher.publish(5, topic=TOPIC)  # type: ignore[call-overload]
+            with self.assertRaises(TypeError):
+                publisher.publish(json={"bytes": b"x"}, topic=TOPIC)
+            with self.assertRaises(ValueError):
+                publisher.subscribers("")
 
     async def test_refusals_name_the_field(self) -> None:
         publisher, stranger = pushring.Publisher(API, TOKEN), pushring.Publisher(API, "another")

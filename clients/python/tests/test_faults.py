@@ -5,13 +5,16 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import pushring
 from pushring import _link
+from pushring._wire import Wire, frame_of
 
 BROKER = [sys.executable, "-B", str(Path(__file__).parents[2] / "faults/broker.py")]
 PATIENCE_S = 30
@@ -31,6 +34,35 @@ class Faults(unittest.TestCase):
                     finally:
                         broker.kill()
                 self.assertEqual(heard, expected)
+
+
+class Drains(unittest.IsolatedAsyncioTestCase):
+    async def test_a_drain_is_told_with_its_times(self) -> None:
+        welcome = {
+            "version": 1, "node": "local.os", "dialect": "kinode", "listening": "127.0.0.1:1", "session": "first",
+            "received": 0, "acknowledged": 0, "live": 0, "window": {"frames": 64, "bytes": 1 << 20},
+            "head_bytes_max": 1 << 20, "blob_bytes_max": 1 << 20, "asks_max": 64, "beat_ms": 5000, "owner_grace_ms": 1000,
+        }  # fmt: skip
+        hellos: list[dict[str, Any]] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            wire = Wire(reader, writer)
+            _, hello, *_ = await wire.frame(1 << 16, 1 << 16)
+            hellos.append(hello)
+            writer.write(frame_of({"welcome": welcome}))
+            writer.write(frame_of({"draining": {"begins_in_ms": 500_000, "ends_in_ms": 560_000}}))
+            await asyncio.gather(wire.frame(1 << 16, 1 << 16), return_exceptions=True)
+            writer.close()
+
+        with tempfile.TemporaryDirectory() as directory:
+            async with await asyncio.start_unix_server(serve, f"{directory}/link"):
+                async with pushring.attach(f"{directory}/link", "p:test:sys") as process:
+                    while process.draining is None:
+                        await asyncio.sleep(0.01)
+                    begins_s, ends_s = process.draining
+        self.assertTrue(hellos[0]["wants_drain"])
+        self.assertTrue(400 < begins_s <= 500, begins_s)
+        self.assertAlmostEqual(ends_s - begins_s, 60, places=3)
 
 
 async def hear(where: str, fault: str, expected: list[str]) -> list[str]:

@@ -3,9 +3,10 @@
 
 use super::renamed::{current, renamed};
 use super::{DaemonConfig, SETTINGS, SettingsFlags, TakesEffect};
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail, ensure};
 use serde::Deserialize;
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
@@ -18,8 +19,11 @@ const LIKE: f64 = 0.8;
 /// It cannot be read, is no TOML, or has a key or a value that it should not have: by its line.
 pub(super) fn read(file: &Path) -> anyhow::Result<toml::Table> {
     let name = file.display();
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read the settings {name}: `pushring init` writes some"))?;
+    let text = std::fs::read_to_string(file).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow!("there are no settings at {name}: `pushring init` writes some"),
+        ErrorKind::InvalidData => anyhow!("{name} is no text in UTF-8, as settings are"),
+        _ => anyhow!("cannot read the settings {name}: {error}"),
+    })?;
     parse(&text, &name.to_string())
 }
 
@@ -115,8 +119,21 @@ pub(crate) fn write(config: &DaemonConfig, is_template: bool) -> anyhow::Result<
 
 /// `table` with what flags and the environment say instead.
 pub(super) fn overlaid(mut table: toml::Table, flags: &SettingsFlags) -> anyhow::Result<DaemonConfig> {
-    table.extend(toml::Table::try_from(flags)?);
+    table.extend(of_flags(flags)?);
     Ok(table.try_into()?)
+}
+
+/// What flags and the environment say, under the keys of the file.
+///
+/// # Errors
+/// A number is larger than a file could say it.
+pub(super) fn of_flags(flags: &SettingsFlags) -> anyhow::Result<toml::Table> {
+    let said = serde_json::to_value(flags)?;
+    for (key, value) in said.as_object().into_iter().flatten() {
+        let is_sayable = value.as_u64().is_none_or(|number| i64::try_from(number).is_ok());
+        ensure!(is_sayable, "{key}: at most {}", i64::MAX);
+    }
+    Ok(toml::Table::try_from(flags)?)
 }
 
 #[cfg(test)]

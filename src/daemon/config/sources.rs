@@ -1,7 +1,7 @@
 //! The source of each setting that was given, for errors about its value.
 
 use super::renamed::{self, OldName};
-use super::{SettingsFlags, variable_in_use};
+use super::{SettingsFlags, file, variable_in_use};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -16,16 +16,16 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Of a file under the current names of its keys, of which `old_names` had others.
+    /// Of a file that has `told` under the current names of its keys, of which `old_names` had others.
     pub(crate) fn new(
-        file: &toml::Table,
+        told: &toml::Table,
         path: Option<&Path>,
         flags: &SettingsFlags,
         old_names: Vec<OldName>,
     ) -> anyhow::Result<Self> {
         let name = path.unwrap_or(Path::new("")).display();
-        let mut by_key: BTreeMap<_, _> = file.keys().map(|key| (key.clone(), format!("in {name}"))).collect();
-        by_key.extend(toml::Table::try_from(flags)?.into_iter().map(|(key, _)| {
+        let mut by_key: BTreeMap<_, _> = told.keys().map(|key| (key.clone(), format!("in {name}"))).collect();
+        by_key.extend(file::of_flags(flags)?.into_iter().map(|(key, _)| {
             let source = source_of(&key);
             (key, source)
         }));

@@ -1,6 +1,7 @@
 //! Settings as files, flags and the environment give them.
 
 use super::*;
+use crate::daemon::memory::tests::Root;
 use pushring::link;
 
 #[test]
@@ -40,11 +41,34 @@ fn errors_name_the_key() {
         ("deflate_level = 0", "deflate_level"),
         ("deflate_push_level = 10", "deflate_push_level"),
         ("deflate_window_bits = 8", "deflate_window_bits"),
+        ("tcp_user_timeout = \"600h\"", "tcp_user_timeout"),
         ("log = \"verbose\"", "verbose"),
     ] {
         let config = DaemonConfig::layered(file, &SettingsFlags::default()).unwrap();
         let error = config.broker(Secrets::default()).unwrap_err();
         assert!(format!("{error:#}").contains(words), "{error:#}");
+    }
+}
+
+/// TOML's numbers are those of an i64.
+#[test]
+fn a_number_that_no_file_could_say_is_named() {
+    let flags = SettingsFlags { connections_max: Some(usize::MAX), ..SettingsFlags::default() };
+    for error in [DaemonConfig::layered("", &flags).unwrap_err(), DaemonConfig::load(None, &flags).unwrap_err()] {
+        assert!(error.to_string().starts_with("connections_max: at most 9223372036854775807"), "{error:#}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_why() {
+    let root = Root::new("settings", &[("there", "shards = 1")]);
+    let latin = root.0.join("latin.toml");
+    std::fs::write(&latin, b"node = \"\xe4.os\"").unwrap();
+    for (file, words) in [("none", "pushring init"), (".", "directory"), ("latin.toml", "no text in UTF-8")] {
+        let error = DaemonConfig::load(Some(&root.0.join(file)), &SettingsFlags::default()).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(words) && error.contains(root.0.to_str().unwrap()), "{error}");
+        assert_eq!(error.contains("init"), file == "none", "{error}");
     }
 }
 

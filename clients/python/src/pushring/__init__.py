@@ -17,8 +17,9 @@ from ._events import (
     Outcome,
     Resumed,
 )
-from ._link import Conflate, Ended, Failed, LinkLost, Policy, Process, ProtocolError, Refused, attach
-from ._publish import PublishError, Published, Publisher
+from ._link import Conflate, Ended, Failed, LinkLost, Policy, Process, Refused, attach
+from ._publish import Presence, PublishError, Published, Publisher
+from ._wire import ProtocolError
 
 __all__ = [
     "Channel",
@@ -37,6 +38,7 @@ __all__ = [
     "Opened",
     "Outcome",
     "Policy",
+    "Presence",
     "Process",
     "ProtocolError",
     "PublishError",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 
@@ -107,8 +107,9 @@ Event = Union[Opened, Message, Control, Joined, Left, Detached, Resumed, Closed,
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a push, counted in channels; `queued_bytes` wait for those that are `queued`. The last three are 1 where
-    other nodes of the broker's fleet were not reached, and why."""
+    """What became of a push, counted in channels; `queued_bytes` wait for those that are `queued`. `fleet_full` to
+    `fleet_too_large` are 1 where other nodes of the broker's fleet were not reached, and why. With `outcome="nodes"`: what
+    became of it on other nodes, None for one that has not answered, and whether the counts of some are missing."""
 
     sent: int = 0
     queued: int = 0
@@ -121,11 +122,15 @@ class Outcome:
     fleet_full: int = 0
     fleet_down: int = 0
     fleet_too_large: int = 0
+    nodes: Mapping[str, Outcome | None] = field(default_factory=dict, hash=False)
+    partial: bool = False
 
 
 def outcome(fields: dict[str, Any]) -> Outcome:
     """Fields that are not known are a later broker's."""
-    return Outcome(**{name: fields[name] for name in Outcome.__dataclass_fields__ if name in fields})
+    nodes = fields.get("nodes") or {}
+    of_nodes = {node: None if counts is None else outcome(counts) for node, counts in nodes.items()}
+    return Outcome(**{**_known(Outcome, fields), "nodes": of_nodes})
 
 
 def channel(fields: dict[str, Any]) -> Channel:

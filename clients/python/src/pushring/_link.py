@@ -27,7 +27,7 @@ from typing import Any, Literal, TypedDict, Union, overload
 
 from . import _events
 from ._events import READERS, Channel, Closed, Event, Opened, Outcome
-from ._msgpack import pack, unpack
+from ._wire import ProtocolError, Where, Wire, frame_of
 
 _log = logging.getLogger("pushring")
 
@@ -43,7 +43,8 @@ LOOP_SPARED_S = 0.005
 # How many windows of events may wait here before none is acknowledged that was not taken.
 KEPT_WINDOWS = 4
 
-Where = Union[str, "tuple[str, int]"]
+
+_Wanted = Union[bool, Literal["nodes"]]
 
 
 class _Key(TypedDict):
@@ -84,10 +85,6 @@ class Ended(Exception):
 
 class LinkLost(Exception):
     """The session ended while an answer was awaited: whether the order was executed is not known."""
-
-
-class ProtocolError(Exception):
-    """What the other side says is not the link's protocol."""
 
 
 # Refusals after which the same hello may be taken later.
@@ -131,7 +128,7 @@ class Process:
         """The channels that are open, as far as events were taken; at first those of a predecessor."""
         self._welcome: dict[str, Any] = {}
         self._session: str | None = None
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         # Orders that the broker may not have: numbered from `_acknowledged` + 1.
         self._orders: deque[bytes] = deque()
         self._orders_bytes = 0
@@ -153,12 +150,17 @@ class Process:
         self._bindings: dict[tuple[str, str], bytes] = {}
         self._is_anew = False
         self._keeper: asyncio.Task[None] | None = None
-        self._error: BaseException | None = None
+        # Why nothing goes.
+        self._error: BaseException | None = Ended("it is not attached yet: use it as `async with`")
+        self._draining: tuple[float, float] | None = None
 
     # -- its life
 
     async def __aenter__(self) -> Process:
+        if self._keeper is not None:
+            raise RuntimeError("it was attached before: `attach` makes another")
         wire = await self._connect()
+        self._error = None
         self._keeper = asyncio.create_task(self._keep(wire), name="pushring link")
         return self
 
@@ -171,7 +173,7 @@ class Process:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if wire is not None:
-            wire.send(_frame({"bye": {"failed": kind is not None and not issubclass(kind, asyncio.CancelledError)}}))
+            wire.send(frame_of({"bye": {"failed": kind is not None and not issubclass(kind, asyncio.CancelledError)}}))
             await wire.end()
 
     @property
@@ -183,6 +185,15 @@ class Process:
     def listening(self) -> str:
         """Where clients connect: address and port."""
         return str(self._welcome["listening"])
+
+    @property
+    def draining(self) -> tuple[float, float] | None:
+        """In how many seconds the broker begins to close channels with 1012, and has closed all; None: it does not drain."""
+        if self._draining is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        begins, ends = (max(0.0, at - now) for at in self._draining)
+        return begins, ends
 
     # -- what it is told
 
@@ -199,6 +210,8 @@ class Process:
         while not self._events:
             if self._error is not None:
                 raise self._error
+            if self._arrival is not None and not self._arrival.done():
+                raise RuntimeError("another task waits for the next event")
             self._arrival = loop.create_future()
             await self._arrival
             self._spared_since = loop.time()
@@ -215,18 +228,21 @@ class Process:
 
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
-        outcome: Literal[True],
+        self, channel: int, data: str | bytes, *, node: str | None = None, as_guest: bool = False,
+        policy: Policy | None = None,
+        outcome: Literal[True, "nodes"],
     ) -> Outcome: ...  # fmt: skip
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
+        self, channel: int, data: str | bytes, *, node: str | None = None, as_guest: bool = False,
+        policy: Policy | None = None,
         outcome: Literal[False] = False,
     ) -> None: ...  # fmt: skip
     @overload
     async def push(
-        self, channel: int, data: str | bytes, *, node: str | None = None, policy: Policy | None = None,
-        outcome: bool,
+        self, channel: int, data: str | bytes, *, node: str | None = None, as_guest: bool = False,
+        policy: Policy | None = None,
+        outcome: _Wanted,
     ) -> Outcome | None: ...  # fmt: skip
     async def push(
         self,
@@ -234,21 +250,23 @@ class Process:
         data: str | bytes,
         *,
         node: str | None = None,
+        as_guest: bool = False,
         policy: Policy | None = None,
-        outcome: bool = False,
+        outcome: _Wanted = False,
     ) -> Outcome | None:
         """Pushes to one channel, `str` as Text and `bytes` as Binary. It never waits for a client; with `outcome` it waits for
-        what became of it. `policy` is what happens where the channel does not keep up. `node` is another node of the broker's
-        fleet, whose channel it is."""
+        what became of it, with "nodes" also on other nodes. `policy` is what happens where the channel does not keep up. `node`
+        is another node of the broker's fleet, whose channel it is: one of the process of this name, or with `as_guest` of any
+        that has granted it (`grant`)."""
         kind, blob = _payload(data)
-        fields = {"channel": channel, "kind": kind, "policy": policy, "node": node}
+        fields = {"channel": channel, "kind": kind, "policy": policy, "node": node, "as_guest": as_guest}
         return await self._push({"push": fields}, blob, outcome)
 
     @overload
     async def broadcast(
         self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
         channels: Iterable[int] | None = None, exclude: Iterable[int] = (), everywhere: bool = False,
-        policy: Policy | None = None, outcome: Literal[True],
+        policy: Policy | None = None, outcome: Literal[True, "nodes"],
     ) -> Outcome: ...  # fmt: skip
     @overload
     async def broadcast(
@@ -272,7 +290,7 @@ class Process:
         exclude: Iterable[int] = (),
         everywhere: bool = False,
         policy: Policy | None = None,
-        outcome: bool = False,
+        outcome: _Wanted = False,
     ) -> Outcome | None:
         """Pushes to all channels of a topic, of a path, of a list, or of the process; encoded once. `everywhere` is on every
         node of the broker's fleet (no list then); the outcome counts the channels of this node. As `push` else."""
@@ -303,6 +321,19 @@ class Process:
         became: Outcome = await self._question({"unsubscribe": {"channel": channel, "topic": topic}})
         return became
 
+    async def grant(self, guest: str, channel: int | None = None) -> Outcome | None:
+        """Lets a process on another node of the fleet, as `bob.os@chat:app:me.os`, push to a channel (`as_guest`): `sent` is 1
+        if it may now, `dropped` if the channel has too many guests. Without a channel to all: None, or raises `Failed`."""
+        return await self._grant(guest, channel, False)
+
+    async def revoke(self, guest: str, channel: int | None = None) -> Outcome | None:
+        """Takes what `grant` gave."""
+        return await self._grant(guest, channel, True)
+
+    async def _grant(self, guest: str, channel: int | None, revoke: bool) -> Outcome | None:
+        became: Outcome | None = await self._question({"grant": {"guest": guest, "channel": channel, "revoke": revoke}})
+        return became
+
     async def topics(self, prefix: str = "", *, after: str | None = None, limit: int = 100) -> dict[str, int]:
         """Topics that anybody is subscribed to, by name, and how many channels are."""
         question = {"list_topics": {"prefix": prefix, "after": after, "limit": limit}}
@@ -311,7 +342,7 @@ class Process:
 
     async def close(self, channel: int, code: int | None = None, reason: str = "") -> None:
         """Closes a channel, behind what is queued for it."""
-        await self._order(_frame({"close": {"channel": channel, "code": code, "reason": reason}}))
+        await self._order(frame_of({"close": {"channel": channel, "code": code, "reason": reason}}))
 
     async def bind(
         self,
@@ -319,6 +350,7 @@ class Process:
         *,
         authenticated: bool = False,
         secure_subdomain: bool = False,
+        extension: bool = False,
         deflate: bool = False,
         resume: bool = False,
         resume_events: bool = False,
@@ -329,6 +361,7 @@ class Process:
             "path": path,
             "authenticated": authenticated,
             "secure_subdomain": secure_subdomain,
+            "extension": extension,
             "deflate": deflate,
             "resume": resume,
             "resume_events": resume_events,
@@ -371,13 +404,14 @@ class Process:
         """Answers an `HttpRequest`."""
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         fields = {"request": request, "status": status, "headers": [list(pair) for pair in pairs]}
-        await self._order(_frame({"respond": fields}, body))
+        await self._order(frame_of({"respond": fields}, body))
 
-    async def _push(self, head: dict[str, dict[str, Any]], blob: bytes, outcome: bool) -> Outcome | None:
+    async def _push(self, head: dict[str, dict[str, Any]], blob: bytes, outcome: _Wanted) -> Outcome | None:
         if not outcome:
-            await self._order(_frame(head, blob))
+            await self._order(frame_of(head, blob))
             return None
-        became: Outcome = await self._question(head, blob)
+        (name, fields), = head.items()  # fmt: skip
+        became: Outcome = await self._question({name: {**fields, "ask_nodes": outcome == "nodes"}}, blob)
         return became
 
     async def _bind(self, name: str, path: str, fields: dict[str, Any], blob: bytes = b"") -> None:
@@ -387,7 +421,7 @@ class Process:
                 break
             except LinkLost:
                 continue
-        self._bindings[(name, path)] = _frame({name: fields}, blob)
+        self._bindings[(name, path)] = frame_of({name: fields}, blob)
 
     async def _unbind(self, name: str, path: str) -> None:
         self._bindings.pop((name, path), None)
@@ -401,6 +435,8 @@ class Process:
         """Sends an order that is answered, and waits for the answer."""
         while self._error is None and len(self._asks) >= self._welcome["asks_max"]:
             await self._wait_for_room()
+        if self._error is not None:
+            raise self._error
         if self._unacknowledged_windows_of_answers() > 4:
             raise Failed("events_wait", f"{len(self._events)} events wait: take them before you ask on")
         self._ask += 1
@@ -409,14 +445,22 @@ class Process:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asks[ask] = answer
         try:
-            await self._order(_frame({name: {**fields, "ask": ask}}, blob))
-            return await answer
-        finally:
-            self._asks.pop(ask, None)
-            self._make_room()
+            await self._order(frame_of({name: {**fields, "ask": ask}}, blob))
+        except BaseException:
+            self._forget(ask)
+            raise
+        # It takes its place until the broker has answered, whoever waits for that.
+        return await answer
+
+    def _forget(self, ask: int) -> asyncio.Future[Any] | None:
+        answer = self._asks.pop(ask, None)
+        self._make_room()
+        return answer
 
     async def _order(self, frame: bytes) -> None:
         """Keeps a numbered frame until it is acknowledged, and sends it if there is a connection."""
+        if self._error is not None:
+            raise self._error
         head_bytes, blob_bytes = struct.unpack_from(">II", frame)
         if head_bytes > self._welcome["head_bytes_max"] or blob_bytes > self._welcome["blob_bytes_max"]:
             raise ValueError(f"the broker takes heads of {self._welcome['head_bytes_max']} bytes and payloads of "
@@ -475,11 +519,11 @@ class Process:
         received = self._dealt_with()
         if self._wire is not None and received > self._told:
             self._told = received
-            self._wire.send(_frame({"ack": {"received": received}}))
+            self._wire.send(frame_of({"ack": {"received": received}}))
 
     # -- the connection
 
-    async def _keep(self, wire: _Wire) -> None:
+    async def _keep(self, wire: Wire) -> None:
         """Reads for as long as the process lives, over one connection after another."""
         try:
             while True:
@@ -491,10 +535,6 @@ class Process:
                 self._wire = None
                 await wire.abort()
                 wire = await self._connect_again()
-                if self._error is not None:
-                    # It was cancelled in the moment in which a `wait_for` had its result, which Python before 3.12 prefers.
-                    self._wire = None
-                    return await wire.abort()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -502,7 +542,7 @@ class Process:
             await wire.abort()
             self._fail(error)
 
-    async def _connect_again(self) -> _Wire:
+    async def _connect_again(self) -> Wire:
         pause_s = PAUSE_MIN_S
         while True:
             try:
@@ -522,32 +562,46 @@ class Process:
             await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
-    async def _connect(self) -> _Wire:
+    async def _connect(self) -> Wire:
         """Attaches, or goes on with the session."""
+        opening = asyncio.ensure_future(self._open())
         try:
-            wire = await asyncio.wait_for(_Wire.open(self._where, self._tls), HANDSHAKE_S)
-            try:
-                await asyncio.wait_for(self._shake_hands(wire), HANDSHAKE_S)
-            except BaseException:
+            # Before Python 3.12 `wait_for` forgets that it was cancelled where it has its result in the same moment.
+            await asyncio.wait({opening}, timeout=HANDSHAKE_S)
+            if not opening.done():
+                raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s")
+        except BaseException:
+            opening.cancel()
+            (wire,) = await asyncio.gather(opening, return_exceptions=True)
+            if isinstance(wire, Wire):
                 self._wire = None
                 await wire.abort()
-                raise
-        except asyncio.TimeoutError as error:
-            raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s") from error
+            raise
+        return opening.result()
+
+    async def _open(self) -> Wire:
+        wire = await Wire.open(self._where, self._tls)
+        try:
+            await self._shake_hands(wire)
+        except BaseException:
+            self._wire = None
+            await wire.abort()
+            raise
         return wire
 
-    async def _shake_hands(self, wire: _Wire) -> None:
+    async def _shake_hands(self, wire: Wire) -> None:
         hello: dict[str, Any] = {
             "version_min": VERSION,
             "version_max": VERSION,
             "attach": {"process": self._attach},
             "received": self._arrived if self._session else 0,
+            "wants_drain": True,
         }
         if self._token is not None:
             hello["token"] = self._token
         if self._session is not None:
             hello["session"] = self._session
-        wire.send(_frame({"hello": hello}))
+        wire.send(frame_of({"hello": hello}))
         name, fields, *_ = await wire.frame(HELLO_BYTES_MAX, HELLO_BYTES_MAX)
         try:
             if name == "refused":
@@ -564,7 +618,7 @@ class Process:
         except (KeyError, TypeError, AttributeError) as error:
             raise ProtocolError(f"{name}: {error!r}") from error
 
-    def _take_up(self, wire: _Wire, welcome: dict[str, Any], live: list[Channel]) -> None:
+    def _take_up(self, wire: Wire, welcome: dict[str, Any], live: list[Channel]) -> None:
         received, acknowledged = int(welcome["received"]), int(welcome["acknowledged"])
         beat_s = welcome["beat_ms"] / 1000
         if self._session is None:
@@ -578,6 +632,8 @@ class Process:
             # The hello said so.
             self._told = self._arrived
         self._session, self._welcome, self._wire = str(welcome["session"]), welcome, wire
+        # One that drains says so again.
+        self._draining = None
         wire.beat_every(beat_s)
         if self._is_anew:
             self._is_anew = False
@@ -606,6 +662,7 @@ class Process:
         for answer in self._asks.values():
             if not answer.done():
                 answer.set_exception(LinkLost(reason))
+        self._asks.clear()
         self._make_room()
         self._tell_arrival()
 
@@ -615,6 +672,10 @@ class Process:
                 return
             if name == "ack":
                 self._release(int(fields["received"]))
+                return
+            if name == "draining":
+                now = asyncio.get_running_loop().time()
+                self._draining = now + fields["begins_in_ms"] / 1000, now + fields["ends_in_ms"] / 1000
                 return
             if name == "bye":
                 if fields["code"] == "stopped":
@@ -641,7 +702,7 @@ class Process:
         if name not in answers:
             raise ProtocolError(f"there is no frame {name}")
         became = answers[name](fields)
-        answer = self._asks.get(fields["ask"])
+        answer = self._forget(fields["ask"])
         if answer is None or answer.done():
             return
         if isinstance(became, Failed):
@@ -671,108 +732,8 @@ class Process:
         self._tell_arrival()
 
 
-class _Wire:
-    """One connection: frames in and out, beats, and an end when nothing was heard."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._buffer = bytearray()
-        self._outgoing: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
-        self._said_at = self._heard_at = self._loop.time()
-        self._beat: asyncio.TimerHandle | None = None
-        self._is_silent = False
-
-    @classmethod
-    async def open(cls, where: Where, tls: ssl.SSLContext | None) -> _Wire:
-        if isinstance(where, tuple):
-            return cls(*await asyncio.open_connection(*where, ssl=tls))
-        return cls(*await asyncio.open_unix_connection(where))
-
-    def send(self, frame: bytes) -> None:
-        """Sends with whatever else is sent in this turn of the loop."""
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(frame)
-
-    def _flush(self) -> None:
-        frames, self._outgoing = self._outgoing, []
-        if frames and not self._writer.is_closing():
-            self._writer.write(b"".join(frames))
-            self._said_at = self._loop.time()
-
-    def beat_every(self, beat_s: float) -> None:
-        def look() -> None:
-            now = self._loop.time()
-            if now - self._heard_at > 3 * beat_s:
-                self._is_silent = True
-                self._writer.transport.abort()
-                return
-            if now - self._said_at >= beat_s / 2:
-                self.send(_frame({"beat": {}}))
-            self._beat = self._loop.call_later(beat_s / 2, look)
-
-        look()
-
-    async def frame(self, head_bytes_max: int, blob_bytes_max: int) -> tuple[str, dict[str, Any], bytes, int]:
-        """The next frame: name, fields, blob, and how many bytes it has. EOFError, OSError: the connection is over."""
-        while True:
-            if len(self._buffer) >= 8:
-                head_bytes, blob_bytes = struct.unpack_from(">II", self._buffer)
-                if not 0 < head_bytes <= head_bytes_max or blob_bytes > blob_bytes_max:
-                    raise ProtocolError(f"a head of {head_bytes} bytes, and a blob of {blob_bytes}")
-                end = 8 + head_bytes + blob_bytes
-                if len(self._buffer) >= end:
-                    head = bytes(self._buffer[8 : 8 + head_bytes])
-                    blob = bytes(self._buffer[8 + head_bytes : end])
-                    del self._buffer[:end]
-                    return (*_named(head), blob, end)
-            data = await self._reader.read(1 << 18)
-            if not data:
-                silence = "the broker is silent" if self._is_silent else "the broker has closed the connection"
-                raise EOFError(silence)
-            self._heard_at = self._loop.time()
-            self._buffer += data
-
-    async def end(self) -> None:
-        """Closes behind what was sent."""
-        self._flush()
-        self._stop_beating()
-        self._writer.close()
-        try:
-            await asyncio.wait_for(self._writer.wait_closed(), 5)
-        except (OSError, asyncio.TimeoutError):
-            self._writer.transport.abort()
-
-    async def abort(self) -> None:
-        """Closes at once."""
-        self._stop_beating()
-        self._outgoing.clear()
-        self._writer.transport.abort()
-
-    def _stop_beating(self) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
-
-
-def _named(head: bytes) -> tuple[str, dict[str, Any]]:
-    try:
-        ((name, fields),) = unpack(head).items()
-    except (ValueError, AttributeError) as error:
-        raise ProtocolError(f"a head that is none: {error}") from error
-    if not isinstance(name, str) or not isinstance(fields, dict):
-        raise ProtocolError("a head that is none")
-    return name, fields
-
-
-def _frame(head: dict[str, Any], blob: bytes = b"") -> bytes:
-    packed = pack(head)
-    return struct.pack(">II", len(packed), len(blob)) + packed + blob
-
-
 def _payload(data: str | bytes) -> tuple[str, bytes]:
-    return ("text", data.encode()) if isinstance(data, str) else ("binary", bytes(data))
+    return ("text", data.encode()) if isinstance(data, str) else ("binary", memoryview(data).tobytes())
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

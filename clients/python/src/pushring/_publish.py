@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.message import Message
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union, overload
 
 from ._events import Outcome, outcome as read_outcome
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _HEAD_BYTES_MAX = 8_000
 _ABSENT: Any = object()
 _JSON = {"Content-Type": "application/json"}
+_Wanted = Union[bool, Literal["nodes"]]
 
 
 class PublishError(Exception):
@@ -43,11 +44,22 @@ class _Options(TypedDict, total=False):
     json: object
     topic: str | None
     path: str | None
-    channels: Sequence[int] | None
+    channels: Sequence[int | str] | None
     user: str | None
     policy: str | Mapping[str, Any] | None
     exclude: Sequence[int]
     key: str | None
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How many channels are subscribed to a topic: on all nodes of the fleet, `here`, and by node with how old the count is,
+    in milliseconds; None where it was never heard. `partial`: not all nodes have answered."""
+
+    subscribers: int
+    here: int
+    nodes: dict[str, tuple[int, int] | None]
+    partial: bool
 
 
 @dataclass(frozen=True)
@@ -84,12 +96,15 @@ class Publisher:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"no http:// or https:// address: {url}")
         if parts.scheme == "https":
-            https = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=tls)
+            https = http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=timeout_s, context=tls)
             self._connection: http.client.HTTPConnection = https
         else:
-            self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+            self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
         self._base = parts.path.rstrip("/")
         self._token = token.strip()
+        if not (self._token.isascii() and self._token.isprintable()):
+            # `http.client` would say so, and show it.
+            raise ValueError("the token is not one line of ASCII")
         self._process = process
         self._lock = threading.Lock()
 
@@ -105,13 +120,15 @@ class Publisher:
             self._connection.close()
 
     @overload
-    def publish(self, data: str | bytes = ..., *, outcome: Literal[True], **options: Unpack[_Options]) -> Outcome: ...
+    def publish(
+        self, data: str | bytes = ..., *, outcome: Literal[True, "nodes"], **options: Unpack[_Options]
+    ) -> Outcome: ...
     @overload
     def publish(
         self, data: str | bytes = ..., *, outcome: Literal[False] = False, **options: Unpack[_Options]
     ) -> None: ...
     @overload
-    def publish(self, data: str | bytes = ..., *, outcome: bool, **options: Unpack[_Options]) -> Outcome | None: ...
+    def publish(self, data: str | bytes = ..., *, outcome: _Wanted, **options: Unpack[_Options]) -> Outcome | None: ...
     def publish(
         self,
         data: str | bytes = _ABSENT,
@@ -119,15 +136,16 @@ class Publisher:
         json: object = _ABSENT,
         topic: str | None = None,
         path: str | None = None,
-        channels: Sequence[int] | None = None,
+        channels: Sequence[int | str] | None = None,
         user: str | None = None,
         policy: str | Mapping[str, Any] | None = None,
         exclude: Sequence[int] = (),
-        outcome: bool = False,
+        outcome: _Wanted = False,
         key: str | None = None,
     ) -> Outcome | None:
         """Pushes `data` (`str` as Text, `bytes` as Binary) or `json` to one topic, path, user or list of channels, or to all
-        channels of the process. With `outcome` it waits for what became of it, else the answer is None.
+        channels of the process. A channel of another node of the fleet is "NODE/ID". With `outcome` it waits for what became
+        of it, else the answer is None; "nodes" includes the other nodes.
 
         `policy` is "close", "drop_newest", "drop_oldest" or {"conflate": {"key": N}}. `key` is an Idempotency-Key.
         """
@@ -140,7 +158,7 @@ class Publisher:
 
     @overload
     async def publish_async(
-        self, data: str | bytes = ..., *, outcome: Literal[True], **options: Unpack[_Options]
+        self, data: str | bytes = ..., *, outcome: Literal[True, "nodes"], **options: Unpack[_Options]
     ) -> Outcome: ...
     @overload
     async def publish_async(
@@ -148,7 +166,7 @@ class Publisher:
     ) -> None: ...
     @overload
     async def publish_async(
-        self, data: str | bytes = ..., *, outcome: bool, **options: Unpack[_Options]
+        self, data: str | bytes = ..., *, outcome: _Wanted, **options: Unpack[_Options]
     ) -> Outcome | None: ...
     async def publish_async(self, data: str | bytes = _ABSENT, **options: Any) -> Outcome | None:
         """`publish` on a thread, for coroutines."""
@@ -186,20 +204,26 @@ class Publisher:
     def subscribers(self, topic: str) -> int:
         """How many channels are subscribed to a topic."""
         try:
-            return int(self._get(f"/api/topics/{_quoted(topic)}", {})["subscribers"])
+            return int(self._get(_of_topic(topic), {})["subscribers"])
         except PublishError as error:
             if error.status != 404:
                 raise
             return 0
 
-    def channel(self, channel: int) -> dict[str, Any]:
-        """A channel as `pushring channels` shows it. 404: there is none."""
-        return _read(*self._request("GET", f"/api/channels/{channel}", {}, None, may_repeat=True))
+    def presence(self, topic: str) -> Presence:
+        """How many channels are subscribed to a topic on all nodes of the fleet."""
+        answer = self._get(_of_topic(topic), {"nodes": "true"})
+        nodes = {node: count and (count["subscribers"], count["age_ms"]) for node, count in answer["nodes"].items()}
+        return Presence(answer["subscribers"], answer["here"], nodes, answer["partial"])
 
-    def close_channel(self, channel: int, code: int = 1008, reason: str = "") -> None:
+    def channel(self, channel: int | str) -> dict[str, Any]:
+        """A channel as `pushring channels` shows it; "NODE/ID" is one of another node. 404: there is none."""
+        return _read(*self._request("GET", f"/api/channels/{_quoted(str(channel))}", {}, None, may_repeat=True))
+
+    def close_channel(self, channel: int | str, code: int = 1008, reason: str = "") -> None:
         """Closes a channel. 404: there is none."""
         query = urllib.parse.urlencode({"code": code, "reason": reason}, quote_via=urllib.parse.quote)
-        _read(*self._request("DELETE", f"/api/channels/{channel}?{query}", {}, None))
+        _read(*self._request("DELETE", f"/api/channels/{_quoted(str(channel))}?{query}", {}, None))
 
     def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
         if self._process is not None:
@@ -213,11 +237,11 @@ class Publisher:
         value: object,
         topic: str | None,
         path: str | None,
-        channels: Sequence[int] | None,
+        channels: Sequence[int | str] | None,
         user: str | None,
         policy: str | Mapping[str, Any] | None,
         exclude: Sequence[int],
-        outcome: bool,
+        outcome: _Wanted,
     ) -> dict[str, Any]:
         """As PUBLISHING.md has it in JSON."""
         to: dict[str, Any] = {
@@ -227,6 +251,8 @@ class Publisher:
         }
         if len(to) > 1:
             raise TypeError(f"one of topic, path, channels and user, not {' and '.join(to)}")
+        if isinstance(channels, str):
+            raise TypeError("channels is a list, of one channel too")
         if channels is not None:
             to["channels"] = list(channels)
         if self._process is not None:
@@ -241,13 +267,13 @@ class Publisher:
         elif isinstance(data, str):
             order["text"] = data
         else:
-            order["data"] = bytes(data)
+            order["data"] = memoryview(data).tobytes()
         if policy is not None:
             order["policy"] = policy
         if exclude:
             order["except"] = list(exclude)
         if outcome:
-            order["outcome"] = True
+            order["outcome"] = outcome
         return order
 
     def _request(
@@ -290,7 +316,7 @@ def _request_of(order: dict[str, Any]) -> tuple[dict[str, str], bytes]:
     if "except" in order:
         parts.append(f"except={_listed(order['except'])}")
     if "outcome" in order:
-        parts.append("outcome")
+        parts.append("outcome=nodes" if order["outcome"] == "nodes" else "outcome")
     push_to = "; ".join(parts)
     if len(push_to) > _HEAD_BYTES_MAX:
         return _JSON.copy(), _dumped(order).encode()
@@ -300,11 +326,21 @@ def _request_of(order: dict[str, Any]) -> tuple[dict[str, str], bytes]:
 
 
 def _dumped(order: dict[str, Any]) -> str:
-    return json.dumps(order, ensure_ascii=False, default=lambda data: base64.b64encode(data).decode())
+    if "data" in order:
+        order = {**order, "data": base64.b64encode(order["data"]).decode()}
+    return json.dumps(order, ensure_ascii=False)
 
 
 def _listed(value: Any) -> str:
-    return value if isinstance(value, str) else ",".join(str(int(item)) for item in value)
+    if isinstance(value, str):
+        return value
+    return ",".join(item if isinstance(item, str) else str(int(item)) for item in value)
+
+
+def _of_topic(name: str) -> str:
+    if not name:
+        raise ValueError("a topic has a name")
+    return f"/api/topics/{_quoted(name)}"
 
 
 def _quoted(value: str) -> str:
