@@ -7,19 +7,21 @@
 //!
 //! Invariants: a topic is listed as long as its count is not zero; it is taken off the list under the lock under which
 //! new subscribers are counted. A shard never waits for that lock: a topic that it cannot take off at once is removed
-//! by the next holder of the lock. A topic is charged to its process.
+//! by later holders of the lock, each of which looks at a few. A topic is charged to its process.
 
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessCount, ProcessMemory};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// The memory of a topic in the list beside itself: its place in a node that is two thirds full.
 const LISTED_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Arc<Topic>>()) * 3 / 2;
 
-/// Empty topics are not swept before there are so many.
-const SWEEP_MIN: usize = 64;
+/// So many topics are looked at by whoever takes the lock, as long as any is empty: a round over all of them is over
+/// before there are an eighth more.
+const SWEPT_AT_ONCE: usize = 8;
 
 /// No place: a topic without subscribers on a shard.
 const NOWHERE: u32 = u32::MAX;
@@ -27,11 +29,31 @@ const NOWHERE: u32 = u32::MAX;
 /// The topics of one process. See the module.
 #[derive(Debug, Default)]
 pub struct Topics {
-    named: RwLock<BTreeMap<Arc<str>, Arc<Topic>>>,
+    listed: RwLock<ListedTopics>,
     /// Listed topics whose count is zero; for a moment one less.
     empty: AtomicIsize,
     /// Subscriptions of the process' channels, as they are limited.
     subscriptions: ProcessCount,
+}
+
+#[derive(Debug, Default)]
+struct ListedTopics {
+    named: BTreeMap<Arc<str>, Arc<Topic>>,
+    /// Where the sweep goes on: behind this name.
+    swept: Option<Arc<str>>,
+}
+
+impl ListedTopics {
+    /// Takes the next empty topics off the list, and looks at a few for that. Returns how many they were.
+    fn sweep(&mut self) -> usize {
+        let from = self.swept.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.named.range::<Arc<str>, _>((from, Bound::Unbounded)).take(SWEPT_AT_ONCE);
+        let next: SmallVec<[Arc<Topic>; SWEPT_AT_ONCE]> = next.map(|(_, topic)| topic.clone()).collect();
+        // Behind the last one it begins anew.
+        self.swept = next.last().filter(|_| next.len() == SWEPT_AT_ONCE).map(|topic| topic.name.clone());
+        let empty = next.iter().filter(|topic| topic.subscribers() == 0);
+        empty.inspect(|topic| drop(self.named.remove(&topic.name))).count()
+    }
 }
 
 /// A topic that a channel is, or is about to be, subscribed to.
@@ -90,8 +112,8 @@ impl Topics {
 
     /// Counts a channel into a topic that is listed.
     fn enter(&self, name: &str, shard: u32) -> Option<Arc<Topic>> {
-        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
-        let topic = named.get(name)?;
+        let listed = self.listed();
+        let topic = listed.named.get(name)?;
         self.count_in(topic, shard);
         Some(topic.clone())
     }
@@ -105,28 +127,34 @@ impl Topics {
 
     fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, memory: &ProcessMemory) -> Option<Arc<Topic>> {
         let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
-        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        if self.empty.load(Ordering::Relaxed) > SWEEP_MIN.max(named.len() / 2) as isize {
-            // Each topic is looked at as often as one becomes empty: a constant cost.
-            let before = named.len();
-            named.retain(|_, topic| topic.subscribers() > 0);
-            self.empty.fetch_sub((before - named.len()) as isize, Ordering::Relaxed);
-        }
-        if let Some(topic) = named.get(&**name) {
+        let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
+        self.sweep(&mut listed);
+        if let Some(topic) = listed.named.get(&**name) {
             // Another thread has made it meanwhile.
             self.count_in(topic, shard);
             return Some(topic.clone());
         }
         let topic = Arc::new(Topic::new(name.clone(), shards, charge));
         topic.count_up(shard);
-        named.insert(name.clone(), topic.clone());
+        listed.named.insert(name.clone(), topic.clone());
         Some(topic)
+    }
+
+    /// Takes a few topics off the list that could not be when they became empty.
+    fn sweep(&self, listed: &mut ListedTopics) {
+        if self.empty.load(Ordering::Relaxed) > 0 {
+            self.empty.fetch_sub(listed.sweep() as isize, Ordering::Relaxed);
+        }
+    }
+
+    fn listed(&self) -> RwLockReadGuard<'_, ListedTopics> {
+        // No panic leaves it half changed.
+        self.listed.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The topic of this name, if it has subscribers.
     pub fn find(&self, name: &str) -> Option<Arc<Topic>> {
-        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
-        named.get(name).filter(|topic| topic.subscribers() > 0).cloned()
+        self.listed().named.get(name).filter(|topic| topic.subscribers() > 0).cloned()
     }
 
     /// At most `limit` topics whose names begin with `prefix` and stand behind `after`, by name.
@@ -135,16 +163,16 @@ impl Topics {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
-        let listed = named.range::<str, _>((from, Bound::Unbounded)).take_while(|(name, _)| name.starts_with(prefix));
-        let reports = listed.map(|(name, topic)| TopicReport { topic: name.clone(), subscribers: topic.subscribers() });
+        let listed = self.listed();
+        let named = listed.named.range::<str, _>((from, Bound::Unbounded));
+        let named = named.take_while(|(name, _)| name.starts_with(prefix));
+        let reports = named.map(|(name, topic)| TopicReport { topic: name.clone(), subscribers: topic.subscribers() });
         reports.filter(|report| report.subscribers > 0).take(limit).collect()
     }
 
     /// How many topics there are.
     pub fn count(&self) -> usize {
-        let listed = self.named.read().unwrap_or_else(PoisonError::into_inner).len();
-        listed.saturating_sub(self.empty.load(Ordering::Relaxed).max(0) as usize)
+        self.listed().named.len().saturating_sub(self.empty.load(Ordering::Relaxed).max(0) as usize)
     }
 
     /// The subscriptions of the process' channels, to be counted against the limit of all.
@@ -166,13 +194,14 @@ impl Topics {
             return;
         }
         self.empty.fetch_add(1, Ordering::Relaxed);
-        let Ok(mut named) = self.named.try_write() else { return };
+        let Ok(mut listed) = self.listed.try_write() else { return };
         // Under the lock no subscriber is counted in.
-        let is_listed = named.get(&topic.name).is_some_and(|listed| Arc::ptr_eq(listed, topic));
+        let is_listed = listed.named.get(&topic.name).is_some_and(|listed| Arc::ptr_eq(listed, topic));
         if is_listed && topic.subscribers() == 0 {
-            named.remove(&topic.name);
+            listed.named.remove(&topic.name);
             self.empty.fetch_sub(1, Ordering::Relaxed);
         }
+        self.sweep(&mut listed);
     }
 }
 

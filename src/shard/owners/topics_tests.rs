@@ -54,7 +54,7 @@ proptest! {
 fn topics_that_could_not_be_taken_off_at_once_are_swept() {
     let (topics, memory) = (Arc::<Topics>::default(), memory());
     let claims: Vec<_> = (0..200).map(|n| topics.claim(&format!("{n}").into(), 0, SHARDS, &memory).unwrap()).collect();
-    let looking = topics.named.read().unwrap();
+    let looking = topics.listed();
     // Leaving does not wait.
     drop(claims);
     drop(looking);
@@ -62,8 +62,15 @@ fn topics_that_could_not_be_taken_off_at_once_are_swept() {
     assert!(topics.find("7").is_none());
     let revived = topics.claim(&"7".into(), 1, SHARDS, &memory).unwrap();
     assert_eq!((topics.count(), topics.find("7").unwrap().shards().collect::<Vec<_>>()), (1, vec![1]));
-    let next = topics.claim(&"new".into(), 0, SHARDS, &memory).unwrap();
-    assert_eq!((topics.count(), topics.named.read().unwrap().len()), (2, 2), "the next new one has swept the rest");
+    let listed = || topics.listed().named.len();
+    let mut next = Vec::new();
+    while listed() > next.len() + 1 {
+        let before = listed();
+        next.push(topics.claim(&format!("new {}", next.len()).into(), 0, SHARDS, &memory).unwrap());
+        assert!(listed() + SWEPT_AT_ONCE > before, "each new one looks at a few");
+        assert!(next.len() <= 200 / SWEPT_AT_ONCE + 4, "{} are listed", listed());
+    }
+    assert_eq!(topics.count(), next.len() + 1);
     drop((revived, next));
     assert_eq!((topics.count(), memory.tenant().held().topics), (0, 0));
 }
@@ -88,4 +95,16 @@ fn threads_that_come_and_go_leave_nothing_behind() {
     assert_eq!(topics.page("", None, 9).len(), 1);
     drop(end);
     assert!(topics.empty.load(Ordering::Relaxed) >= 0 && topics.count() == 0);
+}
+
+#[test]
+fn whoever_leaves_sweeps_too() {
+    let (topics, memory) = (Arc::<Topics>::default(), memory());
+    let claim = |n: usize| topics.claim(&format!("{n}").into(), 0, SHARDS, &memory).unwrap();
+    let (those, others): (Vec<_>, Vec<_>) = (0..400).map(|n| (claim(n), claim(1_000 + n))).unzip();
+    let looking = topics.listed();
+    drop(those);
+    drop(looking);
+    drop(others);
+    assert_eq!((topics.listed().named.len(), memory.tenant().held().topics), (0, 0));
 }
