@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::admission::ConnectionLimits;
+use crate::queue::fair::OrderOrRest;
 use crate::shard::operating::Drain;
 use crate::shard::stats::Report;
 
@@ -102,6 +103,37 @@ fn the_end_of_a_process_tells_those_who_are_behind_what_finds_no_memory() {
     for at in 0..CLIENTS {
         assert_eq!((world.clients[at].received, world.clients[at].is_closed), (800, true), "client {at}");
     }
+}
+
+#[test]
+fn the_end_of_a_process_gives_those_who_are_behind_what_they_have_not_got_a_part_at_a_time() {
+    const SLICE_NS: u64 = 50_000;
+    let mut world = World::with_clients(ShardConfig::default(), Budget::default(), 1);
+    let (id, socket) = (world.channel(0), world.clients[0].socket.unwrap());
+    world.net.wire(socket, |wire| wire.room = 10);
+    world.push(id, LONGEST, None);
+    world.turn();
+    for _ in 0..4_000 {
+        // In two lanes, so that no two of them touch.
+        world.push(id, 0, None);
+        world.broadcast(0, 0, None);
+    }
+    let why = CloseFrame { code: Some(1001), reason: "the process has ended".into() };
+    let mut rest = Some(OrderOrRest::New(Command::OwnerGone { owner: OWNER, why }));
+    let mut slices = 0;
+    while let Some(order) = rest.take() {
+        let (shard, now_ms) = (&mut world.net.shards[0], world.net.now_ms);
+        shard.begin_turn(now_ms);
+        rest = shard.execute(order, SLICE_NS).map(OrderOrRest::Rest);
+        assert!(shard.spent_ns() < 2 * SLICE_NS, "{} in one step", shard.spent_ns());
+        slices += 1;
+        // Meanwhile its client takes some.
+        world.net.wire(socket, |wire| wire.room = 1_000);
+        world.turn();
+    }
+    assert!(slices > 3, "{slices}");
+    world.drain();
+    assert_eq!((world.heard_by(0), world.clients[0].closes), ((8_001, 0), 1));
 }
 
 #[test]

@@ -33,6 +33,12 @@ const CHANNEL_LANES: u8 = 16;
 /// The largest frame that is kept: far below what a range can name, far above what waits for any client.
 pub(super) const FRAME_BYTES_MAX: usize = 1 << 30;
 
+/// Segments from the oldest to the newest, those that are gone among them.
+const PLACES_MAX: usize = 1 << 18;
+
+/// So many places are not given back.
+const PLACES_MIN: usize = 64;
+
 /// Whose history a frame is put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeptFor {
@@ -101,11 +107,15 @@ impl OwnerSegments {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct KeptFrames {
-    /// By number, from `front` on; numbers wrap around.
-    segments: VecDeque<Option<KeptSegment>>,
+    /// By number, from `front` on; numbers wrap around. The place of one that is gone is there as long as an older one
+    /// is, so it is small.
+    segments: VecDeque<Option<Box<KeptSegment>>>,
     front: u32,
     owners: FxHashMap<OwnerId, OwnerSegments>,
     bytes: usize,
+    /// The claim of the places, and its bytes.
+    charge: SharedCharge,
+    counted_bytes: usize,
     /// The part of it that may wait for its first send.
     waiting_bytes: usize,
     /// Of the hash that divides audiences: peers choose names.
@@ -221,12 +231,15 @@ impl KeptFrames {
     }
 
     /// Removes segments that are no longer needed: their last frame came before `used_before_ms`. `offered` connections
-    /// have been taken off the list of those to be offered bytes.
+    /// have been taken off the list of those to be offered bytes. Where there are too many places, the oldest segments
+    /// go, whenever they were used.
     pub(crate) fn let_go_of_old(&mut self, used_before_ms: u64, offered: u64) {
         // In the order in which they were begun: what is younger than a segment that stays, stays a little longer.
         while let Some(first) = self.segments.front() {
+            let has_places = self.segments.len() <= PLACES_MAX;
             match first {
-                Some(segment) if segment.used_ms >= used_before_ms || segment.needed_until > offered => return,
+                Some(segment) if segment.needed_until > offered => return,
+                Some(segment) if segment.used_ms >= used_before_ms && has_places => return,
                 Some(segment) => self.let_go_of_first(segment.of, offered),
                 None => self.pop_gone(),
             };
@@ -284,8 +297,23 @@ impl KeptFrames {
         true
     }
 
+    /// Gives back places of which most are not needed any more, and counts the others, with what each segment takes
+    /// beside its frames: `charge` makes the claim of so many bytes.
+    pub(crate) fn count_places(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
+        let (places, room) = (self.segments.len(), self.segments.capacity());
+        if room > PLACES_MIN && places < room / 4 {
+            self.segments.shrink_to(places * 2);
+        }
+        let live: usize = self.owners.values().flat_map(|own| &own.lanes).map(|lane| lane.numbers.len()).sum();
+        let bytes = self.segments.capacity() * size_of::<Option<Box<KeptSegment>>>() + live * size_of::<KeptSegment>();
+        if bytes != self.counted_bytes {
+            self.counted_bytes = bytes;
+            self.charge = charge(bytes);
+        }
+    }
+
     fn segment_mut(&mut self, number: u32) -> Option<&mut KeptSegment> {
-        self.segments.get_mut(number.wrapping_sub(self.front) as usize)?.as_mut()
+        self.segments.get_mut(number.wrapping_sub(self.front) as usize)?.as_deref_mut()
     }
 
     fn tail_with_room(
@@ -314,7 +342,7 @@ impl KeptFrames {
     fn push(&mut self, of: KeptFor, now_ms: u64, bytes: usize, body: KeptBody, charge: SharedCharge) -> u32 {
         let number = self.front.wrapping_add(self.segments.len() as u32);
         let segment = KeptSegment { of, body, bytes, charge, used_ms: now_ms, begun_ms: now_ms, needed_until: 0 };
-        self.segments.push_back(Some(segment));
+        self.segments.push_back(Some(Box::new(segment)));
         let own = self.owners.entry(of.owner).or_default();
         own.bytes += bytes;
         let lane = own.lane(of.lane);
@@ -408,6 +436,28 @@ mod tests {
         assert!(!blob.is_unique());
         assert!(kept.shed(0) && !kept.has(large) && kept.has(small) && blob.is_unique());
         assert!(kept.shed(0) && !kept.shed(0));
+        kept.check();
+    }
+
+    #[test]
+    fn places_of_what_is_gone_are_small_counted_and_limited() {
+        let mut kept = KeptFrames::default();
+        let quiet = frame(&mut kept, KeptFor { lane: 2, ..A }, 0, b"quiet");
+        let (blob, loud) = (Bytes::from_static(&[7; 5_000]), KeptFor { lane: 1, ..A });
+        for _ in 0..PLACES_MAX {
+            let header = server_header(Opcode::Binary, false, blob.len());
+            let range = kept.append_blob(loud, 1, header, blob.clone(), SharedCharge::default());
+            assert!(kept.shed(0) && !kept.has(range));
+        }
+        let counted = |kept: &mut KeptFrames| {
+            kept.count_places(|_| SharedCharge::default());
+            kept.counted_bytes
+        };
+        assert!((8 * PLACES_MAX..32 * PLACES_MAX).contains(&counted(&mut kept)), "{}", kept.counted_bytes);
+        // With one more there are too many.
+        assert!(kept.has(quiet));
+        kept.let_go_of_old(0, 0);
+        assert!(!kept.has(quiet) && counted(&mut kept) < 1_000, "{}", kept.counted_bytes);
         kept.check();
     }
 

@@ -271,9 +271,9 @@ impl Shard {
 
     /// Puts all that its log still has behind what waits for a channel's connection: it ends, and its log with it. What
     /// its socket does not take has to be copied, so where there is no memory for that its client is told how much it
-    /// has missed.
-    pub(in crate::shard) fn pour(&mut self, slot: Slot) {
-        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return };
+    /// has missed. Returns false where the slice is over before that is done: it is to be called again.
+    pub(in crate::shard) fn pour(&mut self, slot: Slot) -> bool {
+        let Some(kept_channel) = self.out.kept_channels.get_mut(&slot) else { return true };
         let bytes = kept_channel.log.unsent_bytes();
         // Of the chunks that frames are copied to at most a quarter stays empty.
         if !self.memory.cover_beside_reserve(bytes + bytes / 3) {
@@ -281,9 +281,9 @@ impl Shard {
             self.stats.dropped += missing;
             self.stats.dropped_for_memory += missing;
             self.forget_unsent(slot);
-            return self.append_dropped(slot, missing);
+            self.append_dropped(slot, missing);
+            return true;
         }
-        self.work.spend(copy_ns(bytes) + work::alloc_ns(bytes));
         while let Some(kept_channel) = self.out.kept_channels.get_mut(&slot)
             && let Some(next) = kept_channel.log.next(&self.out.window.kept, 0)
         {
@@ -291,12 +291,17 @@ impl Shard {
                 self.append_dropped(slot, next.missing);
             }
             if let Some(range) = next.range {
-                self.work.spend(work::FEED_NS);
                 self.pour_frames(slot, range);
+                if self.work.is_slice_over() {
+                    self.count_log(slot);
+                    self.weigh(slot);
+                    return false;
+                }
             }
         }
         self.table[slot].flags.take(Flag::Lags);
         self.weigh(slot);
+        true
     }
 
     fn append_dropped(&mut self, slot: Slot, count: u64) {
@@ -305,12 +310,16 @@ impl Shard {
     }
 
     fn pour_frames(&mut self, slot: Slot, range: Range) {
+        self.work.spend(work::FEED_NS);
         let connection = &mut self.table[slot];
         if !connection.outbound.is_blocked() {
             return self.append_range(slot, range, None);
         }
         match self.out.window.get(range) {
-            RangeBytes::Joined(bytes) => connection.outbound.push_copied_behind(bytes),
+            RangeBytes::Joined(bytes) => {
+                self.work.spend(copy_ns(bytes.len()) + work::alloc_ns(bytes.len()));
+                connection.outbound.push_copied_behind(bytes);
+            }
             RangeBytes::Blob { header, blob, skip, len, charge } => {
                 let payload: Bytes = blob.slice(skip..skip + len);
                 connection.outbound.push_blob_behind(header, payload, charge.clone());
@@ -348,6 +357,8 @@ impl Shard {
         while kept.bytes() > resume.shard_bytes_max && kept.shed(offered) {
             self.stats.history_shed += 1;
         }
+        let memory = &mut self.memory;
+        kept.count_places(|bytes| memory.charge(bytes, None));
         self.trim_journals(before_ms);
         self.trim_logs();
     }

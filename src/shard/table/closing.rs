@@ -103,13 +103,15 @@ impl Shard {
     }
 
     /// Ends the channel now, but sends its queue, then a close frame: the process that would receive answers is gone.
-    fn close_for_good(&mut self, slot: Slot, why: &CloseFrame) {
+    /// Returns false where the slice is over before all of its log is in the queue: it is to be called again.
+    fn close_for_good(&mut self, slot: Slot, why: &CloseFrame) -> bool {
         if self.table[slot].flags.has(Flag::Detached) {
-            return self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process);
+            self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process);
+            return true;
         }
         // Its log ends with it.
-        if self.table[slot].flags.has(Flag::Lags) {
-            self.pour(slot);
+        if self.table[slot].flags.has(Flag::Lags) && !self.pour(slot) {
+            return false;
         }
         if let Some(payload) = self.take_pending_close(slot) {
             self.append_close_frame(slot, &payload);
@@ -119,6 +121,7 @@ impl Shard {
         self.settle_as_queued(slot);
         self.end_channel(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process, 0);
         self.end_connection(slot);
+        true
     }
 
     /// Fails a WebSocket connection with a code and a reason of our own.
@@ -375,8 +378,10 @@ impl Shard {
             }
         }
         while let Some(slot) = closing.channels.next() {
-            if self.table.is_of(&closing.channels, slot) && self.table[slot].channel().is_some() {
-                self.close_for_good(slot, &closing.why);
+            let is_open = self.table.is_of(&closing.channels, slot) && self.table[slot].channel().is_some();
+            if is_open && !self.close_for_good(slot, &closing.why) {
+                closing.channels.again();
+                return Some(LongOrder::Closing(closing));
             }
             if self.work.is_slice_over() && !closing.channels.is_done() {
                 return Some(LongOrder::Closing(closing));

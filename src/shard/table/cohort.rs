@@ -24,6 +24,11 @@ impl Cohort {
         slot
     }
 
+    /// The last one is the next again: there is more to do with it.
+    pub(crate) fn again(&mut self) {
+        self.at -= 1;
+    }
+
     /// Returns whether none is left.
     pub(crate) fn is_done(&self) -> bool {
         self.at >= self.slots.len()
