@@ -2,8 +2,9 @@
 //! webhooks.
 //!
 //! Invariants: what waits is bounded in events and bytes, and charged to the hub; events that find no room are counted,
-//! and the receiver of the event behind them learns how many are missing before it; events are taken in the order in
-//! which they happened.
+//! and the receiver learns of them with the event behind them; events are taken in the order in which they happened.
+//! Where there is no room, the client of whom most waits gives its newest event for that of one of whom less waits, so
+//! no client fills the queue of all.
 
 use super::grammar;
 use crate::admission::{Charge, HeldAs, ProcessMemory};
@@ -14,13 +15,16 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The least memory of an event beside its text.
-const EVENT_BYTES: usize = size_of::<WaitingEvent>();
+/// The memory of an event beside its text: its place in a tree that is filled in order, and among its client's.
+const EVENT_BYTES: usize = size_of::<(u64, WaitingEvent)>() * 11 / 6 + 2 * size_of::<u64>();
+
+/// The memory of a client of whom events wait: its places in a table and in a tree.
+const CLIENT_BYTES: usize = 2 * size_of::<(Teller, TellersEvents)>() + 2 * size_of::<(usize, Teller)>();
 
 /// The kinds of events for webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,30 @@ pub struct CallLimits {
     pub bytes_max: usize,
 }
 
+impl CallLimits {
+    /// The part of the queue that an event of so many bytes takes, in events.
+    fn units(&self, bytes: usize) -> usize {
+        1 + bytes / (self.bytes_max / self.events_max.max(1)).max(1)
+    }
+}
+
+/// Whose events are weighed against those of others: a user's, from however many channels they come, or those of the
+/// channel of an anonymous client.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Teller {
+    User(Arc<str>),
+    Channel(ChannelId),
+}
+
+/// What came of an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Whether it will be told.
+    pub is_queued: bool,
+    /// The channels of messages that gave way to it.
+    pub displaced: Vec<ChannelId>,
+}
+
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub struct WebhookQueue(Arc<Shared>);
@@ -72,9 +100,12 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    events: VecDeque<WaitingEvent>,
-    /// The memory charge of the queue itself, without texts.
-    places: Option<Charge>,
+    /// By number, in the order in which they happened.
+    events: BTreeMap<u64, WaitingEvent>,
+    of: HashMap<Teller, TellersEvents>,
+    /// Those of whom most waits are the last.
+    by_units: BTreeSet<(usize, Teller)>,
+    next: u64,
     /// Of texts and the events that they are of.
     bytes: usize,
     /// Events that were lost, and those of them that are behind all that wait.
@@ -84,28 +115,97 @@ struct Queue {
     closed: Option<Instant>,
 }
 
-impl Queue {
-    /// The claim of one more text, if there is memory for it and for its place.
-    fn charge(&mut self, memory: &ProcessMemory, text_bytes: usize) -> Option<Charge> {
-        let places = self.places.get_or_insert_with(|| memory.charge_anyway(HeldAs::Content, 0));
-        if self.events.len() == self.events.capacity() {
-            // It is about to be twice as long.
-            places.grow(self.events.len().max(4) * EVENT_BYTES).ok()?;
-        }
-        memory.charge(HeldAs::Content, text_bytes).ok()
-    }
-
-    fn count_places(&mut self) {
-        let bytes = self.events.capacity() * EVENT_BYTES;
-        self.places.iter_mut().for_each(|places| places.resize(bytes));
-    }
+/// The events of one client that wait.
+#[derive(Default)]
+struct TellersEvents {
+    numbers: VecDeque<u64>,
+    units: usize,
 }
 
 struct WaitingEvent {
+    by: Teller,
+    /// The channel of a message.
+    message_of: Option<ChannelId>,
+    units: usize,
     text: Box<str>,
     /// How many are missing before it.
     lost: u64,
     charge: Charge,
+}
+
+impl Queue {
+    /// The claim of one more text, if there is room for it.
+    fn charge(&self, limits: &CallLimits, by: &Teller, text_bytes: usize, memory: &ProcessMemory) -> Option<Charge> {
+        let has_room =
+            self.events.len() < limits.events_max && self.bytes + text_bytes + EVENT_BYTES <= limits.bytes_max;
+        let client_bytes = if self.of.contains_key(by) { 0 } else { CLIENT_BYTES };
+        has_room.then(|| memory.charge(HeldAs::Content, text_bytes + EVENT_BYTES + client_bytes).ok()).flatten()
+    }
+
+    fn push(&mut self, mut event: WaitingEvent) {
+        let number = self.next;
+        self.next += 1;
+        event.lost = std::mem::take(&mut self.lost_last);
+        self.bytes += event.text.len() + EVENT_BYTES;
+        self.change(&event.by, |of| {
+            of.numbers.push_back(number);
+            of.units += event.units;
+        });
+        self.events.insert(number, event);
+    }
+
+    fn pop_first(&mut self) -> Option<WaitingEvent> {
+        let (_, event) = self.events.pop_first()?;
+        self.forget(&event, VecDeque::pop_front);
+        Some(event)
+    }
+
+    /// Takes out the newest event of the client of whom most waits, for one of `by` that takes so much: if less waits
+    /// of that one even so.
+    fn displace(&mut self, by: &Teller, units: usize) -> Option<WaitingEvent> {
+        let own = self.of.get(by).map_or(0, |of| of.units);
+        let (_, fullest) = self.by_units.last().filter(|(most, _)| *most > own + units)?;
+        let newest = *self.of.get(fullest)?.numbers.back()?;
+        let event = self.events.remove(&newest)?;
+        self.forget(&event, VecDeque::pop_back);
+        self.lost += 1;
+        self.miss(newest, 1 + event.lost);
+        Some(event)
+    }
+
+    /// An event does not wait any more, which was the first or the last of its client.
+    fn forget(&mut self, event: &WaitingEvent, pop: fn(&mut VecDeque<u64>) -> Option<u64>) {
+        self.bytes -= event.text.len() + EVENT_BYTES;
+        self.change(&event.by, |of| {
+            pop(&mut of.numbers);
+            of.units -= event.units;
+        });
+        if self.of.len() < self.of.capacity() / 8 {
+            self.of.shrink_to(2 * self.of.len());
+        }
+    }
+
+    fn change(&mut self, by: &Teller, change: impl FnOnce(&mut TellersEvents)) {
+        let of = self.of.entry(by.clone()).or_default();
+        let before = of.units;
+        change(of);
+        let (after, is_empty) = (of.units, of.numbers.is_empty());
+        if is_empty {
+            self.of.remove(by);
+        }
+        self.by_units.remove(&(before, by.clone()));
+        if !is_empty {
+            self.by_units.insert((after, by.clone()));
+        }
+    }
+
+    /// So many are missing before the first event that waits and has this number or a higher one.
+    fn miss(&mut self, number: u64, events: u64) {
+        match self.events.range_mut(number..).next() {
+            Some((_, event)) => event.lost += events,
+            None => self.lost_last += events,
+        }
+    }
 }
 
 /// Events taken for delivery, charged until this is dropped.
@@ -115,7 +215,7 @@ pub struct TakenEvents {
     pub body: Bytes,
     /// How many they are.
     pub events: u64,
-    /// How many are missing before them.
+    /// How many are missing before them, or between them.
     pub lost: u64,
     _charges: Vec<Charge>,
 }
@@ -125,7 +225,7 @@ impl TakenEvents {
         let mut charges = Vec::with_capacity(events.len());
         let mut body = format!(r#"{{"lost":{lost},"events":["#).into_bytes();
         body.reserve_exact(events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 1);
-        for WaitingEvent { text, charge, lost: _ } in events {
+        for WaitingEvent { text, charge, .. } in events {
             if !charges.is_empty() {
                 body.push(b',');
             }
@@ -173,38 +273,41 @@ impl WebhookQueue {
         self.0.limits.told.contains(&what)
     }
 
-    /// Something has happened. Returns whether it will be told.
-    pub(super) fn tell(&self, memory: &ProcessMemory, event: &Value, said: Option<Said<'_>>) -> bool {
-        let is_told = self.queue_up(memory, event, said).is_some();
-        if !is_told {
-            let mut queue = self.queue();
-            queue.lost += 1;
-            queue.lost_last += 1;
-        }
-        is_told
-    }
-
-    fn queue_up(&self, memory: &ProcessMemory, event: &Value, said: Option<Said<'_>>) -> Option<()> {
+    /// Something has happened to a channel, or its client has said this.
+    pub(super) fn tell(
+        &self,
+        (channel, user): (ChannelId, Option<&str>),
+        memory: &ProcessMemory,
+        event: &Value,
+        said: Option<Said<'_>>,
+    ) -> Told {
+        let by = user.map_or(Teller::Channel(channel), |user| Teller::User(user.into()));
         let event = event.to_string();
         // Before it is written, which takes as much memory.
         let bytes = event.len() + said.map_or(0, |said| said.field_bytes());
+        let (limits, mut displaced) = (&self.0.limits, Vec::new());
+        let units = limits.units(bytes);
         let mut queue = self.queue();
-        let limits = &self.0.limits;
-        let has_room = queue.events.len() < limits.events_max && queue.bytes + bytes + EVENT_BYTES <= limits.bytes_max;
-        let charge = has_room.then(|| queue.charge(memory, bytes))??;
+        let charge = loop {
+            if let Some(charge) = queue.charge(limits, &by, bytes, memory) {
+                break charge;
+            }
+            let Some(gone) = queue.displace(&by, units) else {
+                queue.lost += 1;
+                queue.lost_last += 1;
+                return Told { is_queued: false, displaced };
+            };
+            displaced.extend(gone.message_of);
+        };
         drop(queue);
         let text = text_of(event, said, bytes);
-        let mut queue = self.queue();
-        queue.bytes += text.len() + EVENT_BYTES;
-        let lost = std::mem::take(&mut queue.lost_last);
-        queue.events.push_back(WaitingEvent { text, charge, lost });
-        queue.count_places();
+        let message_of = said.map(|_| channel);
+        self.queue().push(WaitingEvent { by, message_of, units, text, lost: 0, charge });
         self.0.changed.notify_all();
-        Some(())
+        Told { is_queued: true, displaced }
     }
 
-    /// Waits for events, and takes the first of them, one at least, up to where some are missing. None: there are none,
-    /// and there will be none.
+    /// Waits for events, and takes the first of them: one at least. None: there are none, and there will be none.
     pub fn take(&self, events_max: usize, bytes_max: usize) -> Option<TakenEvents> {
         let mut queue = self.queue();
         while queue.events.is_empty() {
@@ -214,22 +317,16 @@ impl WebhookQueue {
             queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let (mut taken, mut bytes) = (Vec::<WaitingEvent>::new(), 0);
-        while let Some(first) = queue.events.front()
+        while let Some((_, first)) = queue.events.first_key_value()
             && taken.len() < events_max
-            && (taken.is_empty() || (first.lost == 0 && bytes + first.text.len() <= bytes_max))
-            && let Some(event) = queue.events.pop_front()
+            && (taken.is_empty() || bytes + first.text.len() <= bytes_max)
+            && let Some(event) = queue.pop_first()
         {
             bytes += event.text.len();
-            queue.bytes -= event.text.len() + EVENT_BYTES;
             taken.push(event);
         }
-        if queue.events.len() <= queue.events.capacity() / 8 {
-            let room = 2 * queue.events.len();
-            queue.events.shrink_to(room);
-        }
-        queue.count_places();
         drop(queue);
-        let lost = taken.first().map_or(0, |first| first.lost);
+        let lost = taken.iter().map(|event| event.lost).sum();
         Some(TakenEvents::new(taken, lost))
     }
 
@@ -237,11 +334,7 @@ impl WebhookQueue {
     pub fn lose(&self, taken: TakenEvents) {
         let mut queue = self.queue();
         queue.lost += taken.events;
-        let missing = taken.events + taken.lost;
-        match queue.events.front_mut() {
-            Some(first) => first.lost += missing,
-            None => queue.lost_last += missing,
-        }
+        queue.miss(0, taken.events + taken.lost);
     }
 
     /// Events that were lost.
@@ -350,6 +443,11 @@ mod tests {
         queue.memory_of("hub:pushring:sys".parse().unwrap())
     }
 
+    /// An anonymous client.
+    fn who(channel: u32) -> (ChannelId, Option<&'static str>) {
+        (ChannelId::new(channel), None)
+    }
+
     fn calls(events_max: usize, bytes_max: usize) -> WebhookQueue {
         WebhookQueue::new(CallLimits { told: vec![WebhookEvent::Opened], events_max, bytes_max })
     }
@@ -357,16 +455,16 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted_and_told_in_its_place() {
         let (calls, memory) = (calls(2, 1 << 20), memory(Budget::default()));
-        let told: Vec<bool> = (0..5).map(|n| calls.tell(&memory, &json!({"n": n}), None)).collect();
+        let told: Vec<bool> = (0..5).map(|n| calls.tell(who(1), &memory, &json!({"n": n}), None).is_queued).collect();
         assert_eq!((told, calls.waiting(), calls.lost()), (vec![true, true, false, false, false], 2, 3));
         let taken = calls.take(1, 100).unwrap();
         assert_eq!((&taken.body[..], taken.events, taken.lost), (&br#"{"lost":0,"events":[{"n":0}]}"#[..], 1, 0));
         assert!(memory.tenant().total() > 7, "it is charged until it is delivered");
         drop(taken);
-        let tell = |n: u32| calls.tell(&memory, &json!({ "n": n }), None);
+        let tell = |n: u32| calls.tell(who(1), &memory, &json!({ "n": n }), None).is_queued;
         // They are missing behind what waits, and before what comes then.
         assert!(tell(5) && !tell(6));
-        let taken = [calls.take(9, 100).unwrap(), calls.take(9, 100).unwrap()];
+        let taken = [calls.take(1, 100).unwrap(), calls.take(1, 100).unwrap()];
         let bodies = taken.each_ref().map(|taken| std::str::from_utf8(&taken.body).unwrap().to_owned());
         assert_eq!(bodies, [r#"{"lost":0,"events":[{"n":1}]}"#, r#"{"lost":3,"events":[{"n":5}]}"#]);
         assert!(tell(7));
@@ -388,13 +486,54 @@ mod tests {
         let (text, said) = (json!({}), Some(Said { payload: &[b'x'; 1000], is_text: true }));
         let bytes = 2 + said.unwrap().field_bytes();
         let (few, purse_of_few) = (calls(100, 3 * (bytes + EVENT_BYTES)), memory(Budget::default()));
-        assert_eq!((0..9).filter(|_| few.tell(&purse_of_few, &text, said)).count(), 3);
-        assert_eq!(purse_of_few.tenant().total(), 3 * bytes + 4 * EVENT_BYTES, "there are places for four");
+        assert_eq!((0..9).filter(|_| few.tell(who(1), &purse_of_few, &text, said).is_queued).count(), 3);
+        assert_eq!(purse_of_few.tenant().total(), 3 * (bytes + EVENT_BYTES) + CLIENT_BYTES);
         assert_eq!(few.take(9, 2500).unwrap().events, 2, "as many as fit");
         assert_eq!(few.take(9, 1).unwrap().events, 1, "and one at least");
         let (many, short) = (calls(usize::MAX, usize::MAX), memory(Budget::of(1 << 20)));
-        let fit = (0..2000).filter(|_| many.tell(&short, &text, said)).count();
+        let fit = (0..2000).filter(|_| many.tell(who(1), &short, &text, said).is_queued).count();
         assert!((100..1000).contains(&fit), "{fit} in half of a MiB");
+    }
+
+    #[test]
+    fn who_has_most_gives_its_newest_to_whoever_has_less() {
+        const PLACES: usize = 100;
+        let (calls, memory) = (calls(PLACES, 1 << 20), memory(Budget::default()));
+        let (text, said) = (json!({}), Said { payload: b"hello", is_text: true });
+        let say = |who| calls.tell(who, &memory, &text, Some(said));
+        (0..PLACES).for_each(|_| assert!(say(who(1)).is_queued));
+        assert_eq!(say(who(1)), Told { is_queued: false, displaced: Vec::new() }, "of itself it displaces nothing");
+        for stranger in 2..12 {
+            assert_eq!(say(who(stranger)), Told { is_queued: true, displaced: vec![ChannelId::new(1)] });
+        }
+        assert_eq!((calls.waiting(), calls.lost()), (PLACES, 11));
+        // A user is one, whatever the number of its channels.
+        let user = |channel| say((ChannelId::new(channel), Some("ann")));
+        let queued = (20..1_000).filter(|&channel| user(channel).is_queued).count();
+        assert!((PLACES / 2 - 11..=PLACES / 2).contains(&queued), "{queued}");
+        // Many that have one each take no place from others that have one each.
+        let queued = (2_000..3_000).filter(|&channel| say(who(channel)).is_queued).count();
+        assert!((PLACES - 22..PLACES).contains(&queued), "{queued}");
+        assert!(!say(who(5_000)).is_queued);
+        let taken = calls.take(PLACES, 1 << 20).unwrap();
+        assert_eq!(
+            (taken.events, taken.lost, calls.waiting()),
+            (PLACES as u64, calls.lost() - 1, 0),
+            "one is behind all"
+        );
+        drop(taken);
+        assert_eq!(memory.tenant().total(), 0);
+        let queue = calls.queue();
+        assert!(queue.of.is_empty() && queue.by_units.is_empty() && queue.bytes == 0 && queue.of.capacity() < 64);
+    }
+
+    #[test]
+    fn where_memory_is_short_who_has_most_gives_too() {
+        let (calls, memory) = (calls(usize::MAX, usize::MAX), memory(Budget::of(1 << 20)));
+        let (text, said) = (json!({}), Some(Said { payload: &[b'x'; 1000], is_text: true }));
+        while calls.tell(who(1), &memory, &text, said).is_queued {}
+        let told = calls.tell(who(2), &memory, &text, said);
+        assert_eq!((told.is_queued, told.displaced.first()), (true, Some(&ChannelId::new(1))));
     }
 
     #[test]

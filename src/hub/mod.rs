@@ -223,7 +223,8 @@ impl Hub {
             Event::Closed(closed) => {
                 let grant = self.forget(closed.channel);
                 let user = grant.as_ref().and_then(|grant| grant.user.as_deref());
-                self.tell(WebhookEvent::Closed, None, || calls::closed(&closed, user, clock::unix_ms()));
+                let who = (closed.channel, user);
+                self.tell(WebhookEvent::Closed, who, None, || calls::closed(&closed, user, clock::unix_ms()))?;
                 Ok(())
             }
             Event::Control { channel, kind: ControlKind::Text, payload } => self.said(channel, &payload),
@@ -233,15 +234,24 @@ impl Hub {
         }
     }
 
-    /// Passes an event, with what a client said, to the backend. Returns whether it was queued.
-    fn tell(&self, what: WebhookEvent, said: Option<Said<'_>>, event: impl FnOnce() -> serde_json::Value) -> bool {
-        let Some(calls) = self.calls.as_ref().filter(|calls| calls.tells(what)) else { return false };
+    /// Passes an event of a channel and its user, with what its client said, to the backend. Returns whether it was
+    /// queued. Those whose messages gave way to it are told so.
+    fn tell(
+        &self,
+        what: WebhookEvent,
+        who: (ChannelId, Option<&str>),
+        said: Option<Said<'_>>,
+        event: impl FnOnce() -> serde_json::Value,
+    ) -> Result<bool, PushError> {
+        let Some(calls) = self.calls.as_ref().filter(|calls| calls.tells(what)) else { return Ok(false) };
         let mut event = event();
         if let Some(node) = self.process.handle().fleet_node() {
             // As it is addressed from any node.
             event["at"] = format!("{node}/{}", event["channel"]).into();
         }
-        calls.tell(&self.memory, &event, said)
+        let told = calls.tell(who, &self.memory, &event, said);
+        told.displaced.into_iter().try_for_each(|channel| self.answer(channel, &grammar::error("busy", None)))?;
+        Ok(told.is_queued)
     }
 
     fn user_of(&self, channel: ChannelId) -> Option<&str> {
@@ -252,7 +262,8 @@ impl Hub {
     fn message(&mut self, channel: ChannelId, kind: MessageKind, payload: &Bytes) -> HubResult {
         let (user, is_text) = (self.user_of(channel), kind == MessageKind::Text);
         let said = Some(Said { payload, is_text });
-        if self.tell(WebhookEvent::Message, said, || calls::message(channel, user, clock::unix_ms())) {
+        let event = || calls::message(channel, user, clock::unix_ms());
+        if self.tell(WebhookEvent::Message, (channel, user), said, event)? {
             return Ok(());
         }
         let is_told = self.calls.as_ref().is_some_and(|calls| calls.tells(WebhookEvent::Message));
@@ -294,7 +305,8 @@ impl Hub {
         for name in user.iter().chain(&grant.topics) {
             self.process.subscribe(channel, name.clone()).ask_failure(u64::from(channel.get())).send()?;
         }
-        self.tell(WebhookEvent::Opened, None, || calls::opened(channel, &grant, clock::unix_ms()));
+        let who = (channel, grant.user.as_deref());
+        self.tell(WebhookEvent::Opened, who, None, || calls::opened(channel, &grant, clock::unix_ms()))?;
         self.hold(channel, grant);
         Ok(())
     }
@@ -438,7 +450,8 @@ impl Hub {
             self.process.unsubscribe(channel, out_of).send()?;
         }
         let user = grant.user.as_deref();
-        self.tell(WebhookEvent::Subscribed, None, || calls::subscribed(channel, user, name, true, clock::unix_ms()));
+        let event = || calls::subscribed(channel, user, name, true, clock::unix_ms());
+        self.tell(WebhookEvent::Subscribed, (channel, user), None, event)?;
         Ok(Ok(("subscribed", name.into())))
     }
 
@@ -449,7 +462,8 @@ impl Hub {
             self.process.unsubscribe(channel, twin).send()?;
         }
         let user = grant.user.as_deref();
-        self.tell(WebhookEvent::Subscribed, None, || calls::subscribed(channel, user, name, false, clock::unix_ms()));
+        let event = || calls::subscribed(channel, user, name, false, clock::unix_ms());
+        self.tell(WebhookEvent::Subscribed, (channel, user), None, event)?;
         Ok(())
     }
 

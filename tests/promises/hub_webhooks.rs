@@ -175,6 +175,30 @@ fn what_does_not_fit_is_counted_and_told() {
 }
 
 #[test]
+fn whoever_says_much_makes_room_for_whoever_says_little() {
+    let (port, requests) = backend();
+    let secret = TemporaryFile::new("webhook-share", SECRET);
+    let daemon = daemon(port, &secret, &["--hub-webhook-events-max", "4", "--hub-webhook-events", "message"]);
+    let [mut loud, mut quiet] = [(); 2].map(|()| connect(&daemon));
+    send(&mut loud, "0");
+    let (first, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(first.events().1[0]["text"], "0");
+    for n in 1..=5 {
+        send(&mut loud, n.to_string());
+    }
+    let busy = "\u{1e}{\"error\":\"busy\"}";
+    assert_eq!(recv(&mut loud).to_text().unwrap(), busy, "four wait");
+    send(&mut quiet, "hello");
+    assert_eq!(recv(&mut loud).to_text().unwrap(), busy, "three wait");
+    answer.send(200).unwrap();
+    let (second, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    let (lost, events) = second.events();
+    let texts: Vec<&str> = events.iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert_eq!((lost, texts), (2, vec!["1", "2", "3", "hello"]));
+    answer.send(200).unwrap();
+}
+
+#[test]
 fn what_is_given_up_is_told_with_what_follows() {
     let (port, requests) = backend();
     let secret = TemporaryFile::new("webhook-up", SECRET);
