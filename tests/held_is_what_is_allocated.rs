@@ -4,6 +4,8 @@
 
 #[path = "held/fleet.rs"]
 mod fleet;
+#[path = "held/hostile.rs"]
+mod hostile;
 mod node_support;
 #[path = "held/orders.rs"]
 mod orders;
@@ -14,7 +16,7 @@ mod support;
 use node_support::{Node, NodeMessage, Options};
 use pushring::control::{ControlAnswer, ControlRequest};
 use pushring::link::{LinkConfig, LinkServer};
-use pushring::{AttachOptions, Broker, ChannelId, Config, HttpRule, Message, Process, QueueLimits};
+use pushring::{AttachOptions, Broker, ChannelId, Config, HttpRule, Message, Process, QueueLimits, WebSocketRule};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -122,6 +124,16 @@ impl Scene {
             assert!(Instant::now() < deadline, "{what}: {held} held, {allocated} allocated, {ratio:.2}");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+}
+
+/// Waits until this is so.
+#[track_caller]
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -431,6 +443,9 @@ enum Waits {
     FragmentedMessages,
     Bodies,
     Heads,
+    HeadsBeforeBodies,
+    EventStreams,
+    UnboundPaths,
     ChannelsThatCameAndWent,
     HalfSentMessages,
     SmallFrames,
@@ -439,11 +454,14 @@ enum Waits {
     Content,
 }
 
-const WAITS: [Waits; 10] = [
+const WAITS: [Waits; 13] = [
     Waits::SmallMessages,
     Waits::FragmentedMessages,
     Waits::Bodies,
     Waits::Heads,
+    Waits::HeadsBeforeBodies,
+    Waits::EventStreams,
+    Waits::UnboundPaths,
     Waits::ChannelsThatCameAndWent,
     Waits::HalfSentMessages,
     Waits::SmallFrames,
@@ -469,6 +487,7 @@ impl Mix {
             process.bind("/*rest", Default::default()).unwrap();
             process.bind_http("/*rest", HttpRule::default()).unwrap();
         }
+        pushes.bind("/stream", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
         Self { scene: Scene::new(broker), unread, pushes, clients: Vec::new() }
     }
 
@@ -482,9 +501,11 @@ impl Mix {
 
     /// A client that reads nothing.
     fn slow(&mut self) -> pushring::ChannelId {
-        let (client, status) = connect(&self.scene.broker, "/pushes:test:sys/a", UPGRADE);
-        assert!(status.ends_with("101"));
-        self.clients.push(client);
+        self.slow_at("/pushes:test:sys/a", UPGRADE)
+    }
+
+    fn slow_at(&mut self, path: &str, fields: &str) -> pushring::ChannelId {
+        self.clients.push(connect(&self.scene.broker, path, fields).0);
         let mut events = Vec::new();
         while !events.iter().any(|event| matches!(event, pushring::Event::Opened(_))) {
             self.pushes.recv_batch(&mut events, PATIENCE).unwrap();
@@ -522,6 +543,23 @@ impl Mix {
                 Waits::Heads => {
                     let headers: String = (0..60).map(|at| format!("X-{at}: {}\r\n", "c".repeat(200))).collect();
                     (0..12).for_each(|_| self.sends(&headers, b""));
+                }
+                Waits::HeadsBeforeBodies => {
+                    let fields: String = (0..60).map(|at| format!("X-{at}: {}\r\n", "c".repeat(200))).collect();
+                    (0..12).for_each(|_| self.sends(&format!("{fields}Content-Length: 9\r\n"), b""));
+                }
+                Waits::EventStreams => {
+                    let channel = self.slow_at("/pushes:test:sys/stream", "Accept: text/event-stream\r\n");
+                    for size in (0..2000).map(|at| 40 + at % 300) {
+                        let push = self.pushes.push(channel, pushring::Message::text("x".repeat(size)));
+                        push.policy(pushring::Policy::DropOldest).send().unwrap();
+                    }
+                }
+                Waits::UnboundPaths => {
+                    for at in 0..30 {
+                        let path = format!("/{number}/{at}/{}", "p".repeat(4_000));
+                        self.unread.unbind(&path).unwrap();
+                    }
                 }
                 Waits::ChannelsThatCameAndWent => _ = come_and_go(&self.scene.broker, 12),
                 Waits::HalfSentMessages => {

@@ -10,7 +10,7 @@
 use super::guest::{GrantOrder, GuestPushOrder};
 use super::pusher::Pusher;
 use super::{AttachError, Batch, BrokerShared, DeliveryOptions, Event, Message, ProcessHandle, order, process};
-use crate::admission::{Charge, HeldAs};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, RulesOverlay, Settings};
 use crate::process_id::ProcessId;
@@ -23,8 +23,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Many times what nodes have of processes; some 10 MB.
+/// Many times what nodes have of processes.
 pub(super) const OWNERS_MAX: usize = 64 * 1024;
+
+/// The memory of an owner beside its name: itself, its tenant, and its places in tables.
+const OWNER_BYTES: usize = 950;
 
 /// Owners examined for each one made, to find those that are no longer needed: more than one, so that unneeded owners
 /// become fewer however many are made.
@@ -110,6 +113,8 @@ struct KernelOwners {
     queue: ProcessQueue,
     /// Those of all of them: they are told of control frames.
     wishes: Arc<Wishes>,
+    /// Charged for all of them: a name that a client has invented is no process'.
+    memory: ProcessMemory,
 }
 
 #[derive(Default)]
@@ -121,6 +126,7 @@ struct OwnerTable {
 
 struct KernelOwner {
     owner: Arc<Owner>,
+    _charge: Charge,
     /// Since when it is not needed: how often the kernel had read everything by then.
     unneeded_since: Option<u64>,
 }
@@ -145,10 +151,17 @@ impl KernelOwners {
         if made.by_name.len() >= OWNERS_MAX {
             return None;
         }
+        let bytes = OWNER_BYTES + process.as_str().len();
+        let charge = match made.by_name.is_empty() {
+            // The system's own.
+            true => self.memory.charge_anyway(HeldAs::Topics, bytes),
+            false => self.memory.charge(HeldAs::Topics, bytes).ok()?,
+        };
         let id = OwnerId(self.next.fetch_add(1, Ordering::Relaxed));
         let owner = Arc::new(Owner::new(id, process.clone(), self.queue.clone(), self.wishes.clone()));
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, process.clone());
-        made.by_name.insert(process.clone(), KernelOwner { owner: owner.clone(), unneeded_since: None });
+        let entry = KernelOwner { owner: owner.clone(), _charge: charge, unneeded_since: None };
+        made.by_name.insert(process.clone(), entry);
         made.round.push_back(process.clone());
         Some(owner)
     }
@@ -188,6 +201,7 @@ pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Resul
         names: names.clone(),
         read_out: read_out.clone(),
         next: shared.next_owner.clone(),
+        memory: queue.memory_of(system.clone()),
         queue,
         wishes: Arc::new(Wishes::new(policy, true, false)),
     };
@@ -419,6 +433,7 @@ mod tests {
             names: OwnerNames::default(),
             read_out: Arc::default(),
             next: Arc::new(AtomicU32::new(1)),
+            memory: queue.memory_of("http-server:distro:sys".parse().unwrap()),
             queue,
             wishes: Arc::new(Wishes::of(Policy::Close)),
         };

@@ -34,7 +34,10 @@ pub enum InvalidMessage {
 impl Message {
     /// A Text message. One over [`PAYLOAD_BYTES_MAX`] is refused when it is pushed.
     pub fn text(text: impl Into<String>) -> Self {
-        Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.into().into_bytes().into() })
+        let mut text = text.into();
+        // It may wait for long, and counts as long as it is.
+        text.shrink_to_fit();
+        Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.into_bytes().into() })
     }
 
     /// A Text message of bytes that are checked.

@@ -10,13 +10,15 @@ use super::order::{Broadcast, Close, Push, Reach, Respond, Subscribe, close_fram
 use super::other_brokers::ChannelAt;
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, BrokerShared};
-use crate::admission::{Charge, HeldAs, ProcessMemory};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
-use crate::gateway::{BindError, BoundAt, HeadCheck, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes};
+use crate::gateway::{
+    BindError, BoundAt, HeadCheck, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes, unbound_bytes,
+};
 use crate::http::Content;
 use crate::process_id::ProcessId;
 use crate::proto::close;
-use crate::queue::events::{ProcessReceiver, QueueLimits, RecvError, process_queue};
+use crate::queue::events::{EventBatch, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::event::{Event, RequestId};
 use crate::shard::topics::TopicReport;
@@ -96,9 +98,40 @@ impl ProcessName for String {
 pub struct Process {
     handle: ProcessHandle,
     receiver: ProcessReceiver,
-    /// Taken out of the queue, and not asked for yet.
-    arrived: Mutex<VecDeque<Event>>,
+    arrived: Mutex<Arrived>,
     end: Option<CloseFrame>,
+}
+
+/// Events that were taken out of the queue, and not asked for yet: those of one batch, which stay charged.
+#[derive(Default)]
+struct Arrived {
+    events: VecDeque<Event>,
+    /// The claim of as many events as there were when it was last adjusted.
+    charge: Option<Charge>,
+    charged: usize,
+}
+
+impl Arrived {
+    /// In the place of those before it, which were all asked for.
+    fn put(&mut self, mut batch: EventBatch) {
+        self.charge = batch.take_charge();
+        self.charged = batch.events.len();
+        self.events = batch.events.into();
+    }
+
+    fn take(&mut self) -> Option<Event> {
+        let event = self.events.pop_front();
+        if self.events.is_empty() {
+            self.charge = None;
+        } else if self.events.len() <= self.charged / 2 {
+            // Each event is looked at once more for this, on average: a constant cost.
+            self.charged = self.events.len();
+            self.events.shrink_to(self.charged);
+            let bytes = self.events.iter().map(|event| event.heap_bytes() + size_of::<Event>()).sum();
+            self.charge.iter_mut().for_each(|charge| charge.resize(bytes));
+        }
+        event
+    }
 }
 
 /// The acting half of a [`Process`]: binds, pushes, closes and responds in its name. Cheap to clone, usable from any
@@ -272,12 +305,12 @@ impl Process {
     pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, Stopped>> {
         let arrived = self.arrived.get_mut().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(event) = arrived.pop_front() {
+            if let Some(event) = arrived.take() {
                 return Poll::Ready(Ok(event));
             }
             match ready!(self.receiver.poll_recv(context)) {
                 // Without events: `wake` was called.
-                Ok(batch) => arrived.extend(batch.events),
+                Ok(batch) => arrived.put(batch),
                 Err(_) => return Poll::Ready(Err(Stopped)),
             }
         }
@@ -289,14 +322,14 @@ impl Process {
     /// The broker has stopped.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, Stopped> {
         let arrived = self.arrived.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if arrived.is_empty() {
+        if arrived.events.is_empty() {
             match self.receiver.recv(timeout) {
-                Ok(batch) => arrived.extend(batch.events),
+                Ok(batch) => arrived.put(batch),
                 Err(RecvError::Timeout) => {}
                 Err(RecvError::Stopped) => return Err(Stopped),
             }
         }
-        Ok(arrived.pop_front())
+        Ok(arrived.take())
     }
 
     /// The next event, whenever it comes. Blocks the thread.
@@ -318,7 +351,7 @@ impl Process {
     /// The broker has stopped.
     pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, Stopped> {
         let before = events.len();
-        events.extend(self.arrived().drain(..));
+        events.extend(std::mem::take(&mut *self.arrived()).events);
         if events.len() == before {
             let mut first = match self.receiver.recv(timeout) {
                 Ok(batch) => batch.events,
@@ -347,7 +380,7 @@ impl Process {
         self.end = Some(close_frame(code, reason));
     }
 
-    fn arrived(&self) -> MutexGuard<'_, VecDeque<Event>> {
+    fn arrived(&self) -> MutexGuard<'_, Arrived> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -629,7 +662,7 @@ impl ProcessHandle {
 
     /// Charges what is remembered of a path that is unbound, which cannot be refused: few are remembered.
     fn charge_unbound(&self, path: &str) -> Charge {
-        self.memory().charge_anyway(HeldAs::Content, route_bytes(&self.id, path))
+        self.memory().charge_anyway(HeldAs::Content, unbound_bytes(&self.id, path))
     }
 
     fn may_bind(&self) -> Result<(), BindPathError> {

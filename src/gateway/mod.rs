@@ -44,5 +44,6 @@ pub use routes::{Owned, Params, RouteMatch, Routes, UNBOUND_MAX, shape};
 pub use settings::{HostPolicy, RESPONSE_TIMEOUT_MAX_S, RulesOverlay, Settings, SubdomainTokens};
 pub use snapshot::{
     BindError, BoundAt, Challenges, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule, route_bytes,
+    unbound_bytes,
 };
 pub use subdomain::secure_subdomain;

@@ -173,9 +173,15 @@ impl BoundAt<'_> {
     }
 }
 
-/// The approximate memory of a route: its path is stored in the binding and twice in the table.
+/// The approximate memory of a route: its path is stored in the binding, too.
 pub fn route_bytes(process: &ProcessId, path: &str) -> usize {
-    size_of::<HttpBinding>() + ROUTE_BYTES + 3 * (path.len() + process.as_str().len())
+    size_of::<HttpBinding>() + path.len() + process.as_str().len() + unbound_bytes(process, path)
+}
+
+/// The approximate memory of a path that was unbound: a pattern is stored beside its shape.
+pub fn unbound_bytes(process: &ProcessId, path: &str) -> usize {
+    let copies = if path.contains([':', '*']) { 2 } else { 1 };
+    ROUTE_BYTES + copies * (path.len() + process.as_str().len())
 }
 
 /// The memory of a route in the table beside its path.

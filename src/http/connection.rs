@@ -176,8 +176,11 @@ impl HttpConnection {
 
     /// The heap bytes held for a request that is not complete, or that waits for its turn, for memory accounting.
     pub fn held_bytes(&self) -> usize {
-        let body = if let HttpState::Body { decoder, .. } = &self.state { decoder.allocated_bytes() } else { 0 };
-        self.buffer.capacity() + body
+        let of_body = match &self.state {
+            HttpState::Body { head, decoder } => head.len() + decoder.allocated_bytes(),
+            HttpState::Head | HttpState::Answering | HttpState::Closed => 0,
+        };
+        self.buffer.capacity() + of_body
     }
 
     /// The connection's current wait.

@@ -20,6 +20,10 @@ const BYTES_MAX: usize = 32 << 20;
 /// While more waits, nothing more is taken out of the process' queue: it fills, and clients are not read.
 const ROOM_BYTES: usize = BYTES_MAX / 8;
 
+/// The memory of a client of whom something waits: its places in the table and in the round, and those that a short
+/// queue has free.
+const CLIENT_BYTES: usize = 2 * size_of::<(ChannelId, ClientEvents)>() + 3 * size_of::<Event>();
+
 /// See the module.
 pub(super) struct ClientTurns {
     of: HashMap<ChannelId, ClientEvents>,
@@ -107,9 +111,13 @@ impl ClientTurns {
         Some(event)
     }
 
-    /// Counts what waits now.
+    /// Counts what waits now, and gives back most of what a burst has needed.
     pub(crate) fn count(&mut self) {
-        self.charge.resize(self.bytes);
+        if self.of.len() < self.of.capacity() / 8 {
+            self.of.shrink_to(2 * self.of.len());
+            self.round.shrink_to(2 * self.round.len());
+        }
+        self.charge.resize(self.bytes + self.of.len() * CLIENT_BYTES);
     }
 }
 

@@ -12,6 +12,7 @@ use super::error::{HttpServerError, OldHttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
 use super::identity::{Address, OUR, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
+use crate::admission::HeapBytes;
 use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
@@ -179,6 +180,17 @@ impl Reply {
     /// The answer to a push to many, if one is expected.
     pub fn counted(self, counts: PushCounts) -> Option<KernelMessage> {
         Some(answer(self.id, self.server, self.on_success?, &Ok::<_, HttpServerError>(counts)))
+    }
+}
+
+impl HeapBytes for Reply {
+    fn heap_bytes(&self) -> usize {
+        // Where an answer goes to the source, the two share the name of its process.
+        let elsewhere = self.on_success.as_ref().map_or(0, |to| {
+            let is_shared = to.process == self.source.process;
+            to.node.capacity() + if is_shared { 0 } else { to.process.as_str().len() }
+        });
+        self.source.node.capacity() + self.source.process.as_str().len() + elsewhere
     }
 }
 

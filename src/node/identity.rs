@@ -73,6 +73,9 @@ mod recent {
     /// A node has some tens of processes that talk at the same time. Two that fall into one place only cost each other.
     const PLACES: usize = 256;
 
+    /// Longer ids are not remembered: peers choose them.
+    const ID_BYTES_MAX: usize = 256;
+
     thread_local! {
         static MET: RefCell<Vec<Option<ProcessId>>> = RefCell::new(vec![None; PLACES]);
     }
@@ -92,7 +95,9 @@ mod recent {
                 return Some(id.clone());
             }
             let id = ProcessId::new(process, package, publisher).ok()?;
-            met[place] = Some(id.clone());
+            if id.as_str().len() <= ID_BYTES_MAX {
+                met[place] = Some(id.clone());
+            }
             Some(id)
         })
     }

@@ -13,6 +13,7 @@ use super::error::{HttpServerError, PushCounts};
 use super::events::EventMessages;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
+use crate::admission::{Charge, HeapBytes, table_bytes};
 use crate::broker::{
     self, Batch, BindPathError, DeliveryOptions, GrantError, KernelHandle, Outcome, ProcessHandle, PushError, RequestId,
 };
@@ -29,9 +30,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// RFC 6455 7.1.5, "no status": nodes close with an empty close frame.
 pub(crate) const CLOSE_WITHOUT_CODE: u16 = 1005;
 
-/// The most actions whose outcome or answer is outstanding: some 4 MB of them. A node kernel with more is not reading,
-/// and waiting for it could be a deadlock.
+/// The most actions whose outcome or answer is outstanding. A node kernel with more is not reading, and waiting for it
+/// could be a deadlock.
 pub(crate) const ASKED_MAX: usize = 16 * 1024;
+
+/// The most bytes of the addresses to which their answers go: a process chooses how long its own is.
+const ADDRESSES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Actions whose outcome is outstanding, by ticket. Shared by the task that takes actions in and the thread that reads
 /// outcomes; actions that expect no answer are not kept here.
@@ -48,7 +52,37 @@ struct WaitingAction {
     /// Actions that get no answer.
     unanswered: usize,
     by_ticket: HashMap<u64, (AskedOrder, Reply)>,
+    address_bytes: usize,
+    /// None: they are those of a process in this program, and its own.
+    charge: Option<Charge>,
 }
+
+impl WaitingAction {
+    /// Returns whether the answer to one more may be outstanding.
+    fn has_room(&self, address_bytes: usize) -> bool {
+        self.by_ticket.len() < ASKED_MAX && self.address_bytes + address_bytes <= ADDRESSES_BYTES_MAX
+    }
+
+    fn take(&mut self, ticket: u64) -> Option<(AskedOrder, Reply)> {
+        let (asked, reply) = self.by_ticket.remove(&ticket)?;
+        self.address_bytes -= reply.heap_bytes();
+        if self.by_ticket.is_empty() && self.by_ticket.capacity() > PLACES_KEPT {
+            self.by_ticket = HashMap::new();
+        }
+        self.settle();
+        Some((asked, reply))
+    }
+
+    /// Charges what waits now. Room for some is kept when there are none.
+    fn settle(&mut self) {
+        let places = if self.by_ticket.is_empty() { 0 } else { self.by_ticket.capacity() };
+        let bytes = table_bytes::<u64, (AskedOrder, Reply)>(places) + self.address_bytes;
+        self.charge.iter_mut().for_each(|charge| charge.resize(bytes));
+    }
+}
+
+/// Room for so many actions is kept when there are none.
+const PLACES_KEPT: usize = 1024;
 
 /// The answer to a refused push or close that expects none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +112,11 @@ pub(crate) fn refusal(id: u64, outcome: &Outcome, events: &EventMessages, proces
 }
 
 impl Pending {
-    pub(crate) fn new(unasked: Unasked) -> Self {
+    /// Nothing is outstanding; `charge` is of what will be.
+    pub(crate) fn new(unasked: Unasked, charge: Option<Charge>) -> Self {
         // Over a link, answers to a predecessor come too, under tickets that were others.
         let tickets = RandomState::new().hash_one(()) >> 2;
-        Self { waiting: Mutex::new(WaitingAction { tickets, ..WaitingAction::default() }), unasked }
+        Self { waiting: Mutex::new(WaitingAction { tickets, charge, ..WaitingAction::default() }), unasked }
     }
 
     /// Does what `owner` asks. Answers now, or under [`settle`](Self::settle), or not at all if no answer is expected.
@@ -209,11 +244,11 @@ impl Pending {
     /// Requests the order's outcome, unless far too many outcomes are unread.
     fn ticket(&self, asked: AskedOrder, reply: Reply) -> DeliveryOptions {
         let mut waiting = self.waiting();
-        if waiting.by_ticket.len() >= ASKED_MAX {
+        let address_bytes = reply.heap_bytes();
+        if !waiting.has_room(address_bytes) {
             if waiting.unanswered.is_multiple_of(ASKED_MAX) {
-                tracing::warn!(
-                    "{ASKED_MAX} answers of the HTTP server wait to be taken: further actions are not answered"
-                );
+                let count = waiting.by_ticket.len();
+                tracing::warn!("{count} answers of the HTTP server wait to be taken: further actions are not answered");
             }
             waiting.unanswered += 1;
             return DeliveryOptions::default();
@@ -221,12 +256,14 @@ impl Pending {
         waiting.tickets += 1;
         let ticket = waiting.tickets;
         waiting.by_ticket.insert(ticket, (asked, reply));
+        waiting.address_bytes += address_bytes;
+        waiting.settle();
         DeliveryOptions::asking_event(ticket)
     }
 
     /// The answer to the action of this ticket.
     pub(crate) fn settle(&self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
-        let (asked, reply) = self.waiting().by_ticket.remove(&ticket)?;
+        let (asked, reply) = self.waiting().take(ticket)?;
         let gone = match asked {
             AskedOrder::PushMany => return reply.counted(outcome.into()),
             // A channel that is closing takes no more frames: for the process it is gone.
@@ -395,4 +432,29 @@ pub(crate) fn respond(
         fields.push(("content-type".into(), mime.into()));
     }
     owner.respond(RequestId(id), status, fields, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{HeldAs, Ledger};
+    use crate::node::identity::{Address, ServerName};
+
+    #[test]
+    fn addresses_to_which_answers_go_are_limited_and_charged() {
+        let memory = Ledger::default().pool().memory_of("p:p:t.os".parse().unwrap());
+        let pending = Pending::new(Unasked::Silent, Some(memory.charge_anyway(HeldAs::Link, 0)));
+        let source = Address::new("n".repeat(100_000), memory.tenant().process().unwrap());
+        for id in 0..100 {
+            pending.ticket(AskedOrder::Close, Reply::unasked(id, source.clone(), ServerName::default()));
+        }
+        let (waiting, held) = (pending.waiting().by_ticket.len(), memory.tenant().held().link);
+        assert_eq!(waiting, ADDRESSES_BYTES_MAX / 100_000);
+        assert!((waiting * 100_000..ADDRESSES_BYTES_MAX + 32 * 1024).contains(&held), "{held}");
+        let tickets: Vec<u64> = pending.waiting().by_ticket.keys().copied().collect();
+        for ticket in tickets {
+            assert!(pending.settle(ticket, &Outcome { not_owner: 1, ..Outcome::default() }).is_some());
+        }
+        assert_eq!((memory.tenant().held().link, pending.waiting().address_bytes), (0, 0));
+    }
 }

@@ -10,7 +10,8 @@
 //! the guest's queue, so that a push after a grant finds it. Nothing here waits: work that cannot proceed now is left,
 //! and the polling task is woken when it can. Queued work is charged to its process. A queue that is at its limit, or
 //! for which there is no memory, [is reported](RequestQueues::is_full): the reader of the kernel's queue stops then,
-//! since nothing but that queue can make a kernel wait. Queues without work are forgotten when there are many.
+//! since nothing but that queue can make a kernel wait. Queues without work are forgotten when there are many, or fewer
+//! whose owners have long names.
 
 use super::acting::Collecting;
 use super::dispatch::{ActionRequest, CheckedAction};
@@ -39,6 +40,9 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// With so many queues, idle ones are forgotten: as many as a node has processes with requests now and then.
 const KEPT_MAX: usize = 1024;
 
+/// One whose owner has so long a name counts as two.
+const NAME_BYTES: usize = 4096;
+
 /// How often a queue passes requests on, or makes a change, before others are served.
 const ROUNDS_MAX: usize = 4;
 
@@ -53,6 +57,16 @@ enum QueueOwner {
     Process(ProcessId),
     /// A process of another node, by its address.
     Guest(Arc<str>),
+}
+
+impl QueueOwner {
+    fn name_bytes(&self) -> usize {
+        match self {
+            Self::System => 0,
+            Self::Process(process) => process.as_str().len(),
+            Self::Guest(address) => address.len(),
+        }
+    }
 }
 
 /// A request in a queue.
@@ -103,6 +117,8 @@ enum QueueHandle {
 
 struct RequestQueue {
     actor: QueueHandle,
+    /// The bytes of its owner's name.
+    name_bytes: usize,
     /// Collected, and not handed over yet.
     batch: Batch,
     /// In order, with what each takes of the heap.
@@ -136,6 +152,8 @@ pub(crate) struct RequestQueues {
     /// The process of the last request, which is most often that of the next one.
     last: Option<(ProcessId, usize)>,
     queues: Vec<RequestQueue>,
+    /// As many as they are, and more where names are long.
+    weight: usize,
     forget_at: usize,
     /// Those with something to do.
     busy: Vec<usize>,
@@ -185,7 +203,7 @@ impl RequestQueues {
         let stop = StopChanges(changes.clone());
         let (places, forget_at) = (HashMap::new(), KEPT_MAX);
         let (queues, busy) = (Vec::new(), Vec::new());
-        let queues = Self { kernel, pending, places, last: None, queues, forget_at, busy, full: 0, changes };
+        let queues = Self { kernel, pending, places, last: None, queues, weight: 0, forget_at, busy, full: 0, changes };
         (queues, PathChanges { asked, stop })
     }
 
@@ -295,7 +313,7 @@ impl RequestQueues {
                 None => return self.kernel.system().map(|_| None).ok_or(PushError::Stopped),
             },
         };
-        if self.queues.len() >= self.forget_at {
+        if self.weight >= self.forget_at {
             self.forget_idle();
         }
         let (batch, charge) = match &actor {
@@ -303,8 +321,12 @@ impl RequestQueues {
             QueueHandle::Kernel(kernel) => (kernel.batch(), kernel.waiting()),
         };
         let waiting = VecDeque::new();
-        let (waiting_bytes, is_short, change, is_listed) = (0, false, None, false);
-        self.queues.push(RequestQueue { actor, batch, waiting, waiting_bytes, charge, is_short, change, is_listed });
+        let (waiting_bytes, is_short, change, is_listed, name_bytes) = (0, false, None, false, who.name_bytes());
+        let mut queue =
+            RequestQueue { actor, name_bytes, batch, waiting, waiting_bytes, charge, is_short, change, is_listed };
+        queue.settle();
+        self.weight += queue.weight();
+        self.queues.push(queue);
         self.places.insert(who, self.queues.len() - 1);
         Ok(Some(self.queues.len() - 1))
     }
@@ -333,11 +355,16 @@ impl RequestQueues {
         for place in &mut self.busy {
             *place = moved[*place].expect("a queue with something to do stays");
         }
-        self.forget_at = (2 * self.queues.len()).max(KEPT_MAX);
+        self.weight = self.queues.iter().map(RequestQueue::weight).sum();
+        self.forget_at = (2 * self.weight).max(KEPT_MAX);
     }
 }
 
 impl RequestQueue {
+    fn weight(&self) -> usize {
+        1 + self.name_bytes / NAME_BYTES
+    }
+
     /// Returns whether a job can be done now, for nothing stands before it.
     fn takes_at_once(&self) -> bool {
         self.waiting.is_empty() && self.is_free()
@@ -416,7 +443,8 @@ impl RequestQueue {
     }
 
     fn held_bytes(&self) -> usize {
-        self.waiting.capacity() * size_of::<(QueuedJob, usize)>() + self.waiting_bytes + self.batch.payload_bytes()
+        let waiting = self.waiting.capacity() * size_of::<(QueuedJob, usize)>() + self.waiting_bytes;
+        size_of::<Self>() + self.name_bytes + waiting + self.batch.payload_bytes()
     }
 
     /// Does a job: collects its orders, or has its change begun.

@@ -34,7 +34,8 @@ fn scene() -> Scene {
         rules: RulesOverlay::new(|chosen| chosen),
     };
     let (kernel, handle) = broker.handle().kernel(options).unwrap();
-    let (queues, changes) = RequestQueues::new(handle, Arc::new(Pending::new(Unasked::Failures)));
+    let pending = Arc::new(Pending::new(Unasked::Failures, None));
+    let (queues, changes) = RequestQueues::new(handle, pending);
     Scene { broker, kernel, queues, changes: Some(changes), answers: VecDeque::new() }
 }
 

@@ -33,7 +33,7 @@ impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
     pub(crate) fn new(kernel: KernelHandle, to_kernel: K, password: G) -> Self {
         let settings = kernel.settings();
         let (our_node, dialect) = (settings.user.clone(), Dialect::of(&settings));
-        let pending = Arc::new(Pending::new(Unasked::Failures));
+        let pending = Arc::new(Pending::new(Unasked::Failures, Some(kernel.waiting())));
         let calls = Arc::new(Calls::default());
         let name = Arc::new(AddressedName::default());
         let (login_queue, attempts) = LoginQueue::new();

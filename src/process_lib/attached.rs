@@ -107,7 +107,7 @@ impl AttachedProcess {
             server: Address::new(our.node.clone(), http_server_process()),
             our,
             dialect,
-            pending: Pending::new(Unasked::Silent),
+            pending: Pending::new(Unasked::Silent, None),
             extensions: HashSet::new(),
             arrived: VecDeque::new(),
             events: Vec::new(),

@@ -170,7 +170,7 @@ impl EventBatch {
     }
 
     /// The charge of its events, for code that keeps them on.
-    #[cfg(feature = "node")]
+    #[cfg(feature = "driver")]
     pub(crate) fn take_charge(&mut self) -> Option<Charge> {
         self.charge.take()
     }

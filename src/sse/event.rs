@@ -15,24 +15,37 @@ const REASON_BYTES_MAX: usize = 123;
 
 /// The event of a message. Text is its `data`, line by line; Binary is base64, in events of the name `binary`. So is
 /// Text, as `text`, with a carriage return, which would end a line, or of so many short lines that it would be three
-/// times as long.
+/// times as long. It may wait for long, so it takes no more memory than it is long.
 pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(payload.len() + payload.len() / 8 + 64);
-    out.extend_from_slice(format!("id: {id}\n").as_bytes());
     let name = match kind {
         MessageKind::Binary => "binary",
         MessageKind::Text if payload.contains(&b'\r') || grows_by_lines(payload) => "text",
-        MessageKind::Text => {
-            for line in payload.split(|&byte| byte == b'\n') {
-                out.extend_from_slice(b"data: ");
-                out.extend_from_slice(line);
-                out.push(b'\n');
-            }
-            out.push(b'\n');
-            return out;
-        }
+        MessageKind::Text => return lines(id, payload),
     };
-    out.extend_from_slice(format!("event: {name}\ndata: {}\n\n", STANDARD.encode(payload)).as_bytes());
+    let head = format!("id: {id}\nevent: {name}\ndata: ");
+    let encoded_bytes = base64::encoded_len(payload.len(), true).unwrap_or_default();
+    let mut out = String::with_capacity(head.len() + encoded_bytes + END.len());
+    out.push_str(&head);
+    STANDARD.encode_string(payload, &mut out);
+    out.push_str(END);
+    out.into_bytes()
+}
+
+/// The end of the last line, and of the event.
+const END: &str = "\n\n";
+
+fn lines(id: EventId, payload: &[u8]) -> Vec<u8> {
+    const DATA: &[u8] = b"data: ";
+    let head = format!("id: {id}\n");
+    let lines = memchr::memchr_iter(b'\n', payload).count() + 1;
+    let mut out = Vec::with_capacity(head.len() + payload.len() + lines * DATA.len() + END.len());
+    out.extend_from_slice(head.as_bytes());
+    for line in payload.split(|&byte| byte == b'\n') {
+        out.extend_from_slice(DATA);
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
     out
 }
 
@@ -108,6 +121,16 @@ mod tests {
 
     const ID: EventId = EventId { run: 1, shard: 2, place: [0; 16] };
     const ID_TEXT: &str = "0001.2.AAAAAAAAAAAAAAAAAAAAAA";
+
+    #[test]
+    fn an_event_takes_no_more_memory_than_it_is_long() {
+        for payload in [&b""[..], b"a", b"a\n\nb\n", b"a\rb", &[b'x'; 10_000], &[b'\n'; 1_000]] {
+            for kind in [MessageKind::Text, MessageKind::Binary] {
+                let event = message(ID, kind, payload);
+                assert_eq!(event.capacity(), event.len(), "{kind:?} of {} bytes", payload.len());
+            }
+        }
+    }
 
     /// Name, data and id of the events of a stream, as the standard has them read (9.2.6).
     pub(super) fn read(stream: &[u8]) -> Vec<(String, String, String)> {

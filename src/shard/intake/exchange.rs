@@ -72,9 +72,9 @@ impl Exchange {
         self.http.wants_read() && !self.feeds
     }
 
-    /// The bytes held of requests that are not whole, or wait for their turn.
+    /// The bytes held of requests that are not whole, or wait for their turn, with its own.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.http.held_bytes() + self.proxy_header.as_ref().map_or(0, Vec::capacity)
+        size_of::<Self>() + self.http.held_bytes() + self.proxy_header.as_ref().map_or(0, Vec::capacity)
     }
 
     /// The most bytes that a refused client may still be sending.

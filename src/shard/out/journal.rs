@@ -83,7 +83,7 @@ pub(in crate::shard) struct Journal {
     /// The last event that was for a list of channels, and for a topic.
     newest_listed: u64,
     newest_of_topic: u64,
-    /// The bytes of the names of audiences and entries.
+    /// The bytes of the names of audiences, which their entries share.
     name_bytes: usize,
     numbers: u64,
     charge: SharedCharge,
@@ -164,10 +164,11 @@ impl Journal {
         }
         let lane = usize::from(known.lane);
         let range = Some(range).filter(|_| !is_unsure);
-        self.name_bytes += audience.name_bytes();
         if lane >= self.lanes.len() {
             self.lanes.resize_with(lane + 1, VecDeque::new);
         }
+        // Each push brings its audience's name anew; one is kept.
+        let audience = self.audiences.get_key_value(&audience).map_or(audience, |(known, _)| known.clone());
         self.lanes[lane].push_back(JournalEntry { count, audience, range, at_ms: now_ms });
         self.entries += 1;
         if self.entries > ENTRIES_MAX
@@ -216,7 +217,6 @@ impl Journal {
     fn forget_first(&mut self, lane: usize) {
         let Some(JournalEntry { count, audience, .. }) = self.lanes[lane].pop_front() else { return };
         self.entries -= 1;
-        self.name_bytes -= audience.name_bytes();
         let Some(known) = self.audiences.get_mut(&audience) else { return };
         known.complete_after = known.complete_after.max(count);
         if matches!(audience, ListenerAudience::One { .. }) && known.newest == count {

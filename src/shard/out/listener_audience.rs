@@ -3,6 +3,7 @@
 //! Invariant: the memory of an audience's own is counted. It must not depend on its members.
 
 use super::kept_channels::ResumeHolder;
+use crate::admission::HeapBytes;
 use std::sync::Arc;
 
 /// The audience of a push.
@@ -21,12 +22,11 @@ pub(in crate::shard) enum ListenerAudience {
 }
 
 impl ListenerAudience {
-    /// The bytes kept for it alone: a path whose binding may be gone. A topic is charged as such.
+    /// The bytes of its name, which lives as long as any of its entries, whatever becomes of the path or topic.
     pub(super) fn name_bytes(&self) -> usize {
-        let counts = 2 * size_of::<usize>();
         match self {
-            Self::Path(path) => counts + path.len(),
-            Self::Process | Self::Topic(_) | Self::One(_) | Self::Listed => 0,
+            Self::Path(name) | Self::Topic(name) => name.heap_bytes(),
+            Self::Process | Self::One(_) | Self::Listed => 0,
         }
     }
 
