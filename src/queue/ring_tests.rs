@@ -44,7 +44,7 @@ fn all_values_come_once_and_those_of_each_producer_in_order() {
             }
         }
         producers.into_iter().for_each(|producer| producer.join().unwrap());
-        assert!(consumer.is_empty() && consumer.len() == 0);
+        assert_eq!((consumer.is_empty(), consumer.len()), (true, 0));
     }
 }
 
