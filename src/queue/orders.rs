@@ -7,7 +7,7 @@
 //! another); a single command bigger than that passes when its account (and the queue) holds nothing. A shard
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Producers that
 //! wait for room are woken after a drain, some dozens at a time, and the shard does not sleep before all of them are.
-//! A shard never waits for a producer that was stopped in the middle of a call ([`Ring`]): what is on its way, and
+//! A shard never waits for a producer that was stopped in the middle of a call (`ring`): what is on its way, and
 //! what stands behind it, has not come yet.
 //!
 //! It must not do I/O: the caller gives a [`Wake`] that wakes the shard. The parts whose orderings matter (`wake_flag`,
