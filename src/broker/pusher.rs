@@ -285,7 +285,8 @@ impl Pusher {
     /// Takes room at each shard for its part of an order.
     pub(super) fn admit(&self, commands: Commands) -> Result<AdmittedCommands<'_>, PushError> {
         let admit_one = |(shard, command): (usize, Command)| -> Result<_, PushError> {
-            let place = self.shared.inboxes[shard].try_reserve(command.payload_bytes(), &self.accounts[shard])?;
+            let inbox = &self.shared.inboxes[shard];
+            let place = inbox.try_reserve(command.payload_bytes(), &self.accounts[shard]).map_err(refused)?;
             Ok((self.shared.probes[shard].ride_on(command), place))
         };
         joined(commands).into_iter().map(admit_one).collect::<Result<_, _>>().map(AdmittedCommands)
@@ -305,7 +306,7 @@ impl Pusher {
                 must_not_be_on_a_shard();
                 inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped)
             }
-            Full::Refuse => Ok(inbox.try_send(command, bytes, account)?),
+            Full::Refuse => inbox.try_send(command, bytes, account).map_err(refused),
         }
     }
 
@@ -323,12 +324,10 @@ impl Pusher {
     }
 }
 
-impl<T> From<SendRefused<T>> for PushError {
-    fn from(refused: SendRefused<T>) -> Self {
-        match refused {
-            SendRefused::Full(_) => Self::InboxFull,
-            SendRefused::Stopped(_) => Self::Stopped,
-        }
+fn refused<T>(why: SendRefused<T>) -> PushError {
+    match why {
+        SendRefused::Full(_) => PushError::InboxFull,
+        SendRefused::Stopped(_) => PushError::Stopped,
     }
 }
 
