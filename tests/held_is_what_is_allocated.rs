@@ -357,18 +357,34 @@ fn skip(stream: &mut UnixStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A process over a link, which has bound `path`, and the server that it is attached to.
-fn attach_peer(broker: &Broker, path: &str) -> (LinkServer, UnixStream) {
+/// A peer over a link, and the server that it is attached to.
+fn attach_link(broker: &Broker, attach: &Value) -> (LinkServer, UnixStream) {
     let socket = std::env::temp_dir().join(format!("pushring-held-{}.sock", std::process::id()));
     let config = LinkConfig { path: Some(socket.clone()), ..Default::default() };
     let server = LinkServer::start(broker.handle(), config).unwrap();
     let mut peer = UnixStream::connect(&socket).unwrap();
-    let attach = json!({"process": {"id": "p:test:sys", "policy": "close"}});
     peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
     skip(&mut peer).unwrap();
+    (server, peer)
+}
+
+/// A process which has bound `path`.
+fn attach_peer(broker: &Broker, path: &str) -> (LinkServer, UnixStream) {
+    let (server, mut peer) = attach_link(broker, &json!({"process": {"id": "p:test:sys", "policy": "close"}}));
     peer.write_all(&frame(&json!({"bind": {"path": path, "ask": 1}}))).unwrap();
     skip(&mut peer).unwrap();
     (server, peer)
+}
+
+/// The kernel of a node, which reads nothing more, and is given up where it cannot write for half a second.
+fn attach_kernel(node: &str) -> (Scene, LinkServer, UnixStream) {
+    let settings = pushring::node::settings(node, pushring::node::Dialect::Hyperdrive);
+    let broker = Broker::start(Config { shards: 1, settings, ..Config::default() }).unwrap();
+    let mut scene = Scene::new(broker);
+    let (server, peer) = attach_link(&scene.broker, &json!({"kernel": {"node": node, "jwt_secret": vec![7; 32]}}));
+    scene.begin_anew();
+    peer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    (scene, server, peer)
 }
 
 #[test]

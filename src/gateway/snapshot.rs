@@ -342,7 +342,7 @@ impl Snapshot {
         self.unbind_http_charged(owner, process, path, None)
     }
 
-    /// As [`unbind_http`](Self::unbind_http), with the charge of what is remembered of the path ([`route_bytes`]).
+    /// As [`unbind_http`](Self::unbind_http), with the charge of what is remembered of the path ([`unbound_bytes`]).
     ///
     /// # Errors
     /// As there.

@@ -2,7 +2,7 @@
 //! come, handshakes that stand still, events of a batch that were not asked for, names and addresses of any length,
 //! history that is gone.
 
-use super::{ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, broker, connect, frame, message, open, skip};
+use super::{ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_kernel, broker, connect, frame, message, open};
 use super::{take_turn, wait_until};
 use pushring::internals::broker::KernelOptions;
 use pushring::internals::gateway::RulesOverlay;
@@ -11,7 +11,6 @@ use pushring::{
 };
 use serde_json::json;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -275,18 +274,7 @@ fn names_that_a_kernels_clients_invent() {
 fn answers_that_a_kernel_expects_and_does_not_read() {
     const NODE: &str = "test.os";
     let _turn = take_turn();
-    let path = std::env::temp_dir().join(format!("pushring-held-asks-{}.sock", std::process::id()));
-    let settings = pushring::node::settings(NODE, pushring::node::Dialect::Hyperdrive);
-    let broker = Broker::start(Config { shards: 1, settings, ..Config::default() }).unwrap();
-    let config = pushring::link::LinkConfig { path: Some(path.clone()), ..Default::default() };
-    let server = pushring::link::LinkServer::start(broker.handle(), config).unwrap();
-    let mut scene = Scene::new(broker);
-    let mut peer = UnixStream::connect(&path).unwrap();
-    let attach = json!({"kernel": {"node": NODE, "jwt_secret": vec![7; 32]}});
-    peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
-    skip(&mut peer).unwrap();
-    scene.begin_anew();
-    peer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let (scene, server, mut peer) = attach_kernel(NODE);
     let asks = |round: usize| -> Vec<u8> {
         let name = format!("{}-{}", "n".repeat(20_000), round % 50);
         let of_process = format!("{NODE}@{name}:app:sys");

@@ -1,15 +1,14 @@
 //! Orders of a shard that is held up, what a link keeps for a peer that does not read, and greetings that do not end.
 
 use super::{
-    ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_as, attach_peer, broker, connect, frame, message, skip,
-    take_turn,
+    ALLOCATED, MIB, PATIENCE, Scene, UPGRADE, attach, attach_as, attach_kernel, attach_peer, broker, connect, frame,
+    message, take_turn,
 };
 use pushring::{
     Broker, ChannelId, Close, Config, Event, Here, HttpRule, Message, Process, PushError, QueueLimits, RequestId,
 };
 use serde_json::json;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -137,18 +136,7 @@ fn answers_that_a_peer_does_not_read() {
 fn messages_of_a_kernel_that_reads_nothing() {
     const NODE: &str = "test.os";
     let _turn = take_turn();
-    let path = std::env::temp_dir().join(format!("pushring-held-kernel-{}.sock", std::process::id()));
-    let settings = pushring::node::settings(NODE, pushring::node::Dialect::Hyperdrive);
-    let broker = Broker::start(Config { shards: 1, settings, ..Config::default() }).unwrap();
-    let config = pushring::link::LinkConfig { path: Some(path.clone()), ..Default::default() };
-    let _server = pushring::link::LinkServer::start(broker.handle(), config).unwrap();
-    let mut scene = Scene::new(broker);
-    let mut peer = UnixStream::connect(&path).unwrap();
-    let attach = json!({"kernel": {"node": NODE, "jwt_secret": vec![7; 32]}});
-    peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
-    skip(&mut peer).unwrap();
-    scene.begin_anew();
-    peer.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let (scene, _server, mut peer) = attach_kernel(NODE);
     // Each is answered with an error, and has capabilities and metadata that are more than its body.
     let issuer = format!("{NODE}@app:app:sys");
     let capability = json!({"issuer": issuer, "params": "p".repeat(150), "signature": vec![7; 100]});

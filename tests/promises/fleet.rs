@@ -5,8 +5,11 @@
 
 use crate::support;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pushring::fleet::{Credentials, Fleet, Name, Options};
 use pushring::{AttachOptions, Audience, Broker, ChannelAt, ChannelId, FleetReport, Message, Outcome, Process};
+use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 use support::daemon::{Daemon, TemporaryFile, output, pushring};
 use support::nats::Nats;
@@ -101,6 +104,21 @@ impl Node {
 /// How a broker's fleet stands.
 pub fn report(broker: &Broker) -> FleetReport {
     broker.handle().fleet().unwrap()
+}
+
+/// A message as a node of the name `ghost` would send it to the topic `room` of a process.
+pub fn from_ghost(process: &str, sequence: u64, text: &str) -> (String, Vec<u8>) {
+    let name = "room";
+    let hash = Sha256::digest(format!("topic\0{process}\0{name}"));
+    let mut bytes = b"P\x01\0\0\0\x05".to_vec();
+    bytes.extend((process.len() as u16).to_be_bytes());
+    bytes.extend((name.len() as u16).to_be_bytes());
+    bytes.extend(1u64.to_be_bytes());
+    bytes.extend(1u32.to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend([0; 16]);
+    bytes.extend_from_slice(format!("ghost{process}{name}{text}").as_bytes());
+    (format!("pushring.v1.main.ghost.topic.{}", URL_SAFE_NO_PAD.encode(&hash[..16])), bytes)
 }
 
 /// Waits until a broker's fleet stands so.

@@ -1,34 +1,16 @@
 //! A process that is behind holds up no other's messages from other nodes: what a shard has no room for waits for its
 //! process alone. What is more than may wait is lost and told, to the message, like what NATS loses.
 
-use super::fleet::wait_for;
+use super::fleet::{from_ghost, wait_for};
 use crate::support;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pushring::fleet::{Fleet, Name, Options};
 use pushring::{AttachOptions, Broker, ChannelId, Outcome, Process, WebSocketRule};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::net::TcpStream;
 use support::nats::Nats;
 use support::{Client, PATIENCE, Patient, ShardHolder, broker, on_shard, recv};
 use tungstenite::client::IntoClientRequest;
-
-/// A message as a node of the name `ghost` would send it to the topic `room` of a process.
-fn from_ghost(process: &str, sequence: u64, text: &str) -> (String, Vec<u8>) {
-    let name = "room";
-    let hash = Sha256::digest(format!("topic\0{process}\0{name}"));
-    let mut bytes = b"P\x01\0\0\0\x05".to_vec();
-    bytes.extend((process.len() as u16).to_be_bytes());
-    bytes.extend((name.len() as u16).to_be_bytes());
-    bytes.extend(1u64.to_be_bytes());
-    bytes.extend(1u32.to_be_bytes());
-    bytes.extend(sequence.to_be_bytes());
-    bytes.extend([0; 16]);
-    bytes.extend_from_slice(format!("ghost{process}{name}{text}").as_bytes());
-    (format!("pushring.v1.main.ghost.topic.{}", URL_SAFE_NO_PAD.encode(&hash[..16])), bytes)
-}
 
 /// A node with little room in its inboxes, and two processes: `slow` has a client on the first shard, `quick` one on
 /// the other, and each is subscribed to the topic `room` of its process.

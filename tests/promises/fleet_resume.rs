@@ -6,12 +6,9 @@
 use super::fleet::wait_for;
 use crate::support;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pushring::fleet::{Fleet, Name, Options};
 use pushring::{AttachOptions, Broker, ChannelId, Outcome, Process, WebSocketRule};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::net::TcpStream;
 use std::time::Instant;
 use support::nats::Nats;
@@ -41,19 +38,9 @@ fn open(broker: &Broker, offers: &str) -> (Client, Value) {
     (client, hello)
 }
 
-/// A message as a node of the name `ghost` would send it to the topic `room` of `rooms:test:sys`.
+/// A message of the ghost to `rooms:test:sys`, which says its number.
 fn from_ghost(sequence: u64) -> (String, Vec<u8>) {
-    let (process, name) = ("rooms:test:sys", "room");
-    let hash = Sha256::digest(format!("topic\0{process}\0{name}"));
-    let mut bytes = b"P\x01\0\0\0\x05".to_vec();
-    bytes.extend((process.len() as u16).to_be_bytes());
-    bytes.extend((name.len() as u16).to_be_bytes());
-    bytes.extend(1u64.to_be_bytes());
-    bytes.extend(1u32.to_be_bytes());
-    bytes.extend(sequence.to_be_bytes());
-    bytes.extend([0; 16]);
-    bytes.extend_from_slice(format!("ghost{process}{name}{sequence}").as_bytes());
-    (format!("pushring.v1.main.ghost.topic.{}", URL_SAFE_NO_PAD.encode(&hash[..16])), bytes)
+    super::fleet::from_ghost("rooms:test:sys", sequence, &sequence.to_string())
 }
 
 #[test]

@@ -22,6 +22,15 @@ struct Scene {
     clients: Vec<(Client, pushring::ChannelId)>,
 }
 
+/// The API in the name of a process, with keys of its own.
+fn acting_as(process: &Process) -> ApiOptions {
+    ApiOptions {
+        token: ApiToken::new(TOKEN).unwrap(),
+        process: Some(process.id().clone()),
+        keys: IdempotencyKeys::default(),
+    }
+}
+
 fn start() -> Scene {
     let broker = broker(support::driver(), |_| {});
     let rooms = process(&broker, "rooms", AttachOptions::default());
@@ -295,11 +304,7 @@ fn a_batch_is_answered_line_by_line_and_a_key_is_obeyed_once() {
 fn a_batch_of_any_number_of_lines_is_answered_as_far_as_there_is_memory_for_it() {
     let broker = broker(support::driver(), |config| (config.shards, config.memory_bytes_max) = (1, Some(8 << 20)));
     let rooms = process(&broker, "rooms", AttachOptions::default());
-    let options = ApiOptions {
-        token: ApiToken::new(TOKEN).unwrap(),
-        process: Some(rooms.id().clone()),
-        keys: IdempotencyKeys::default(),
-    };
+    let options = acting_as(&rooms);
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     let fields = format!("{}Content-Type: application/x-ndjson\r\n", authorized());
     let lines = 400_000;
@@ -322,11 +327,7 @@ fn a_key_is_one_whichever_listener_it_comes_to_and_a_full_table_is_told() {
     let (status, head, again) = ask(scene.broker.address(), "POST /push:pushring:sys/api/push", &fields, b"once");
     assert!(status == 202 && again == told && head.contains("idempotency-replayed: true"), "{head}");
     // Where memory is short, keys are refused before anything is pushed, and requests without one are served.
-    let options = ApiOptions {
-        token: ApiToken::new(TOKEN).unwrap(),
-        process: Some(scene.rooms.id().clone()),
-        keys: IdempotencyKeys::default(),
-    };
+    let options = acting_as(&scene.rooms);
     let config = Config { shards: 1, driver: support::driver(), memory_bytes_max: Some(2 << 20), ..Config::default() };
     let small = Broker::start(config).unwrap();
     push_api::start(&small.handle(), true, scene.broker.handle(), options).unwrap();
@@ -394,11 +395,7 @@ fn every_topic_is_on_one_page() {
         rooms.subscribe(channel, name).send().unwrap();
     }
     assert_eq!(rooms.subscribe(channel, "z").ask().send().unwrap().wait(PATIENCE).unwrap().sent, 1);
-    let options = ApiOptions {
-        token: ApiToken::new(TOKEN).unwrap(),
-        process: Some(rooms.id().clone()),
-        keys: IdempotencyKeys::default(),
-    };
+    let options = acting_as(&rooms);
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     for limit in [1000, 999, 501, 100] {
         let (mut seen, mut after) = (Vec::new(), String::new());
@@ -519,11 +516,7 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
     client.write_all(handshake.as_bytes()).unwrap();
     is_stuck.recv_timeout(PATIENCE).unwrap();
     let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
-    let options = ApiOptions {
-        token: ApiToken::new(TOKEN).unwrap(),
-        process: Some(rooms.id().clone()),
-        keys: Default::default(),
-    };
+    let options = acting_as(&rooms);
     push_api::start(&api.handle(), true, broker.handle(), options).unwrap();
     let push = |mime: &str, more: &str, body: &[u8]| {
         let fields = format!("{}Content-Type: {mime}\r\n{more}", authorized());
@@ -571,11 +564,7 @@ fn a_push_that_one_shard_has_no_room_for_reaches_no_other_shard() {
     }
     let mut holder = ShardHolder::new(&broker);
     let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
-    let options = ApiOptions {
-        token: ApiToken::new(TOKEN).unwrap(),
-        process: Some(rooms.id().clone()),
-        keys: Default::default(),
-    };
+    let options = acting_as(&rooms);
     push_api::start(&api.handle(), true, broker.handle(), options).unwrap();
     let push = |to: &str, body: &[u8]| {
         let fields = format!("{}Content-Type: text/plain\r\nPush-To: {to}\r\n", authorized());
