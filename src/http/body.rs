@@ -124,6 +124,11 @@ impl Decoder {
         self.body_bytes_max = self.body_bytes_max.min(body_bytes_max);
         let announced = match self.state {
             BodyProgress::Counted(missing) | BodyProgress::Data(missing) => missing,
+            // The line of a chunk's size may be cut anywhere, and what it says was held to the limit before.
+            BodyProgress::Size { size, .. }
+            | BodyProgress::SizePadding { size }
+            | BodyProgress::Extension { size }
+            | BodyProgress::SizeLf { size } => size,
             _ => 0,
         };
         if self.body.len() + announced > self.body_bytes_max { Err(TOO_LARGE) } else { Ok(()) }
@@ -301,6 +306,31 @@ mod tests {
             assert_eq!(every_split(BodyFraming::Chunked, input.as_bytes()), expected, "{input:?}");
             let pipelined = format!("{input}GET / HTTP/1.1");
             assert_eq!(every_split(BodyFraming::Chunked, pipelined.as_bytes()), expected, "{pipelined:?}");
+        }
+    }
+
+    /// A head decides on the limit of its body, of which any part may have come along.
+    #[test]
+    fn a_limit_is_lowered_wherever_the_body_was_cut() {
+        for (framing, input) in [
+            (BodyFraming::Length(20), &b"01234567890123456789"[..]),
+            (BodyFraming::Chunked, b"14\r\n01234567890123456789\r\n0\r\n\r\n"),
+            (BodyFraming::Chunked, b"2\r\n01\r\n12 ;a=b\r\n234567890123456789\r\n0\r\n\r\n"),
+        ] {
+            for cut in 0..input.len() {
+                for (limit, fits) in [(19, false), (20, true)] {
+                    let mut decoder = Decoder::new(framing, &limits()).unwrap();
+                    decoder.feed(&input[..cut]).unwrap();
+                    let lowered = decoder.lower_limit(limit).and_then(|()| decoder.feed(&input[cut..]));
+                    let expected = if fits { Ok(input.len() - cut) } else { Err(TOO_LARGE) };
+                    assert_eq!(lowered, expected, "{:?} cut at {cut}", input.escape_ascii());
+                    assert!(
+                        decoder.body_bytes() <= limit.max(cut),
+                        "taken in: {:?} cut at {cut}",
+                        input.escape_ascii()
+                    );
+                }
+            }
         }
     }
 
