@@ -5,6 +5,7 @@ use super::ShardConfig;
 use super::command::{Command, PushCommand, PushFrame, PushKind, ReportTo};
 use super::event::Event;
 use super::stage::OWNER;
+use super::table::connection::ConnectionPhase;
 use super::two_shards::{SHARDS, TwoShards};
 use super::{ListenerKind, SocketEnd};
 use crate::admission::Budget;
@@ -107,6 +108,8 @@ fn net() -> TwoShards {
         let kept = WebSocketRule { resume: true, resume_events: true, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_websocket(OWNER, process, "/kept", kept).unwrap();
+        let stream = WebSocketRule { sse: true, ..WebSocketRule::default() };
+        gateway.bind_websocket(OWNER, process, "/stream", stream).unwrap();
     })
 }
 
@@ -276,4 +279,50 @@ fn a_goodbye_is_answered_in_kind_though_the_channel_stays() {
     turns(&mut net);
     assert_eq!(told(&mut net), ["opened", "detached"]);
     assert!(client.is_closed(&net));
+}
+
+/// Bytes of a client's socket without data in them: a record that is not whole, or one that says something else.
+fn bytes_come(net: &mut TwoShards, client: &Client, bytes: &[u8]) {
+    let (shard, token) = net.wire(client.socket, |wire| wire.watched).unwrap();
+    net.shards[shard].handle_read(token, &mut bytes.to_vec(), net.now_ms);
+    net.carry_out(shard);
+    turns(net);
+}
+
+/// A client of an event stream says nothing any more but that it goes, by bytes that come as they like.
+#[test]
+fn what_is_no_data_ends_no_event_stream() {
+    let mut net = net();
+    let mut client = Client::connect(&mut net, 0);
+    let head = b"GET /p:sim:sys/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    client.say(&mut net, head, None);
+    turns(&mut net);
+    assert_eq!(told(&mut net), ["opened"]);
+    let mut goodbye = Vec::new();
+    client.records.seal_alert(Alert::CLOSE_NOTIFY, &mut goodbye);
+    let (start, rest) = goodbye.split_at(10);
+    let (shard, token) = net.wire(client.socket, |wire| wire.watched).unwrap();
+    bytes_come(&mut net, &client, start);
+    assert_eq!(told(&mut net), [""; 0]);
+    let carried = [start, rest].concat();
+    assert_eq!(net.shards[shard].carried(token, &mut [0; 64]), start.len());
+    bytes_come(&mut net, &client, &carried);
+    assert_eq!(told(&mut net), ["closed: "]);
+    client.hear(&net);
+    assert_eq!((client.ended, client.is_closed(&net)), (Some(ReceiveEnd::CloseNotify), true));
+}
+
+/// What is no data begins no request, and is no sign of one that is over.
+#[test]
+fn what_is_no_data_gives_no_more_time_for_a_head() {
+    let mut net = net();
+    let client = Client::connect(&mut net, 0);
+    bytes_come(&mut net, &client, &[23, 3, 3]);
+    for _ in 0..=ShardConfig::default().head_timeout_ms / 500 {
+        net.tick(500);
+        turns(&mut net);
+    }
+    let is_over =
+        net.shards[0].table.iter().all(|(_, connection)| matches!(connection.phase, ConnectionPhase::Ending(_)));
+    assert!(is_over, "its time was up");
 }

@@ -208,6 +208,11 @@ impl Shard {
     /// Bytes for whatever the connection is at.
     pub(in crate::shard) fn receive(&mut self, slot: Slot, bytes: &mut [u8]) {
         self.parse(slot, bytes);
+        self.weigh_incoming(slot);
+    }
+
+    /// Charges what a connection holds of what its client sends, if it is still there and that is anything, or was.
+    pub(super) fn weigh_incoming(&mut self, slot: Slot) {
         let Some(connection) = self.table.get(slot) else { return };
         if connection.flags.has(Flag::Holds) || connection.incoming_bytes() > 0 {
             self.weigh(slot);

@@ -75,7 +75,11 @@ impl Shard {
                 open.ended = open.ended.or(opened.ended);
                 self.work.spend(work::open_ns(opened.records, bytes.len()));
                 let token = self.table.token(slot);
-                self.receive(slot, &mut bytes[..opened.plain]);
+                match &mut bytes[..opened.plain] {
+                    // Nothing was said: a record is not whole, or there is none of data.
+                    [] => self.weigh_incoming(slot),
+                    plain => self.receive(slot, plain),
+                }
                 // It may be gone, or go on as a channel elsewhere, which then ends there.
                 if !self.table.is_alive(slot, token.generation) {
                     return;
