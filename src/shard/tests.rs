@@ -197,6 +197,30 @@ fn a_process_hears_of_a_channel_no_later_than_its_client() {
     scene.opened();
 }
 
+/// Who sends no more may still read: what it was refused for is told, and then its connection ends at once.
+#[test]
+fn a_refusal_reaches_a_client_that_has_ended_its_side() {
+    let mut no_registration = Vec::new();
+    append_message(&mut no_registration, MessageKind::Text, [1, 2, 3, 4], b"{}");
+    let not_masked = vec![0x81, 1, b'x'];
+    let mut behind_a_close = Vec::new();
+    append_frame(&mut behind_a_close, FIN | 8, [1, 2, 3, 4], &1000_u16.to_be_bytes());
+    behind_a_close.extend_from_slice(&not_masked);
+    for (path, said, code) in
+        [("/", no_registration, 4400_u16), ("/p:sim:sys/ws", not_masked, 1002), ("/p:sim:sys/ws", behind_a_close, 1000)]
+    {
+        let mut scene = Scene::new(usize::MAX);
+        scene.upgrade(path);
+        scene.wire.0.borrow_mut().left.clear();
+        scene.read(said);
+        scene.shard.handle_end(scene.client, SocketEnd::Finished, scene.now_ms);
+        let effects = scene.turn();
+        let told = scene.wire.0.borrow().left.clone();
+        assert_eq!(told.get(2..4), Some(&code.to_be_bytes()[..]), "{told:?}");
+        assert!(matches!(effects[..], [Effect::Close(_)]), "{code}: {effects:?}");
+    }
+}
+
 #[test]
 fn a_close_frame_that_lay_unparsed_is_answered_before_the_socket_is_shut() {
     let mut scene = Scene::new(1000);

@@ -91,3 +91,34 @@ fn a_channel_that_is_asked_for_before_the_end_ends_with_it() {
         }
     });
 }
+
+/// What is wrong with what a client has sent is said, though nothing more comes of it.
+#[test]
+fn whoever_is_refused_hears_why_before_the_end() {
+    on_each_driver(|driver| {
+        let broker = support::broker(driver, |config| {
+            config.tls_listen = Some(([127, 0, 0, 1], 0).into());
+            config.shard.tls = Some(tls::server());
+        });
+        let _process = support::process(&broker, "left", AttachOptions::default());
+        let upgrade =
+            b"GET /left:test:sys/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let (plain, over_tls) = (broker.address(), broker.tls_address().unwrap());
+        // Not masked: the code 1002 of a close frame. No ClientHello: an alert in the plain.
+        for (address, said, told) in [
+            (plain, [&upgrade[..], &[0x81, 1, b'x']].concat(), vec![0x03, 0xea]),
+            (over_tls, vec![22, 3, 1, 0, 4, 2, 0, 0, 0], vec![21, 3, 3, 0, 2, 2]),
+        ] {
+            for _ in 0..20 {
+                let mut stream = stream(address);
+                stream.write_all(&said).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).unwrap();
+                let is_told = heard.windows(told.len()).any(|bytes| bytes == told);
+                assert!(is_told, "{}", heard.escape_ascii());
+            }
+        }
+    });
+}

@@ -191,11 +191,10 @@ impl Shard {
                 self.tls_counts.truncated += 1;
                 self.connection_failed_for(slot, TRUNCATED);
             }
-            // It has said so in TLS before, and its answer leaves first.
-            ConnectionPhase::Ending(_)
-                if end == SocketEnd::Finished
-                    && connection.flags.has(Flag::HalfClosed)
-                    && !connection.outbound.is_empty() => {}
+            // Why it was refused, or our goodbye, leaves first.
+            ConnectionPhase::Ending(_) if end == SocketEnd::Finished && !connection.outbound.is_empty() => {
+                connection.flags.set(Flag::HalfClosed);
+            }
             phase => {
                 // What we have refused is counted already, and its client's end is the answer to that.
                 let is_refused = matches!(phase, ConnectionPhase::Ending(_));
