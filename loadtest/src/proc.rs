@@ -81,17 +81,34 @@ fn since_by_thread(now: &HashMap<u32, u64>, before: &HashMap<u32, u64>) -> f64 {
 /// took counts as busy.
 pub(crate) fn machine_busy_us() -> anyhow::Result<f64> {
     let stat = read("/proc/stat")?;
-    // user nice system idle iowait irq softirq steal
-    let ticks: Vec<u64> = stat
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { bail!("/proc/stat: `{stat}`") };
+    let [user, nice, system, _, _, irq, softirq, steal] =
+        ticks_of(stat.lines().next().unwrap_or_default()).with_context(|| format!("/proc/stat: `{stat}`"))?;
     Ok((user + nice + system + irq + softirq + steal) as f64 * TICK_US)
+}
+
+/// The microseconds in which the host of this virtual machine ran something else than these CPUs although they had
+/// work, since the machine started; of all CPUs where none are named. `None` where the kernel does not say.
+pub(crate) fn stolen_us(cpus: &[usize]) -> anyhow::Result<Option<f64>> {
+    let stat = read("/proc/stat")?;
+    let names: Vec<String> = cpus.iter().map(|cpu| format!("cpu{cpu}")).collect();
+    let is_asked_for = |line: &&str| {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        if cpus.is_empty() { name == "cpu" } else { names.iter().any(|asked| asked == name) }
+    };
+    let lines = stat.lines().filter(is_asked_for);
+    let ticks: Option<Vec<u64>> = lines.map(|line| ticks_of(line).map(|[.., steal]| steal)).collect();
+    let ticks = ticks.filter(|ticks| ticks.len() == cpus.len().max(1));
+    Ok(ticks.map(|ticks| ticks.iter().sum::<u64>() as f64 * TICK_US))
+}
+
+/// The columns user, nice, system, idle, iowait, irq, softirq and steal of a line of `/proc/stat`.
+fn ticks_of(line: &str) -> Option<[u64; 8]> {
+    let mut fields = line.split_whitespace().skip(1).map(|field| field.parse().ok());
+    let mut ticks = [0; 8];
+    for tick in &mut ticks {
+        *tick = fields.next()??;
+    }
+    Some(ticks)
 }
 
 /// Fields 14 and 15 of `/proc/PID/stat`; the command's name in parentheses may hold anything, so count from its end.
@@ -247,6 +264,16 @@ mod tests {
         drop(listener);
         assert!(listeners(address).is_err());
         assert!(listeners("192.0.2.1:80".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn what_the_host_took_is_counted_by_cpu() {
+        let cpus = crate::sys::allowed_cpus().unwrap();
+        let (one, all) = (stolen_us(&cpus[..1]).unwrap(), stolen_us(&[]).unwrap());
+        assert!(one.is_some() && one <= all, "{one:?} of {all:?}");
+        assert_eq!(stolen_us(&[100_000]).unwrap(), None, "there is no such CPU");
+        assert_eq!(ticks_of("cpu0 1 2 3 4 5 6 7 8 9 10"), Some([1, 2, 3, 4, 5, 6, 7, 8]));
+        assert_eq!(ticks_of("cpu0 1 2 3 4 5 6 7"), None);
     }
 
     #[test]
