@@ -189,6 +189,16 @@ fn amounts_and_sizes_that_cannot_be_are_refused_by_their_flags() {
     }
 }
 
+#[test]
+fn help_is_at_most_100_columns_wide() {
+    let modes = ["connect", "fanout", "unicast", "soak", "fleet", "compare", "reference"];
+    for arguments in modes.map(|mode| vec![mode, "--help"]).into_iter().chain([vec!["--help"]]) {
+        let help = loadtest(&arguments).stdout;
+        let widest = String::from_utf8_lossy(&help).lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|widest| widest <= 100), "{arguments:?}: {widest:?}");
+    }
+}
+
 /// Daemons are built with the whole workspace; this program's tests alone build none.
 fn pushring() -> Option<std::path::PathBuf> {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("pushring");

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// A push broker for WebSocket clients: browsers open channels, processes push to them.
 #[derive(Debug, Parser)]
-#[command(name = "pushring", version)]
+#[command(name = "pushring", version, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The command.
     #[command(subcommand)]
@@ -438,6 +438,19 @@ mod tests {
     #[test]
     fn the_command_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_at_most_100_columns_wide() {
+        let mut command = command();
+        command.build();
+        let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        for name in names {
+            // What a terminal says is not asked: a test may have one.
+            let help = command.find_subcommand_mut(&name).unwrap().render_long_help().to_string();
+            let widest = help.lines().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(widest.chars().count() <= 100, "{name}: {widest}");
+        }
     }
 
     #[test]
