@@ -328,7 +328,10 @@ impl TokenOptions {
     /// The settings in force.
     pub(crate) fn load(&self) -> anyhow::Result<DaemonConfig> {
         let (node, jwt_secret_file) = (self.node.clone(), self.jwt_secret_file.clone());
-        DaemonConfig::load(self.config.as_deref(), &SettingsFlags { node, jwt_secret_file, ..SettingsFlags::default() })
+        let flags = SettingsFlags { node, jwt_secret_file, ..SettingsFlags::default() };
+        let config = DaemonConfig::load(self.config.as_deref(), &flags)?;
+        config.check_node().map_err(|error| config.sources.locate(error))?;
+        Ok(config)
     }
 }
 
@@ -474,6 +477,20 @@ mod tests {
         };
         assert!(pin(&[]) && pin(&["--pin"]) && pin(&["--pin=true"]));
         assert!(!pin(&["--no-pin"]) && !pin(&["--pin=false"]));
+    }
+
+    #[test]
+    fn a_token_is_for_a_node_that_can_be_served() {
+        let load = |node: &str| {
+            let matches = command().try_get_matches_from(["pushring", "token", "--node", node]).unwrap();
+            let ProgramAction::Token(options) = Cli::from_arg_matches(&matches).unwrap().action else { panic!() };
+            options.load()
+        };
+        assert!(load("alice.os").is_ok());
+        for node in ["", "a b", "a;b", "a\nb", "\u{e4}"] {
+            let error = format!("{:#}", load(node).unwrap_err());
+            assert!(error.contains("node: "), "{error}");
+        }
     }
 
     #[test]
