@@ -266,6 +266,8 @@ class Link:
         ((name, fields),) = unpack(await self.reader.readexactly(head)).items()
         data = await self.reader.readexactly(blob)
         self.heard.append(name)
+        if name == "bye":
+            raise ConnectionError("the client has left")
         return name, fields, data
 
     async def hello(self):

@@ -35,7 +35,8 @@ export interface Options {
   onClose?(code: number, reason: string): void;
   /**
    * The hub says no to something that was not asked for by a promise: a message that nobody hears; or a subscription has ended,
-   * since `topic` may not be subscribed to once again, or a new token does not allow it.
+   * since `topic` may not be subscribed to once again, or a new token does not allow it. Also where `register`, `protocols` or
+   * the address fails for another connection: what the error says, which goes to the console without this.
    */
   onError?(why: string, topic?: string): void;
   /**

@@ -5,17 +5,14 @@ const MARK = '\u001e';
 
 const sizeOf = (data) => data.byteLength ?? data.size ?? new TextEncoder().encode(data).length;
 const valueOf = (value) => (typeof value === 'function' ? value() : value);
+const begin = async (work) => work();
 const parsed = (text) => {
   try {
     return JSON.parse(text);
-  } catch {
-    return null;
-  }
+  } catch {}
 };
 
-export function connect(url, options = {}) {
-  return new Channel(url, options);
-}
+export const connect = (url, options = {}) => new Channel(url, options);
 
 export class Channel {
   #url;
@@ -56,11 +53,11 @@ export class Channel {
     this.#options = {
       resume: !options.register,
       baseMs: 500,
-      capMs: 30_000,
-      helloMs: 10_000,
-      ackMs: 5_000,
-      beatMs: 15_000,
-      outboxMessagesMax: 1_000,
+      capMs: 30e3,
+      helloMs: 10e3,
+      ackMs: 5e3,
+      beatMs: 15e3,
+      outboxMessagesMax: 1e3,
       outboxBytesMax: 1 << 20,
       random: Math.random,
       WebSocket: globalThis.WebSocket,
@@ -81,15 +78,13 @@ export class Channel {
   }
 
   send(data) {
-    // Its memory may be used again.
     if (data.byteLength >= 0) data = new Uint8Array(data.buffer ?? data, data.byteOffset, data.byteLength).slice();
     const bytes = sizeOf(data);
     const { outboxMessagesMax, outboxBytesMax } = this.#options;
     const isFull = () => this.#outbox.length >= outboxMessagesMax || this.#outboxBytes + bytes > outboxBytesMax;
-    if (this.#isClosed) return false;
     // What was written makes room: it has likely come, and is told when it has not.
     while (this.#written && isFull()) this.#forget(1);
-    if (isFull()) return false;
+    if (this.#isClosed || isFull()) return false;
     this.#outbox.push(data);
     this.#outboxBytes += bytes;
     this.#flush();
@@ -134,12 +129,14 @@ export class Channel {
 
   #offline = () => this.#lost();
 
+  #failed = ({ message }) => void (this.#options.onError ?? console.error)(message);
+
   /** A dead connection to which nothing is written is only silent: so it is asked. */
   #beat = () => {
     if (!this.#isOpen || !this.#options.resume || !this.#silent++) return;
     if (this.#silent - 2 < this.#patience) return this.#socket.send(`${MARK}{"ping":0}`);
     // A large message may be on its way.
-    this.#patience = Math.min(16, this.#patience * 2);
+    if (this.#patience < 16) this.#patience *= 2;
     this.#lost(0);
   };
 
@@ -147,7 +144,6 @@ export class Channel {
     const { protocols = [], register, resume, fallback, WebSocket, helloMs } = this.#options;
     // Also where this fails.
     this.#timer = setTimeout(() => this.#lost(), helloMs);
-    // Something between may let none through.
     const Socket = fallback && !this.#hasUpgraded && this.#attempt > 1 ? fallback : WebSocket;
     this.#isMarked = resume || Socket !== WebSocket;
     const offered = [...valueOf(protocols)];
@@ -159,10 +155,10 @@ export class Channel {
     const isCurrent = () => socket === this.#socket;
     socket.onopen = async () => {
       this.#hasUpgraded = true;
-      const hello = register && JSON.stringify({ encrypted: false, ...(await valueOf(register)) });
+      const hello = register && (await begin(() => valueOf(register)).catch(this.#failed));
       if (!isCurrent()) return;
-      if (hello) socket.send(hello);
-      else if (!resume) this.#greeted({ channel_id: null });
+      if (hello) socket.send(JSON.stringify({ encrypted: false, ...hello }));
+      else if (!resume && !register) this.#greeted({ channel_id: null });
     };
     socket.onmessage = ({ data }) => isCurrent() && this.#heard(data);
     socket.onclose = ({ code, reason }) => isCurrent() && this.#closed(code, reason);
@@ -219,7 +215,6 @@ export class Channel {
     this.#options.onOpen?.({ id: channel_id, resumed: isSame });
   }
 
-  /** A control text. */
   #told({ dropped, gap, unsent, again, id, error, ...answer }) {
     if (dropped) {
       this.#received += dropped;
@@ -306,7 +301,7 @@ export class Channel {
     for (const data of this.#outbox.splice(0, count)) {
       this.#outboxBytes -= sizeOf(data);
       this.#first++;
-      this.#written = Math.max(0, this.#written - 1);
+      if (this.#written) this.#written--;
     }
   }
 
@@ -321,7 +316,7 @@ export class Channel {
     const { baseMs, capMs, random } = this.#options;
     // Full jitter: who was lost together does not come back together.
     waitMs ??= random() * Math.min(capMs, baseMs * 2 ** this.#attempt++);
-    this.#timer = setTimeout(() => this.#open(), waitMs);
+    this.#timer = setTimeout(() => begin(() => this.#open()).catch(this.#failed), waitMs);
     this.#options.onRetry?.(waitMs);
   }
 
@@ -335,7 +330,7 @@ export class Channel {
       if (code === 4401) {
         this.#listen('removeEventListener');
         // No attempt meanwhile; if it fails the next asks again.
-        const isNew = await (async () => this.#options.onUnauthorized?.())().catch(() => true);
+        const isNew = await begin(() => this.#options.onUnauthorized?.()).catch(() => true);
         if (this.#isClosed) return;
         this.#listen('addEventListener');
         if (!isNew) return this.#end(code, reason);
@@ -359,7 +354,6 @@ export class Channel {
     for (const { reject } of this.#asks.values()) reject(new Error('closed'));
     this.#asks.clear();
     for (const socket of this.#abandoned.splice(0)) socket.close();
-    // Nothing else is told any more.
     const { onClose } = this.#options;
     this.#options = {};
     onClose?.(code, reason);

@@ -9,6 +9,7 @@ use clap::Args;
 use crate::behaviour::ClientBehaviour;
 use crate::client::engine::Pace;
 use crate::client::tls::TlsOptions;
+use crate::modes::parse_positive;
 use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
 use crate::sys;
 
@@ -67,7 +68,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, default_value_t = 16)]
     pub sources: u8,
     /// Fail when nothing arrives for this long, in seconds.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = parse_positive)]
     pub patience: f64,
     /// The started server speaks TLS, with a self-signed certificate made at the start.
     #[arg(long, conflicts_with = "url")]

@@ -12,7 +12,7 @@ use crate::soak;
 
 /// Simulates thousands of WebSocket clients and measures the server they talk to.
 #[derive(Debug, Parser)]
-#[command(name = "loadtest", version)]
+#[command(name = "loadtest", version, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The command.
     #[command(subcommand)]

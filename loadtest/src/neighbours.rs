@@ -28,6 +28,7 @@ use crate::client::plain::open;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, frame};
 use crate::machine_gaps::{self, MachineGaps};
 use crate::modes::echo::ECHO;
+use crate::modes::parse_positive;
 use crate::proc;
 use crate::process_hogs::{self, HOG, ProcessHog};
 use crate::stats::{Latency, LatencySummary};
@@ -120,7 +121,7 @@ pub(crate) struct Settings {
     #[arg(long, default_value_t = 5000)]
     pub channels: usize,
     /// How long each hog works, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = parse_positive)]
     pub seconds: f64,
 }
 

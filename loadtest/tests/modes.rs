@@ -160,6 +160,45 @@ fn a_short_soak_holds() {
     assert_eq!(report["accounting"]["lost"], 0, "{report}");
 }
 
+/// NaN is not less than any end, and what is allocated for a message is there or the program ends.
+#[test]
+fn amounts_and_sizes_that_cannot_be_are_refused_by_their_flags() {
+    for mode in ["fanout", "paced", "echo", "unicast", "rooms", "inbound", "neighbours", "fleet", "compare"] {
+        for seconds in ["nan", "inf", "1e10", "0", "-1", "soon"] {
+            let refused = loadtest(&[mode, &format!("--seconds={seconds}")]);
+            let told = String::from_utf8_lossy(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(2), "{mode} {seconds}: {told}");
+            assert!(told.contains("--seconds"), "{mode} {seconds}: {told}");
+        }
+    }
+    let others = [
+        ("connect", "--hold=nan"),
+        ("connect", "--rate=nan"),
+        ("echo", "--patience=nan"),
+        ("echo", "--size=99999999999999"),
+        ("fleet", "--size=0"),
+        ("paced", "--rate=1e300"),
+        ("rooms", "--joins=nan"),
+        ("soak", "--minutes=nan"),
+    ];
+    for (mode, argument) in others {
+        let refused = loadtest(&[mode, argument]);
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{mode} {argument}: {told}");
+        assert!(told.contains(argument.split('=').next().unwrap()), "{mode} {argument}: {told}");
+    }
+}
+
+#[test]
+fn help_is_at_most_100_columns_wide() {
+    let modes = ["connect", "fanout", "unicast", "soak", "fleet", "compare", "reference"];
+    for arguments in modes.map(|mode| vec![mode, "--help"]).into_iter().chain([vec!["--help"]]) {
+        let help = loadtest(&arguments).stdout;
+        let widest = String::from_utf8_lossy(&help).lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|widest| widest <= 100), "{arguments:?}: {widest:?}");
+    }
+}
+
 /// Daemons are built with the whole workspace; this program's tests alone build none.
 fn pushring() -> Option<std::path::PathBuf> {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("pushring");

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// A push broker for WebSocket clients: browsers open channels, processes push to them.
 #[derive(Debug, Parser)]
-#[command(name = "pushring", version)]
+#[command(name = "pushring", version, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The command.
     #[command(subcommand)]
@@ -328,7 +328,10 @@ impl TokenOptions {
     /// The settings in force.
     pub(crate) fn load(&self) -> anyhow::Result<DaemonConfig> {
         let (node, jwt_secret_file) = (self.node.clone(), self.jwt_secret_file.clone());
-        DaemonConfig::load(self.config.as_deref(), &SettingsFlags { node, jwt_secret_file, ..SettingsFlags::default() })
+        let flags = SettingsFlags { node, jwt_secret_file, ..SettingsFlags::default() };
+        let config = DaemonConfig::load(self.config.as_deref(), &flags)?;
+        config.check_node().map_err(|error| config.sources.locate(error))?;
+        Ok(config)
     }
 }
 
@@ -441,6 +444,19 @@ mod tests {
     }
 
     #[test]
+    fn help_is_at_most_100_columns_wide() {
+        let mut command = command();
+        command.build();
+        let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        for name in names {
+            // What a terminal says is not asked: a test may have one.
+            let help = command.find_subcommand_mut(&name).unwrap().render_long_help().to_string();
+            let widest = help.lines().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(widest.chars().count() <= 100, "{name}: {widest}");
+        }
+    }
+
+    #[test]
     fn every_setting_has_a_variable_and_help() {
         let command = command();
         let serve = command.find_subcommand("serve").unwrap();
@@ -461,6 +477,20 @@ mod tests {
         };
         assert!(pin(&[]) && pin(&["--pin"]) && pin(&["--pin=true"]));
         assert!(!pin(&["--no-pin"]) && !pin(&["--pin=false"]));
+    }
+
+    #[test]
+    fn a_token_is_for_a_node_that_can_be_served() {
+        let load = |node: &str| {
+            let matches = command().try_get_matches_from(["pushring", "token", "--node", node]).unwrap();
+            let ProgramAction::Token(options) = Cli::from_arg_matches(&matches).unwrap().action else { panic!() };
+            options.load()
+        };
+        assert!(load("alice.os").is_ok());
+        for node in ["", "a b", "a;b", "a\nb", "\u{e4}"] {
+            let error = format!("{:#}", load(node).unwrap_err());
+            assert!(error.contains("node: "), "{error}");
+        }
     }
 
     #[test]

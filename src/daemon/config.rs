@@ -551,7 +551,11 @@ impl DaemonConfig {
         })
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// Checks the node's name alone: tokens are made without a daemon.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn check_node(&self) -> anyhow::Result<()> {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         // It becomes part of a cookie's name (RFC 6265 section 4.1.1).
         ensure!(
@@ -559,6 +563,11 @@ impl DaemonConfig {
             "node: {:?} is no name of letters, digits, `.`, `-` and `_`",
             self.node
         );
+        Ok(())
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.check_node()?;
         for name in &self.subprotocols.0 {
             // RFC 6455 section 4.1: a token of RFC 9110 section 5.6.2.
             let is_token =

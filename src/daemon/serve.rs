@@ -154,6 +154,10 @@ type Threads = Vec<JoinHandle<()>>;
 
 fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) -> anyhow::Result<()> {
     let Start { source, listener, config, admin, secrets, certificates, own_secret } = start;
+    let idle = config.idle_hub_settings()?;
+    if !idle.is_empty() {
+        tracing::warn!("{}: of no use, since there is no hub: set hub (--hub)", idle.join(", "));
+    }
     let keys = hub_settings::begin_keys(&config).map_err(|error| config.sources.locate(error))?;
     let secrets = Secrets { keys: keys.clone(), ..secrets };
     // Before the daemon is reported as running: a signal from now on stops it cleanly.

@@ -132,24 +132,52 @@ test('where it cannot begin it leaves nothing behind', (t) => {
   network.end();
 });
 
-test('an address or a token that cannot be had now is asked for again', (t) => {
+test('an address or a token that cannot be had now is asked for again', async (t) => {
   const timers = [];
   t.mock.method(globalThis, 'setTimeout', (work) => timers.push(work));
   const { sockets, WebSocket } = played();
+  const errors = [];
   const tokens = ['a', null, 'b'];
   const protocols = () => {
     const token = tokens.shift();
     if (!token) throw new Error('no token');
     return [`bearer.${token}`];
   };
-  const channel = connect('ws://x/', { WebSocket, protocols, random: () => 0 });
+  const channel = connect('ws://x/', { WebSocket, protocols, random: () => 0, onError: (why) => errors.push(why) });
   sockets[0].onclose({ code: 1006, reason: '' });
   // The newest of them is the one that counts: the next attempt, its patience, and the attempt behind that.
-  assert.throws(() => timers.pop()(), /no token/);
+  await timers.pop()();
+  assert.deepEqual(errors, ['no token']);
   timers.pop()();
   timers.pop()();
   assert.deepEqual(sockets[1].protocols, ['pushring.1', 'bearer.b']);
   channel.close();
+});
+
+test('a registration that cannot be had now is asked for again, and told, whoever is there to hear it', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  for (const hears of [true, false]) {
+    const told = [];
+    t.mock.method(console, 'error', (why) => told.push(`console: ${why}`));
+    const { sockets, WebSocket } = played();
+    const registers = [async () => { throw new Error('offline'); }, () => { throw new Error('none'); }, async () => ({ auth_token: 'T' })];
+    const channel = connect('ws://x/', {
+      WebSocket,
+      random: () => 0,
+      register: () => registers.shift()(),
+      onError: hears ? (why) => told.push(why) : undefined,
+    });
+    for (const at of [0, 1]) {
+      await sockets[at].onopen();
+      assert.deepEqual(sockets[at].sent, []);
+      t.mock.timers.tick(10_000);
+      t.mock.timers.tick(0);
+    }
+    assert.deepEqual(told, hears ? ['offline', 'none'] : ['console: offline', 'console: none']);
+    await sockets[2].onopen();
+    assert.deepEqual(sockets[2].sent, ['{"encrypted":false,"auth_token":"T"}']);
+    channel.close();
+  }
 });
 
 test('what was sent is sent again as it was, whatever the page does with its memory', async () => {

@@ -232,6 +232,12 @@ class Linked(unittest.IsolatedAsyncioTestCase):
         with self.assertRaisesRegex(RuntimeError, "attach"):
             await process.__aenter__()
 
+    async def test_whoever_has_left_is_not_in_the_way_of_the_next(self) -> None:
+        with unittest.mock.patch("pushring._wire.HEARD_OUT_S", PATIENCE_S):
+            for _ in range(50):
+                async with pushring.attach(LINK, "again:python:sys") as process:
+                    await process.bind("/")
+
     async def test_one_task_takes_the_events(self) -> None:
         async with pushring.attach(LINK, "two:python:sys") as process:
             first = asyncio.ensure_future(anext(aiter(process)))

@@ -21,6 +21,7 @@ use crate::bench::{Bench, ServerArgs};
 use crate::client::engine::Pace;
 use crate::client::tls::TlsOptions;
 use crate::modes::connect::How;
+use crate::modes::{parse_amount, parse_positive};
 use crate::progress::{self, Progress};
 use crate::report::{Report, thousands};
 use crate::server::{self, Ends, Launch, ServerSpec};
@@ -36,7 +37,7 @@ pub(crate) struct CompareArgs {
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
     /// How long a run publishes, in seconds.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_positive)]
     pub seconds: f64,
     /// Clients of the smaller fan-outs.
     #[arg(long, default_value_t = 1000)]
@@ -84,7 +85,7 @@ pub(crate) struct CompareArgs {
     #[arg(long)]
     pub no_spin: bool,
     /// How long the test with a stuck client publishes, in seconds; 0 skips it.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = parse_amount)]
     pub stuck_seconds: f64,
     /// Write everything as JSON.
     #[arg(long, value_name = "FILE")]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::modes::{parse_amount, parse_positive, parse_size};
+
 /// Tells each client its channel, and receives its messages.
 pub(super) const PROCESS: &str = "unicast:pushring:sys";
 
@@ -58,16 +60,16 @@ pub(crate) struct Settings {
     #[arg(long, default_value_t = 3000)]
     pub clients: usize,
     /// Messages to all clients of all nodes in a second, from all nodes together.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = parse_amount)]
     pub broadcasts: f64,
     /// Messages to single channels of another node in a second, from all nodes together.
-    #[arg(long, default_value_t = 1000.0)]
+    #[arg(long, default_value_t = 1000.0, value_parser = parse_amount)]
     pub unicasts: f64,
     /// Bytes of a message.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value = "128", value_parser = parse_size)]
     pub size: usize,
     /// How long, in seconds.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = parse_positive)]
     pub seconds: f64,
     /// The pushring program to start [default: `pushring` beside this program].
     #[arg(long, value_name = "PROGRAM")]
@@ -79,7 +81,7 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub fault: Option<Fault>,
     /// How long the fault lasts, in seconds.
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 20.0, value_parser = parse_positive)]
     pub fault_seconds: f64,
     /// First run one node with as many clients in total, to compare the cost of a delivery.
     #[arg(long)]

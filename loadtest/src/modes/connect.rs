@@ -8,8 +8,8 @@ use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::CpuMeter;
 use super::fanout::RELAY;
+use super::{CpuMeter, parse_amount, parse_positive};
 use crate::behaviour::{ClientBehaviour, cpus_of_worker};
 use crate::bench::Bench;
 use crate::client::engine::CloseHow;
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     #[arg(long, default_value_t = 8000)]
     pub clients: usize,
     /// How long to hold them, in seconds.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_amount)]
     pub hold: f64,
     /// Connections to open and close again after that; 0 skips that part.
     #[arg(long, default_value_t = 10_000)]
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     #[arg(long, default_value_t = 64)]
     pub concurrency: usize,
     /// Connections opened per second; without it, the next is opened as soon as one has ended.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_positive)]
     pub(crate) rate: Option<f64>,
     /// How these connections are closed.
     #[arg(long, value_enum, default_value_t = How::Tcp)]

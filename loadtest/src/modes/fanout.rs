@@ -8,7 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::broadcast::{BARRIER, Receivers, RunIds, StallPlan};
-use super::{CpuMeter, Used, parse_size, run_number};
+use super::{CpuMeter, Used, parse_positive, parse_size, run_number};
 use crate::behaviour::{ClientBehaviour, cpus_of_worker};
 use crate::bench::Bench;
 use crate::client::{Engine, Target};
@@ -43,7 +43,7 @@ pub(crate) struct WindowSettings {
     #[arg(long, default_value_t = 500)]
     pub messages: u64,
     /// Publish for this long instead, in seconds.
-    #[arg(long, conflicts_with_all = ["messages", "stall"])]
+    #[arg(long, conflicts_with_all = ["messages", "stall"], value_parser = parse_positive)]
     pub seconds: Option<f64>,
     /// The number of clients that stop reading for a while, each at its own time.
     #[arg(long, default_value_t = 0)]
@@ -73,10 +73,10 @@ pub(crate) struct PacedSettings {
     #[arg(long, default_value = "128", value_parser = parse_size)]
     pub size: usize,
     /// Messages published each second.
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 20.0, value_parser = parse_positive)]
     pub rate: f64,
     /// For how long, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = parse_positive)]
     pub seconds: f64,
     /// This many additional clients stop reading at the first message, for good. Only the deliveries of the others
     /// count.
@@ -146,9 +146,6 @@ pub(crate) fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow
 
 /// Runs `paced`.
 pub(crate) fn run_paced(bench: &mut Bench, settings: &PacedSettings) -> anyhow::Result<Report> {
-    if settings.rate <= 0.0 || settings.seconds <= 0.0 {
-        bail!("--rate and --seconds must be positive");
-    }
     let plan = Plan {
         clients: settings.clients,
         size: settings.size,

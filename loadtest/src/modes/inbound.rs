@@ -7,8 +7,8 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::parse_size;
 use super::tally::{MeasuredRun, Tally};
+use super::{parse_positive, parse_size};
 use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     #[arg(long, default_value = "200", value_parser = parse_size)]
     pub size: usize,
     /// For how long, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = parse_positive)]
     pub seconds: f64,
 }
 

@@ -22,13 +22,34 @@ pub(crate) fn run_number() -> u32 {
     (sys::now_ns() as u32) ^ std::process::id().rotate_left(16)
 }
 
+/// The largest message: far more than servers take, and still allocated without a thought.
+const SIZE_MAX: usize = 1 << 30;
+/// The most seconds or things a second: nanoseconds of them still fit a number.
+const AMOUNT_MAX: f64 = 1e9;
+
 /// A payload size as an argument: at least a stamp.
 pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     let size: usize = text.parse().map_err(|error| format!("{error}"))?;
     if size < STAMP_BYTES {
         return Err(format!("a message carries its number and time and so has at least {STAMP_BYTES} bytes"));
     }
+    if size > SIZE_MAX {
+        return Err(format!("a message has at most {SIZE_MAX} bytes"));
+    }
     Ok(size)
+}
+
+/// How long or how often, where none is none.
+pub(crate) fn parse_amount(text: &str) -> Result<f64, String> {
+    let amount: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    // NaN is in no range.
+    if (0.0..=AMOUNT_MAX).contains(&amount) { Ok(amount) } else { Err(format!("a number from 0 to {AMOUNT_MAX}")) }
+}
+
+/// How long or how often, where none would measure nothing.
+pub(crate) fn parse_positive(text: &str) -> Result<f64, String> {
+    let amount = parse_amount(text)?;
+    if amount > 0.0 { Ok(amount) } else { Err("it must be more than 0".to_owned()) }
 }
 
 /// The CPU time of the server, where its processes are known (with that of the kernel's `ksoftirqd` on the CPUs to

@@ -8,8 +8,8 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::parse_size;
 use super::tally::{MeasuredRun, Tally};
+use super::{parse_amount, parse_positive, parse_size};
 use crate::bench::Bench;
 use crate::client::engine::CloseHow;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
@@ -37,16 +37,16 @@ pub(crate) struct Settings {
     #[arg(long, default_value_t = 1)]
     pub in_flight: u64,
     /// A fixed rate instead of a window: messages a second over all rooms.
-    #[arg(long, conflicts_with = "in_flight")]
+    #[arg(long, conflicts_with = "in_flight", value_parser = parse_positive)]
     pub rate: Option<f64>,
     /// Additional members that read only five times a second, in percent of --clients.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = parse_amount)]
     pub slow_percent: f64,
     /// Clients per second that join a room and leave it a second later.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = parse_amount)]
     pub joins: f64,
     /// For how long, in seconds.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = parse_positive)]
     pub seconds: f64,
 }
 

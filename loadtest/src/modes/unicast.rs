@@ -4,8 +4,8 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::parse_size;
 use super::tally::{MeasuredRun, Tally};
+use super::{parse_positive, parse_size};
 use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     #[arg(long, default_value_t = 100_000)]
     pub messages: u64,
     /// Send for this long instead, in seconds.
-    #[arg(long, conflicts_with = "messages")]
+    #[arg(long, conflicts_with = "messages", value_parser = parse_positive)]
     pub seconds: Option<f64>,
     /// Many messages in one command: a count, that many channel ids, and a payload for each. Only the references
     /// `raw-ring` and `raw-send` understand it; what is measured then is the sends alone.

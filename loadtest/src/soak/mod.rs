@@ -21,7 +21,7 @@ use crate::ledger::Accounting;
 use crate::modes::broadcast::{BARRIER, Receivers, RunIds, StallPlan};
 use crate::modes::echo::ECHO;
 use crate::modes::fanout::RELAY;
-use crate::modes::run_number;
+use crate::modes::{parse_amount, parse_positive, parse_size, run_number};
 use crate::payload::Stamp;
 use crate::progress::Progress;
 use crate::report::{CpuReport, thousands};
@@ -34,19 +34,19 @@ use trend::Trend;
 #[derive(Debug, Clone, Args, Serialize)]
 pub(crate) struct Settings {
     /// How long, in minutes.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = parse_positive)]
     pub minutes: f64,
     /// Clients that get every message and must lose none.
     #[arg(long, default_value_t = 500)]
     pub steady: usize,
     /// Messages a second to them and to the slow readers.
-    #[arg(long, default_value_t = 50.0)]
+    #[arg(long, default_value_t = 50.0, value_parser = parse_positive)]
     pub rate: f64,
     /// Bytes of a message.
-    #[arg(long, default_value = "512", value_parser = crate::modes::parse_size)]
+    #[arg(long, default_value = "512", value_parser = parse_size)]
     pub size: usize,
     /// Connections opened a second that send one message, get it back and leave: by FIN, reset or closing handshake.
-    #[arg(long, default_value_t = 200.0)]
+    #[arg(long, default_value_t = 200.0, value_parser = parse_amount)]
     pub churn_rate: f64,
     /// Clients that read only now and then. The server may close them; they come again.
     #[arg(long, default_value_t = 50)]
@@ -107,8 +107,8 @@ const DESCRIPTORS_OF_ITS_OWN: u64 = 8;
 
 /// Runs the soak; true when everything held.
 pub(crate) fn run(bench: &mut Bench, settings: &Settings, json: bool) -> anyhow::Result<bool> {
-    if settings.minutes <= 0.0 || settings.steady == 0 || settings.rate <= 0.0 {
-        bail!("--minutes, --steady and --rate must be positive");
+    if settings.steady == 0 {
+        bail!("--steady must be at least 1");
     }
     let report = Soak::new(bench, settings)?.run()?;
     bench.server.check_alive()?;

@@ -40,6 +40,20 @@ impl DaemonConfig {
         })
     }
 
+    /// The settings of a hub that say something, though there is no hub.
+    ///
+    /// # Errors
+    /// The settings are no plain TOML.
+    pub(crate) fn idle_hub_settings(&self) -> anyhow::Result<Vec<String>> {
+        if self.hub {
+            return Ok(Vec::new());
+        }
+        let defaults = toml::Table::try_from(Self::default())?;
+        let is_idle =
+            |(key, value): &(String, toml::Value)| key.starts_with("hub_") && defaults.get(key) != Some(value);
+        Ok(toml::Table::try_from(self)?.into_iter().filter(is_idle).map(|(key, _)| key).collect())
+    }
+
     /// The hub's rules of entry; none: there is no hub.
     pub(super) fn hub_access(&self, secrets: &Secrets) -> anyhow::Result<Option<Arc<HubAccess>>> {
         crate::daemon::hub::check(self)?;
@@ -84,6 +98,16 @@ impl DaemonConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_a_hub_that_there_is_not_are_named() {
+        let idle = |text: &str| DaemonConfig::layered(text, &Default::default()).unwrap().idle_hub_settings().unwrap();
+        let written = "hub_open = true\nhub_audience = \"a\"\nhub_open_publish = [\"public.*\"]";
+        assert_eq!(idle(written), ["hub_audience", "hub_open", "hub_open_publish"]);
+        assert_eq!(idle(&format!("hub = true\n{written}")), [""; 0]);
+        // As `pushring config` prints them.
+        assert_eq!(idle(&toml::to_string(&DaemonConfig::default()).unwrap()), [""; 0]);
+    }
 
     #[test]
     fn an_open_hub_lets_anybody_hear_what_is_public_and_say_nothing() {

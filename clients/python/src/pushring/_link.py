@@ -64,9 +64,13 @@ class Refused(Exception):
     """The broker does not let us attach; `code` is one of LINK.md's table."""
 
     def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
+        # As they are, so that it can be pickled.
+        super().__init__(code, reason)
         self.code = code
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
 
 
 class Failed(Exception):
@@ -74,9 +78,12 @@ class Failed(Exception):
     are kept, so iterate over the process before you ask on."""
 
     def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
+        super().__init__(code, reason)
         self.code = code
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
 
 
 class Ended(Exception):
@@ -149,9 +156,11 @@ class Process:
         # As frames, for a broker that has forgotten them.
         self._bindings: dict[tuple[str, str], bytes] = {}
         self._is_anew = False
+        self._has_failed = False
         self._keeper: asyncio.Task[None] | None = None
         # Why nothing goes.
         self._error: BaseException | None = Ended("it is not attached yet: use it as `async with`")
+        self._error_trace: TracebackType | None = None
         self._draining: tuple[float, float] | None = None
 
     # -- its life
@@ -168,13 +177,17 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         wire, self._wire = self._wire, None
+        self._has_failed = kind is not None and not issubclass(kind, asyncio.CancelledError)
         self._fail(Ended("the process has ended"))
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if wire is not None:
-            wire.send(frame_of({"bye": {"failed": kind is not None and not issubclass(kind, asyncio.CancelledError)}}))
-            await wire.end()
+            await self._leave(wire)
+
+    async def _leave(self, wire: Wire) -> None:
+        wire.send(frame_of({"bye": {"failed": self._has_failed}}))
+        await wire.end()
 
     @property
     def node(self) -> str:
@@ -209,7 +222,7 @@ class Process:
             self._spared_since = loop.time()
         while not self._events:
             if self._error is not None:
-                raise self._error
+                raise self._refusal()
             if self._arrival is not None and not self._arrival.done():
                 raise RuntimeError("another task waits for the next event")
             self._arrival = loop.create_future()
@@ -436,7 +449,7 @@ class Process:
         while self._error is None and len(self._asks) >= self._welcome["asks_max"]:
             await self._wait_for_room()
         if self._error is not None:
-            raise self._error
+            raise self._refusal()
         if self._unacknowledged_windows_of_answers() > 4:
             raise Failed("events_wait", f"{len(self._events)} events wait: take them before you ask on")
         self._ask += 1
@@ -460,7 +473,7 @@ class Process:
     async def _order(self, frame: bytes) -> None:
         """Keeps a numbered frame until it is acknowledged, and sends it if there is a connection."""
         if self._error is not None:
-            raise self._error
+            raise self._refusal()
         head_bytes, blob_bytes = struct.unpack_from(">II", frame)
         if head_bytes > self._welcome["head_bytes_max"] or blob_bytes > self._welcome["blob_bytes_max"]:
             raise ValueError(f"the broker takes heads of {self._welcome['head_bytes_max']} bytes and payloads of "
@@ -468,7 +481,7 @@ class Process:
         while self._error is None and self._orders and not self._has_room_for(len(frame)):
             await self._wait_for_room()
         if self._error is not None:
-            raise self._error
+            raise self._refusal()
         self._orders.append(frame)
         self._orders_bytes += len(frame)
         if self._wire is not None:
@@ -564,29 +577,27 @@ class Process:
 
     async def _connect(self) -> Wire:
         """Attaches, or goes on with the session."""
-        opening = asyncio.ensure_future(self._open())
+        opened: list[Wire] = []
+        opening = asyncio.ensure_future(self._open(opened))
         try:
             # Before Python 3.12 `wait_for` forgets that it was cancelled where it has its result in the same moment.
             await asyncio.wait({opening}, timeout=HANDSHAKE_S)
             if not opening.done():
                 raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s")
-        except BaseException:
+            return opening.result()
+        except BaseException as error:
             opening.cancel()
-            (wire,) = await asyncio.gather(opening, return_exceptions=True)
-            if isinstance(wire, Wire):
-                self._wire = None
-                await wire.abort()
-            raise
-        return opening.result()
-
-    async def _open(self) -> Wire:
-        wire = await Wire.open(self._where, self._tls)
-        try:
-            await self._shake_hands(wire)
-        except BaseException:
+            await asyncio.gather(opening, return_exceptions=True)
             self._wire = None
-            await wire.abort()
+            for wire in opened:
+                # The broker may have attached the process that was given up.
+                await (self._leave(wire) if isinstance(error, asyncio.CancelledError) else wire.abort())
             raise
+
+    async def _open(self, opened: list[Wire]) -> Wire:
+        wire = await Wire.open(self._where, self._tls)
+        opened.append(wire)
+        await self._shake_hands(wire)
         return wire
 
     async def _shake_hands(self, wire: Wire) -> None:
@@ -722,9 +733,14 @@ class Process:
         if self._arrival is not None:
             _wake(self._arrival)
 
+    def _refusal(self) -> BaseException:
+        """Why nothing goes: raised again and again, it would hold all frames that it went through."""
+        assert self._error is not None
+        return self._error.with_traceback(self._error_trace)
+
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
-            self._error = error
+            self._error, self._error_trace = error, error.__traceback__
         for answer in self._asks.values():
             if not answer.done():
                 answer.set_exception(self._error)

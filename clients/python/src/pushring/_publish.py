@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.client
 import json
+import os
 import select
 import ssl
 import threading
@@ -31,11 +32,15 @@ class PublishError(Exception):
     """The broker refused: with which status, why, and which field is wrong. It may accept `retry_after_s` seconds later."""
 
     def __init__(self, status: int, reason: str, field: str | None = None, retry_after_s: float | None = None) -> None:
-        super().__init__(f"{status}: {reason}" + (f" ({field})" if field else ""))
+        # As they are, so that it can be pickled.
+        super().__init__(status, reason, field, retry_after_s)
         self.status = status
         self.reason = reason
         self.field = field
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}" + (f" ({self.field})" if self.field else "")
 
 
 class _Options(TypedDict, total=False):
@@ -106,6 +111,7 @@ class Publisher:
             # `http.client` would say so, and show it.
             raise ValueError("the token is not one line of ASCII")
         self._process = process
+        self._owner = os.getpid()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Publisher:
@@ -147,14 +153,19 @@ class Publisher:
         channels of the process. A channel of another node of the fleet is "NODE/ID". With `outcome` it waits for what became
         of it, else the answer is None; "nodes" includes the other nodes.
 
-        `policy` is "close", "drop_newest", "drop_oldest" or {"conflate": {"key": N}}. `key` is an Idempotency-Key.
+        `policy` is "close", "drop_newest", "drop_oldest" or {"conflate": {"key": N}}. `key` is an Idempotency-Key. Where a
+        repetition asks for an outcome that the broker does not know, `PublishError` has the status 202: it was pushed.
         """
         order = self._order(data, json, topic, path, channels, user, policy, exclude, outcome)
         headers, body = _request_of(order)
         if key is not None:
             headers["Idempotency-Key"] = key
         answer = _read(*self._request("POST", "/api/push", headers, body, may_repeat=key is not None))
-        return read_outcome(answer) if outcome else None
+        if not outcome:
+            return None
+        if "accepted" in answer:
+            raise PublishError(202, "it was pushed before, and what became of it is not known any more")
+        return read_outcome(answer)
 
     @overload
     async def publish_async(
@@ -287,16 +298,21 @@ class Publisher:
                     self._connection.request(method, self._base + target, body, headers)
                     response = self._connection.getresponse()
                     return response.status, response.headers, response.read()
-                except (OSError, http.client.HTTPException):
+                except BaseException as error:
+                    # Also where a signal interrupts it: what comes over this connection answers no later request.
                     self._connection.close()
-                    if not may_repeat:
+                    if not may_repeat or not isinstance(error, (OSError, http.client.HTTPException)):
                         raise
                     may_repeat = False
 
     def _forget_if_stale(self) -> None:
-        """A kept connection that the broker has closed meanwhile is no reason for a publish to fail."""
+        """A kept connection that the broker has closed meanwhile is no reason for a publish to fail. That of a process which
+        this one was forked from is the other's: answers would come to either."""
         sock = self._connection.sock
-        if sock is not None:
+        owner, self._owner = self._owner, os.getpid()
+        if owner != self._owner:
+            self._connection.close()
+        elif sock is not None:
             poll = select.poll()
             poll.register(sock, select.POLLIN)
             if poll.poll(0):
@@ -356,9 +372,12 @@ def _read(status: int, headers: Message, body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except ValueError:
-        answer = {"error": body[:200].decode(errors="replace")}
-    if status in (200, 202):
-        return dict(answer)
+        answer = None
+    if isinstance(answer, dict):
+        if status in (200, 202):
+            return answer
+    else:
+        answer = {"error": f"not the answer of a broker: {body[:200].decode(errors='replace')}"}
     after = headers.get("Retry-After")
     raise PublishError(
         status,

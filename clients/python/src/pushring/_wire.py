@@ -8,9 +8,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
+from collections.abc import Coroutine
 from typing import Any, Union
 
 from ._msgpack import pack, unpack
+
+# How long an end waits for the other side to close, and for what was sent to leave.
+HEARD_OUT_S = 1.0
+CLOSED_S = 5.0
 
 Where = Union[str, "tuple[str, int]"]
 
@@ -84,17 +89,19 @@ class Wire:
             self._buffer += data
 
     async def end(self) -> None:
-        """Closes behind what was sent."""
+        """Closes behind what was sent, and behind the other side if it is quick: then it knows that this one has gone."""
         self._flush()
         self._stop_beating()
-        self._writer.close()
-        closing = asyncio.ensure_future(self._writer.wait_closed())
         try:
-            await asyncio.wait({closing}, timeout=5)
+            await _within(HEARD_OUT_S, self._hear_out())
+            self._writer.close()
+            await _within(CLOSED_S, self._writer.wait_closed())
         finally:
-            closing.cancel()
-            await asyncio.gather(closing, return_exceptions=True)
             self._writer.transport.abort()
+
+    async def _hear_out(self) -> None:
+        while await self._reader.read(1 << 18):
+            pass
 
     async def abort(self) -> None:
         """Closes at once."""
@@ -105,6 +112,16 @@ class Wire:
     def _stop_beating(self) -> None:
         if self._beat is not None:
             self._beat.cancel()
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Does it for so long, whatever becomes of it."""
+    doing = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({doing}, timeout=seconds)
+    finally:
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
 
 
 def _named(head: bytes) -> tuple[str, dict[str, Any]]:
