@@ -31,6 +31,8 @@ pub(crate) struct Daemon {
     own_secret: Option<Secret>,
     hub_counts: Arc<hub::Counts>,
     last_reload: Mutex<Option<LastReload>>,
+    /// Held while the settings are read again.
+    reloading: Mutex<()>,
     current: Mutex<ActiveConfig>,
     /// The link's own listener, where it speaks TLS.
     link: Option<link::Acceptor>,
@@ -139,8 +141,8 @@ impl Daemon {
         own_secret: Option<Secret>,
     ) -> Self {
         let current = Mutex::new(ActiveConfig { config, secrets, certificates, link_certificates });
-        let (hub_counts, last_reload) = Default::default();
-        Self { source, broker, own_secret, hub_counts, last_reload, current, link }
+        let (hub_counts, last_reload, reloading) = Default::default();
+        Self { source, broker, own_secret, hub_counts, last_reload, reloading, current, link }
     }
 
     /// Counts of the hub's requests to others.
@@ -277,6 +279,8 @@ fn effective_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Resul
 
 impl Program for Daemon {
     fn reload(&self) -> Result<Changes, String> {
+        // Of two at a time, the one that read the files first could have the last word.
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let reloaded = self.reload_settings().map_err(|error| format!("{error:#}"));
         *self.last_reload() = Some(LastReload {
             unix_ms: unix_ms(),
