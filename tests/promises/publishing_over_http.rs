@@ -5,7 +5,7 @@
 use crate::support;
 
 use pushring::internals::push_api::{self, ApiOptions, ApiToken, IdempotencyKeys};
-use pushring::{AttachOptions, Audience, Broker, Config, Event, Process};
+use pushring::{AttachOptions, Audience, Broker, Config, Event, Process, ProcessId};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -414,6 +414,9 @@ fn every_topic_is_on_one_page() {
     }
 }
 
+/// A process id, as the description has it: a plain name, or three parts that hold no `:` and no `@`.
+const PROCESS_PATTERN: &str = "^([a-z0-9_-]{1,64}|[^:@]+:[^:@]+:[^:@]+)$";
+
 #[test]
 fn the_description_names_what_is_served() {
     let spec: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
@@ -437,6 +440,12 @@ fn the_description_names_what_is_served() {
         }
     }
     assert_eq!(seen, 7);
+    // What is described as a process id is one.
+    let text = spec.to_string();
+    assert_eq!(text.matches(&json!(PROCESS_PATTERN).to_string()).count(), 3);
+    for (id, is_one) in [("a-7_b", true), ("A", false), ("a:b:c.os", true), ("a:b", false), ("a@b:c:d", false)] {
+        assert_eq!(ProcessId::named(id).is_ok(), is_one, "{id}");
+    }
     // Each field of an order, of an outcome and of a channel is described, and no other.
     let schemas = &spec["components"]["schemas"];
     for name in schemas["Order"]["properties"].as_object().unwrap().keys() {
