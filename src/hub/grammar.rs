@@ -7,7 +7,7 @@ use crate::words::{strict, topic};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -81,10 +81,15 @@ struct HubFields<'a> {
     unsubscribe: Option<String>,
     publish: Option<String>,
     text: Option<String>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "there")]
     json: Option<&'a RawValue>,
     renew: Option<String>,
     id: Option<u64>,
+}
+
+/// JSON that is there: `null` is a value of it (RFC 8259 section 3), and none that was left out.
+fn there<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 /// A control text that was refused: why, in one word, and the number that it has.
@@ -211,6 +216,8 @@ mod tests {
             order(r#"{"publish":"a","json":{"b": 1.0}}"#),
             publish(PublishedPayload::Json(r#"{"b": 1.0}"#.into()))
         );
+        assert_eq!(order(r#"{"publish":"a","json":null}"#), publish(PublishedPayload::Json("null".into())));
+        assert_eq!(order(r#"{"publish":"a","text":null,"json":7}"#), publish(PublishedPayload::Json("7".into())));
         assert_eq!(order(r#"{"renew":"t"}"#), Ok(Some(HubOrder::Renew { token: "t".into() })));
         assert_eq!(order(r#"{"ack":7}"#), Ok(None));
         assert_eq!(read(br#"{"subscribe":"a","id":9}"#).unwrap().unwrap().id, Some(9));
@@ -221,6 +228,7 @@ mod tests {
             (r#"{"subscribe":"a","publish":"a","text":"x"}"#, "malformed"),
             (r#"{"publish":"a"}"#, "malformed"),
             (r#"{"publish":"a","text":"x","json":1}"#, "malformed"),
+            (r#"{"publish":"a","text":"x","json":null}"#, "malformed"),
             (r#"{"subscribe":""}"#, "topic"),
             (r#"{"subscribe":"\u001euser/bob"}"#, "topic"),
             (r#"{"subscribe":"\u001eenvelope/a"}"#, "topic"),

@@ -165,6 +165,15 @@ fn a_client_does_what_its_token_says() {
 }
 
 #[test]
+fn null_is_published_as_any_json_is() {
+    let broker = start(false);
+    let mut ann = enter_with(&broker, &token(json!({"topics": ["news"], "may_publish": ["news"]})));
+    send(&mut ann, "\u{1e}{\"publish\":\"news\",\"json\":null,\"id\":1}");
+    assert_eq!(recv(&mut ann), Message::text("null"));
+    assert_eq!(answer(&mut ann), json!({"published": "news", "id": 1}));
+}
+
+#[test]
 fn every_order_is_answered_by_its_number_whatever_is_wrong_with_it() {
     let broker = start(false);
     let mut ann = enter_with(&broker, &token(json!({"sub": "ann", "may_subscribe": ["room.*"]})));
