@@ -76,7 +76,7 @@ pub(in crate::shard) struct Journal {
     waits: BTreeMap<(u64, u64), ListenerAudience>,
     departed: Departed,
     listeners: usize,
-    /// A client that received no event since this one, and belongs to an audience unknown here, has missed something.
+    /// A client that received no event since this one, and whose topics are not all known, may have missed some.
     unsure_before: u64,
     /// Likewise of what was for one listener alone.
     alone_before: u64,
@@ -387,7 +387,8 @@ impl Journal {
             match (self.audiences.get(audience), audience) {
                 (Some(known), _) => from = from.max(known.complete_after),
                 (None, ListenerAudience::One { .. }) => from = from.max(self.alone_before),
-                (None, _) => is_unsure |= last < self.unsure_before,
+                // It did not listen to it when it was sent that event, or that is forgotten.
+                (None, _) => is_unsure = true,
             }
         }
         (!is_unsure).then_some(from)

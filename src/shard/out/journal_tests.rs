@@ -95,6 +95,18 @@ fn who_is_subscribed_by_its_process_is_told_of_a_gap_where_topics_had_events() {
 }
 
 #[test]
+fn who_names_what_nobody_listened_to_here_is_told_of_a_gap() {
+    let mut scene = Scene::new(5, [path("/a"), topic(1)]);
+    let last = scene.last();
+    assert!(!scene.since(last, topic(1)).2);
+    assert!(scene.since(last, topic(2)).2, "what was published to it did not come to this shard");
+    scene.journal.join(&topic(2));
+    let later = scene.last();
+    let event = scene.event(topic(2), 5);
+    assert_eq!(scene.since(later, topic(2)), (vec![event], later, false));
+}
+
+#[test]
 fn history_ends_and_so_does_a_journal() {
     let mut scene = Scene::new(0, [path("/a")]);
     let last = scene.last();
