@@ -165,6 +165,17 @@ fn a_client_does_what_its_token_says() {
 }
 
 #[test]
+fn the_topics_of_a_token_are_in_force_once_the_first_order_is_answered() {
+    let broker = start(false);
+    for number in 0..20 {
+        let mut ann = enter_with(&broker, &token(json!({"sub": "ann", "topics": ["news"]})));
+        assert_eq!(ask(&mut ann, json!({"unsubscribe": "none"})), json!({"unsubscribed": "none"}));
+        assert_eq!(publish(&broker, &json!({"to": {"topic": "news"}, "text": number.to_string()})).0, 202);
+        assert_eq!(recv(&mut ann), Message::text(number.to_string()));
+    }
+}
+
+#[test]
 fn null_is_published_as_any_json_is() {
     let broker = start(false);
     let mut ann = enter_with(&broker, &token(json!({"topics": ["news"], "may_publish": ["news"]})));
