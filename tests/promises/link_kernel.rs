@@ -370,6 +370,30 @@ fn a_kernel_that_stays_away_leaves_1012_and_one_that_is_left_is_told_of_every_cl
 }
 
 #[test]
+fn the_answer_to_a_login_is_counted_like_any_other_frame() {
+    let linked = start("kernel-login-counts", None, |_| {});
+    let hello = hello(NODE, Some(SECRET));
+    let (mut raw, welcome) = Raw::attach(&linked.path, &hello);
+    let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let body = r#"{"password_hash":"0x1","subdomain":""}"#;
+    let head = "POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
+    write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+    let (name, fields, _) = raw.next_said().unwrap();
+    assert_eq!(name, "login", "{fields}");
+    raw.send(&json!({"logged_in": {"login": fields["login"], "token": null, "error": null}}), b"");
+    assert_eq!(http_response(stream).0, 401);
+    let acknowledged = std::iter::from_fn(|| raw.next()).find(|(name, ..)| name == "ack").expect("it is acknowledged");
+    assert_eq!(acknowledged.1["received"], 1);
+    drop(raw);
+    // Else its kernel would say once more what stands last.
+    let mut again = hello;
+    again["session"] = welcome["session"].clone();
+    again["received"] = json!(1);
+    assert_eq!(Raw::attach(&linked.path, &again).1["received"], 1);
+}
+
+#[test]
 fn a_kernel_that_acknowledges_nothing_is_not_kept_for_ever() {
     let linked = start("kernel-deaf", None, |config| config.beat = Duration::from_millis(100));
     let (mut raw, _) = Raw::attach(&linked.path, &hello(NODE, Some(SECRET)));
