@@ -669,6 +669,12 @@ impl LocalDelivery {
         }
     }
 
+    /// The shard of a channel.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn shard_of(&self, channel: ChannelId) -> usize {
+        self.operator.shard_of(channel)
+    }
+
     /// The paths on which each process may have channels, of those processes that have any.
     pub(crate) fn paths(&self) -> Audiences {
         let directory = self.directory();

@@ -13,7 +13,7 @@ mod held;
 
 use self::asking::NodesAsked;
 use self::client::NatsClient;
-use self::delivering::{ForeignOrder, ForeignOrderQueue};
+use self::delivering::{ForeignOrder, ForeignOrderQueue, Recipient};
 use self::held::FleetMemory;
 use super::Options;
 use super::connection::{ON_THE_WAY_MAX, connect_options, note_connected, pause_before_leaving, server};
@@ -30,7 +30,6 @@ use super::traffic::{FleetNews, Publish};
 use crate::admission::Charge;
 use crate::broker::{BrokerHandle, FleetReport, LocalDelivery, Outcome};
 use crate::driver::background::BackgroundRuntime;
-use crate::process_id::ProcessId;
 use crate::queue::orders::{self, Inbox, Wake};
 use crate::shard::outcome::OutcomePart;
 use async_nats::connection::State as ConnectionState;
@@ -194,7 +193,7 @@ struct Engine {
     member: RefCell<Member>,
     hands: RefCell<LocalDelivery>,
     /// By recipient: those for whose orders the shards have no room now.
-    waiting: RefCell<HashMap<Option<ProcessId>, ForeignOrderQueue>>,
+    waiting: RefCell<HashMap<Recipient, ForeignOrderQueue>>,
     began: Instant,
     began_unix_ms: u64,
     listening: RefCell<HashMap<AudienceKey, AbortHandle>>,

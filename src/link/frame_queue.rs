@@ -86,8 +86,9 @@ struct FrameQueueState<M> {
     /// How many of `kept` went out over this connection, and the bytes of the others.
     written: usize,
     unwritten_bytes: usize,
-    /// How many frames came before `kept`.
+    /// How many frames came before `kept`, and how many ever went out, over whatever connection.
     acknowledged: u64,
+    sent: u64,
     /// How many numbered frames of the other side were taken in, how many of these it was told of, and whether to tell.
     received: u64,
     told: u64,
@@ -146,6 +147,7 @@ impl<D: LinkDirection> FrameQueue<D> {
             written: 0,
             unwritten_bytes: 0,
             acknowledged,
+            sent: acknowledged,
             received,
             told: received,
             tell: false,
@@ -350,16 +352,20 @@ impl<D: LinkDirection> FrameQueue<D> {
             // An older one that was overtaken.
             return Ok(());
         };
-        if count > state.written {
+        // A connection may be taken over by a hello that was late, and end before everything is written once more.
+        if received > state.sent {
             return Err(NeverSent(received));
         }
-        for (frame, mark) in state.kept.drain(..count).collect::<Vec<_>>() {
+        for (place, (frame, mark)) in state.kept.drain(..count).collect::<Vec<_>>().into_iter().enumerate() {
             state.kept_bytes -= frame.bytes();
+            if place >= state.written {
+                state.unwritten_bytes -= frame.bytes();
+            }
             state.heap_bytes -= frame.heap_bytes() + D::mark_bytes(&mark);
             each(mark);
         }
         state.settle();
-        state.written -= count;
+        state.written = state.written.saturating_sub(count);
         state.acknowledged = received;
         state.signal(CHANGED);
         Ok(())
@@ -608,6 +614,7 @@ impl<M> FrameQueueState<M> {
             self.unwritten_bytes -= frame.bytes();
             D::written(mark, &mut self.asks);
             self.written += 1;
+            self.sent = self.sent.max(self.acknowledged + self.written as u64);
         }
         if let Some(last) = self.ended.as_ref().filter(|_| self.written == self.kept.len()) {
             last.iter().for_each(|last| gather.push(last));

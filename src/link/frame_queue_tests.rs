@@ -63,6 +63,36 @@ fn what_was_not_acknowledged_goes_out_again_once() {
 }
 
 #[test]
+fn what_went_out_over_an_earlier_connection_may_be_acknowledged_over_the_next_but_one() {
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    queue.send((1..=4).map(frame)).unwrap();
+    let first = queue.connect(WINDOW);
+    std::thread::scope(|scope| {
+        scope.spawn(|| queue.write(first, &mut io::sink(), Duration::from_secs(60)).unwrap());
+        while queue.lock().written < 4 {
+            std::thread::yield_now();
+        }
+        queue.disconnect(first);
+    });
+    queue.send([frame(5)]).unwrap();
+    // A hello that was late: its peer is not there, and nothing goes out.
+    let late = queue.connect(WINDOW);
+    assert_eq!(queue.acknowledge(5, |_| ()), Err(NeverSent(5)));
+    let mut seen = Vec::new();
+    assert_eq!(queue.acknowledge(3, |mark| seen.push(mark)), Ok(()));
+    assert_eq!(seen, [1, 2, 3]);
+    {
+        let state = queue.lock();
+        assert_eq!((state.written, state.unwritten_bytes), (0, state.kept_bytes));
+    }
+    queue.disconnect(late);
+    let next = queue.connect(WINDOW);
+    queue.end(Some(frame(99).0));
+    assert_eq!(written(&queue, next), [4, 5, 99]);
+    assert_eq!(queue.lock().unwritten_bytes, 0);
+}
+
+#[test]
 fn a_full_window_waits_for_acknowledgements() {
     let queue = FrameQueue::<Numbers>::new(WINDOW);
     let connection = queue.connect(WINDOW);

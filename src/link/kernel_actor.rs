@@ -65,6 +65,7 @@ impl KernelActor {
 
     /// Takes the answer to a login.
     pub(super) fn logged_in(&self, answer: LoggedIn, keyfile: Bytes) {
+        self.inbox.pass();
         let LoggedIn { login, token, error } = answer;
         let judged = match error {
             Some(error) => Err(error),

@@ -33,7 +33,7 @@ struct KernelInboxState {
     /// The task that waits for frames.
     taker: Option<Waker>,
     charge: Option<Charge>,
-    /// How many were ever put in.
+    /// How many frames have come: those that were ever put in, and those that need not be.
     received: u64,
     is_closed: bool,
 }
@@ -134,7 +134,12 @@ impl KernelInbox {
         self.lock().waiting.is_empty()
     }
 
-    /// How many were ever put in.
+    /// A frame has come that is carried out at once, ahead of what waits.
+    pub(super) fn pass(&self) {
+        self.lock().received += 1;
+    }
+
+    /// How many frames have come.
     pub(super) fn received(&self) -> u64 {
         self.lock().received
     }

@@ -433,6 +433,7 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<DeadlineReader>, kern
             FromPeer::Kernel(head) => kernel.take(convert::kernel_in(head, blob)).map_err(ConnectionOver::Stop),
             FromPeer::LoggedIn(answer) => {
                 kernel.logged_in(answer, blob.into());
+                session.frames.took(1, true);
                 Ok(())
             }
             other => Err(violation(format!("{} is no frame of a kernel", orders::name(&other)))),

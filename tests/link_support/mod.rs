@@ -7,9 +7,12 @@ use pushring::link::{self, Client, ClientOptions, LinkServer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A broker without processes, and a link to it.
 pub struct Linked {
@@ -48,6 +51,60 @@ impl Linked {
     pub fn stop(self) {
         self.broker.stop(std::time::Duration::from_secs(1)).unwrap();
         drop(self.server);
+    }
+}
+
+/// Stands between processes and a broker, and cuts connections when it is told.
+pub struct Cutter {
+    pub path: PathBuf,
+    open: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Cutter {
+    pub fn start(linked: &Linked) -> Self {
+        let (path, to) = (linked.path.with_extension("cut"), linked.path.clone());
+        let listener = UnixListener::bind(&path).unwrap();
+        let open: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
+        let streams = open.clone();
+        std::thread::spawn(move || {
+            for here in listener.incoming() {
+                let (here, there) = (here.unwrap(), UnixStream::connect(&to).unwrap());
+                streams.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
+                for (mut from, mut into) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut into);
+                        let _ = into.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { path, open }
+    }
+
+    /// Cuts them again and again until `done`, three times at least.
+    pub fn cut_until(&self, done: &AtomicBool) {
+        let mut cuts = 0;
+        while !done.load(Ordering::SeqCst) || cuts < 3 {
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            cuts += u32::from(self.cut());
+        }
+    }
+
+    /// Cuts all that are open. Returns whether there were any.
+    pub fn cut(&self) -> bool {
+        let streams = std::mem::take(&mut *self.open.lock().unwrap());
+        streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        !streams.is_empty()
+    }
+}
+
+/// Is set when it is dropped, even by a panic: others wait for it.
+#[derive(Default)]
+pub struct Done(pub Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -9,7 +9,7 @@ use pushring::{AttachOptions, Broker, ChannelId, Outcome, Process, WebSocketRule
 use serde_json::Value;
 use std::net::TcpStream;
 use support::nats::Nats;
-use support::{Client, PATIENCE, Patient, ShardHolder, broker, on_shard, recv};
+use support::{Client, PATIENCE, Patient, ShardHolder, broker, on_shard, recv, recv_close};
 use tungstenite::client::IntoClientRequest;
 
 /// A node with little room in its inboxes, and two processes: `slow` has a client on the first shard, `quick` one on
@@ -17,6 +17,8 @@ use tungstenite::client::IntoClientRequest;
 struct Scene {
     slow: Client,
     quick: Client,
+    /// Theirs.
+    channels: [ChannelId; 2],
     holder: ShardHolder,
     _fleet: Fleet,
     _processes: [Process; 2],
@@ -54,12 +56,13 @@ fn start(nats: &Nats) -> Scene {
         let (client, channel) = on_shard(shard, || open(&broker, &name));
         let outcome = process.subscribe(channel, "room").ask().send().unwrap().wait(PATIENCE).unwrap();
         assert_eq!(outcome, Outcome { sent: 1, ..Outcome::default() });
-        client
+        (client, channel)
     };
-    let (of_slow, of_quick) = (client_of(&slow, 0), client_of(&quick, 1));
+    let ((of_slow, slows), (of_quick, quicks)) = (client_of(&slow, 0), client_of(&quick, 1));
     Scene {
         slow: of_slow,
         quick: of_quick,
+        channels: [slows, quicks],
         holder: ShardHolder::new(&broker),
         _fleet: fleet,
         _processes: [slow, quick],
@@ -85,6 +88,37 @@ fn what_a_process_has_no_room_for_waits_for_it_alone() {
         assert_eq!(text(&mut scene.slow), number.to_string());
     }
     assert_eq!(wait_for(&scene.broker, "it is told", |_| true).counts.lost, 0);
+}
+
+/// A message of a node of the name `ghost` about a channel here, in the name of `process` there.
+fn to_channel(kind: u8, process: &str, sequence: u64, channel: ChannelId, payload: &[u8]) -> (String, Vec<u8>) {
+    let mut bytes = vec![b'P', 1, kind, 0, 0, 5];
+    bytes.extend((process.len() as u16).to_be_bytes());
+    bytes.extend(1u16.to_be_bytes());
+    bytes.extend(1u64.to_be_bytes());
+    bytes.extend(1u32.to_be_bytes());
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend([0; 16]);
+    bytes.extend_from_slice(format!("ghost{process}").as_bytes());
+    bytes.extend(channel.get().to_be_bytes());
+    bytes.extend_from_slice(payload);
+    ("pushring.v1.main.ghost.channels.b".to_owned(), bytes)
+}
+
+#[test]
+fn a_guest_for_whom_there_is_no_room_holds_up_no_close_of_an_operator() {
+    const GUEST: u8 = 8;
+    const CLOSE: u8 = 11;
+    let Some(nats) = Nats::start("") else { return };
+    let mut scene = start(&nats);
+    let [slow, quick] = scene.channels;
+    scene.holder.hold();
+    let mut sent: Vec<_> = (1..=500).map(|n| to_channel(GUEST, "guest:test:sys", n, slow, b"no grant")).collect();
+    sent.push(to_channel(CLOSE, "", 1, quick, &[&4000u16.to_be_bytes()[..], b"enough"].concat()));
+    nats.publish(r#"{"verbose":false}"#, &sent);
+    assert_eq!(recv_close(&mut scene.quick), (4000, "enough".to_owned()));
+    scene.holder.release();
+    assert_eq!(wait_for(&scene.broker, "all have come", |report| report.counts.received == 500).counts.lost, 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::node_support;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use link_support::{Linked, Raw, frame, refusal};
+use link_support::{Cutter, Done, Linked, Raw, frame, refusal};
 use node_support::support::{self, recv, recv_close, send};
 use node_support::{KEYFILE, NODE, Node, SECRET, http_response, push};
 use pushring::internals::gateway::{Claims, Secret, Settings, mint};
@@ -367,6 +367,84 @@ fn a_kernel_that_stays_away_leaves_1012_and_one_that_is_left_is_told_of_every_cl
     drop(node.to_server.take());
     node.server.join().unwrap().unwrap();
     assert!(node.from_server.try_recv().is_err(), "once is enough");
+}
+
+#[test]
+fn the_answer_to_a_login_is_counted_like_any_other_frame() {
+    let linked = start("kernel-login-counts", None, |_| {});
+    let hello = hello(NODE, Some(SECRET));
+    let (mut raw, welcome) = Raw::attach(&linked.path, &hello);
+    let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let body = r#"{"password_hash":"0x1","subdomain":""}"#;
+    let head = "POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
+    write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+    let (name, fields, _) = raw.next_said().unwrap();
+    assert_eq!(name, "login", "{fields}");
+    raw.send(&json!({"logged_in": {"login": fields["login"], "token": null, "error": null}}), b"");
+    assert_eq!(http_response(stream).0, 401);
+    let acknowledged = std::iter::from_fn(|| raw.next()).find(|(name, ..)| name == "ack").expect("it is acknowledged");
+    assert_eq!(acknowledged.1["received"], 1);
+    drop(raw);
+    // Else its kernel would say once more what stands last.
+    let mut again = hello;
+    again["session"] = welcome["session"].clone();
+    again["received"] = json!(1);
+    assert_eq!(Raw::attach(&linked.path, &again).1["received"], 1);
+}
+
+#[test]
+fn a_kernels_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
+    const MESSAGES: u32 = 2_000;
+    const LOGINS: usize = 20;
+    let linked = start("kernel-cut", None, |_| {});
+    let cutter = Cutter::start(&linked);
+    let mut node = Node::attach(&cutter.path);
+    node.bind(APP, "/");
+    let (mut client, _) = node.open(PATH);
+    let address = node.address;
+    std::thread::scope(|scope| {
+        let done = Done::default();
+        let (cutter, is_done) = (&cutter, done.0.clone());
+        scope.spawn(move || cutter.cut_until(&is_done));
+        let logins = scope.spawn(|| {
+            for _ in 0..LOGINS {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+                let body = json!({"password_hash": String::from_utf8_lossy(KEYFILE), "subdomain": ""}).to_string();
+                let head = "POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
+                write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+                assert_eq!(http_response(stream).0, 200);
+            }
+        });
+        scope.spawn(|| {
+            for echoed in 0..MESSAGES {
+                let message = node.next();
+                let body: Value = serde_json::from_slice(message.message.body()).unwrap();
+                let channel = body["WebSocketPush"]["channel_id"].as_u64().unwrap();
+                let blob = message.lazy_load_blob.unwrap().bytes;
+                node.tell(
+                    u64::from(echoed) + 10,
+                    &format!("our@{APP}"),
+                    &push(channel).replace("Text", "Binary"),
+                    Some(&blob),
+                );
+            }
+        });
+        let (mut sent, mut next) = (0, 0);
+        while next < MESSAGES {
+            while sent < MESSAGES && sent < next + 200 {
+                client.write(Message::binary([&sent.to_le_bytes()[..], &[7; 500]].concat())).unwrap();
+                sent += 1;
+            }
+            client.flush().unwrap();
+            while next < sent {
+                assert_eq!(recv(&mut client).into_data()[..4], next.to_le_bytes());
+                next += 1;
+            }
+        }
+        logins.join().unwrap();
+    });
 }
 
 #[test]

@@ -4,16 +4,12 @@
 use crate::link_support;
 use crate::support;
 
-use link_support::{Linked, Raw, attach, refusal};
+use link_support::{Cutter, Done, Linked, Raw, attach, refusal};
 use pushring::node::HttpServerAction;
 use pushring::process_lib::http::{bind_ws_path, send_ws_push};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, Request, WsMessageType, await_message, take_blob};
 use pushring::{Event, Message as Push};
 use serde_json::{Value, json};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use support::{PATIENCE, connect, recv, recv_close, send};
@@ -249,40 +245,6 @@ fn http_requests_that_waited_are_answered_by_the_successor_or_time_out() {
     assert!(response.contains("x-a: b"), "{response}");
 }
 
-/// Stands between processes and a broker, and cuts connections when it is told.
-struct Cutter {
-    path: PathBuf,
-    open: Arc<Mutex<Vec<UnixStream>>>,
-}
-
-impl Cutter {
-    fn start(linked: &Linked) -> Self {
-        let (path, to) = (linked.path.with_extension("cut"), linked.path.clone());
-        let listener = UnixListener::bind(&path).unwrap();
-        let open: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
-        let streams = open.clone();
-        thread::spawn(move || {
-            for here in listener.incoming() {
-                let (here, there) = (here.unwrap(), UnixStream::connect(&to).unwrap());
-                streams.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
-                for (mut from, mut into) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
-                    thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut into);
-                        let _ = into.shutdown(Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Self { path, open }
-    }
-
-    fn cut(&self) -> bool {
-        let streams = std::mem::take(&mut *self.open.lock().unwrap());
-        streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
-        !streams.is_empty()
-    }
-}
-
 #[test]
 fn a_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
     const MESSAGES: u32 = 30_000;
@@ -291,15 +253,10 @@ fn a_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
     let process = attach(&cutter.path, "p");
     process.bind("/", Default::default()).unwrap();
     let mut client = connect(&linked.broker, "/p:test:sys/");
-    let done = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut cuts = 0;
-            while !done.load(std::sync::atomic::Ordering::SeqCst) || cuts < 3 {
-                thread::sleep(Duration::from_millis(15));
-                cuts += u32::from(cutter.cut());
-            }
-        });
+        let done = Done::default();
+        let (cutter, is_done) = (&cutter, done.0.clone());
+        scope.spawn(move || cutter.cut_until(&is_done));
         scope.spawn(|| {
             let mut events = Vec::new();
             let mut echoed = 0;
@@ -329,7 +286,6 @@ fn a_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
                 next += 1;
             }
         }
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
     });
     // And it ends as cleanly as any.
     drop(process);

@@ -2,7 +2,8 @@
 //!
 //! Invariants: what finds no room in an inbox waits in a queue of its process, and holds up nothing of any other; what
 //! is for one process is delivered in the order in which it came; a queue is bounded and charged. A process that is
-//! behind by a whole queue loses what comes until it has caught up: to the message, and its clients are told.
+//! behind by a whole queue loses what comes until it has caught up: to the message, and its clients are told. What the
+//! broker does itself waits by shard in the same way.
 
 use super::super::subject::{NamedAudience, Target};
 use super::super::traffic::{ChannelAsked, Channels, Delivery};
@@ -26,8 +27,14 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Payloads up to here are copied where they wait: those of one read share its buffer.
 const COPIED_BYTES_MAX: usize = 4096;
 
-/// For whom it is. None: the broker itself, which lets guests push and closes channels.
-type Recipient = Option<ProcessId>;
+/// For whom it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Recipient {
+    Process(ProcessId),
+    /// The broker itself, which lets guests push to channels of a shard, and closes them. A guest pushes to one channel
+    /// at a time.
+    Shard(usize),
+}
 
 /// Something of another node for the shards.
 pub(super) enum ForeignOrder {
@@ -38,10 +45,15 @@ pub(super) enum ForeignOrder {
 }
 
 impl ForeignOrder {
-    fn recipient(&self) -> Recipient {
+    fn recipient(&self, shard_of: impl Fn(ChannelId) -> usize) -> Recipient {
         match self {
-            Self::Push(Delivery { channels: Channels::Guest(..), .. }) | Self::Close(_) => None,
-            Self::Push(Delivery { process, .. }) | Self::Loss(Target { process, .. }, _) => Some(process.clone()),
+            Self::Push(Delivery { channels: Channels::Guest(_, list), .. }) => {
+                Recipient::Shard(list.first().map_or(0, |&channel| shard_of(channel)))
+            }
+            Self::Close(asked) => Recipient::Shard(shard_of(asked.channel)),
+            Self::Push(Delivery { process, .. }) | Self::Loss(Target { process, .. }, _) => {
+                Recipient::Process(process.clone())
+            }
         }
     }
 
@@ -135,13 +147,11 @@ impl ForeignOrderQueue {
 impl Engine {
     /// Delivers to the shards, or behind what waits for the same recipient.
     pub(super) fn deliver(self: &Rc<Self>, order: ForeignOrder) {
+        let recipient = order.recipient(|channel| self.hands.borrow().shard_of(channel));
         let mut waiting = self.waiting.borrow_mut();
-        if !waiting.is_empty()
-            && let Some(waiting) = waiting.get_mut(&order.recipient())
-        {
+        if let Some(waiting) = waiting.get_mut(&recipient) {
             return waiting.add(order);
         }
-        let recipient = order.recipient();
         let mut delivering = Box::pin(self.clone().carry_out(order));
         match delivering.as_mut().now_or_never() {
             Some(delivered) => _ = self.has_stopped(&delivered),
