@@ -463,6 +463,22 @@ impl ProcessReceiver {
         }
     }
 
+    /// As [`poll_recv`](Self::poll_recv), for a process that keeps its events elsewhere: its outcomes stay counted as
+    /// unread until each was [read](Self::note_outcome_read).
+    #[cfg(feature = "driver")]
+    pub(crate) fn poll_moved(&self, context: &mut Context<'_>) -> Poll<Result<EventBatch, RecvError>> {
+        self.poll_recv(context).map_ok(|batch| {
+            self.shared.outcomes.fetch_add(batch.outcomes, Ordering::Relaxed);
+            batch
+        })
+    }
+
+    /// An outcome was read of a batch that was [moved](Self::poll_moved).
+    #[cfg(feature = "driver")]
+    pub(crate) fn note_outcome_read(&self) {
+        self.shared.outcomes.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Takes a batch if one is there.
     ///
     /// # Errors
