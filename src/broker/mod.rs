@@ -23,7 +23,6 @@
 //! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards
 //! before a bind answers; no code of a process runs on a shard thread, unless the process asks for it (`on_shards`).
 
-mod admitted;
 mod batch;
 mod builder;
 mod compression;
@@ -48,6 +47,7 @@ mod process;
 mod pusher;
 mod threads;
 mod ticket;
+mod together;
 
 pub use crate::admission::{HeldBytes, TenantReport};
 pub use crate::queue::events::{QueueLimits, RecvError};
@@ -63,7 +63,6 @@ pub use crate::shard::stats::{Durations, Report, Stats};
 pub use crate::shard::tls_counts::{HandshakeTimes, TlsCounts};
 pub use crate::shard::topics::TopicReport;
 pub use crate::words::topic::InvalidTopic;
-pub(crate) use admitted::AdmittedOrder;
 pub use batch::Batch;
 pub use builder::Builder;
 pub use config::Config;
@@ -88,6 +87,7 @@ pub use other_brokers::{
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
 pub use pusher::{Audience, PushError};
 pub use ticket::{NotYetKnown, Ticket};
+pub(crate) use together::CheckedOrder;
 
 use self::compression::Compression;
 use self::open_files::fit_to_open_files;

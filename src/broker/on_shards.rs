@@ -352,6 +352,10 @@ impl<H: ShardHandler> Runner<H> {
                     self.take_message(context, ClientMessage::of_event(channel, kind, payload));
                 }
                 event => {
+                    if matches!(event, Event::Outcome { .. }) {
+                        // It came through the queue, as all of them do.
+                        self.receiver.note_outcome_read();
+                    }
                     if let Some(handler) = &mut self.handler {
                         handler
                             .on_event(&mut Here::at(&self.pusher, context, &mut self.others, &self.handle.id), event);
@@ -403,7 +407,7 @@ impl<H: ShardHandler> Handler<Command> for Runner<H> {
 
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
         let mut task = Context::from_waker(&self.others.waker);
-        while let Poll::Ready(Ok(batch)) = self.receiver.poll_recv(&mut task) {
+        while let Poll::Ready(Ok(batch)) = self.receiver.poll_moved(&mut task) {
             events.extend(batch.events);
         }
         self.others.go_on(&self.pusher)

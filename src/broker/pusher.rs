@@ -283,7 +283,7 @@ impl Pusher {
     }
 
     /// Takes room at each shard for its part of an order.
-    pub(super) fn admit(&self, commands: Commands) -> Result<AdmittedCommands<'_>, PushError> {
+    fn admit(&self, commands: Commands) -> Result<AdmittedCommands<'_>, PushError> {
         let admit_one = |(shard, command): (usize, Command)| -> Result<_, PushError> {
             let inbox = &self.shared.inboxes[shard];
             let place = inbox.try_reserve(command.payload_bytes(), &self.accounts[shard]).map_err(refused)?;
@@ -332,18 +332,20 @@ fn refused<T>(why: SendRefused<T>) -> PushError {
 }
 
 /// The commands of an order, for which all its shards have room. Dropping it gives the room back.
-pub(super) struct AdmittedCommands<'p>(SmallVec<[(Command, ReservedPlace<'p, Command>); 1]>);
+struct AdmittedCommands<'p>(SmallVec<[(Command, ReservedPlace<'p, Command>); 1]>);
 
 impl AdmittedCommands<'_> {
     /// Has the shards execute them.
-    pub(super) fn submit(self) {
+    fn submit(self) {
         self.0.into_iter().for_each(|(command, place)| place.put(command));
     }
 }
 
 /// Those for one shard as one command, for which there is room as soon as its producer holds nothing there, however
 /// large it is.
-fn joined(commands: Commands) -> Commands {
+fn joined(mut commands: Commands) -> Commands {
+    // Those for one shard stay in order.
+    commands.sort_by_key(|&(shard, _)| shard);
     let mut joined = Commands::new();
     for (shard, command) in commands {
         match joined.last_mut() {
@@ -402,6 +404,7 @@ fn parts_of_list(shard: usize, list: Vec<ChannelId>) -> Vec<(usize, ShardAudienc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::together::CheckedOrder;
     use crate::broker::{Broker, Config};
     use crate::queue::orders::InboxLimits;
 
@@ -415,5 +418,15 @@ mod tests {
         let push = || process.broadcast(Message::binary(vec![0; 2000])).to(list.clone()).ask().try_send();
         let counts = push().unwrap().wait(std::time::Duration::from_secs(20)).unwrap();
         assert_eq!(counts.not_found, list.len());
+    }
+
+    #[test]
+    fn two_forms_that_are_more_than_one_may_hold_are_accepted_where_nothing_waits() {
+        let inbox = InboxLimits { commands_max: 8, bytes_max: 4 << 10 };
+        let broker = Broker::start(Config { shards: 2, inbox, ..Config::default() }).unwrap();
+        let process = broker.process("p").unwrap();
+        let form = || process.broadcast(Message::binary(vec![0; 800])).checked().unwrap();
+        // Each is less than a quarter of an inbox, and both are more.
+        assert_eq!(CheckedOrder::give_all(vec![form(), form()]), Ok(()));
     }
 }

@@ -6,8 +6,8 @@ use super::answer::ApiAnswer;
 use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::admission::tree_bytes_in_order;
 use crate::broker::{
-    AdmittedOrder, Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion,
-    ChannelReport, Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
+    Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
+    CheckedOrder, Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
     TopicReport,
 };
 use crate::channel::ChannelId;
@@ -161,21 +161,21 @@ impl PushTickets {
         Some(answer)
     }
 
-    /// Takes room for a push, and keeps what it is asked of.
-    fn admit<'p>(&mut self, push: Broadcast<'p>, wanted: OutcomeWanted) -> Result<AdmittedOrder<'p>, ApiAnswer> {
-        let admitted = match wanted {
-            OutcomeWanted::Nothing => push.admit(),
-            OutcomeWanted::Here => push.ask().admit().map(|(admitted, here)| {
+    /// A push to be given with others; keeps what it is asked of.
+    fn checked<'p>(&mut self, push: Broadcast<'p>, wanted: OutcomeWanted) -> Result<CheckedOrder<'p>, ApiAnswer> {
+        let checked = match wanted {
+            OutcomeWanted::Nothing => push.checked(),
+            OutcomeWanted::Here => push.ask().checked().map(|(checked, here)| {
                 self.here.push(here);
-                admitted
+                checked
             }),
-            OutcomeWanted::Nodes => push.ask_nodes().admit().map(|(admitted, (here, nodes))| {
+            OutcomeWanted::Nodes => push.ask_nodes().checked().map(|(checked, (here, nodes))| {
                 self.here.push(here);
                 self.nodes.push(nodes);
-                admitted
+                checked
             }),
         };
-        admitted.map_err(refusal)
+        checked.map_err(refusal)
     }
 }
 
@@ -268,8 +268,8 @@ impl Performer {
         pushes.extend(on_others.into_iter().map(of_node));
         // All of them, or none: a client that is refused may repeat its request.
         let mut tickets = PushTickets::default();
-        let admitted: Vec<_> = pushes.into_iter().map(|push| tickets.admit(push, outcome)).collect::<Result<_, _>>()?;
-        admitted.into_iter().for_each(AdmittedOrder::submit);
+        let orders: Vec<_> = pushes.into_iter().map(|push| tickets.checked(push, outcome)).collect::<Result<_, _>>()?;
+        CheckedOrder::give_all(orders).map_err(refusal)?;
         Ok(if outcome == OutcomeWanted::Nothing { PushResult::Accepted } else { PushResult::Asked(tickets) })
     }
 

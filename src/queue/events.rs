@@ -189,6 +189,11 @@ const BATCH_BYTES: usize = size_of::<EventBatch>() + size_of::<usize>();
 /// The memory of an event beside its heap bytes.
 const EVENT_BYTES: usize = size_of::<Event>();
 
+/// The memory of so many messages of together so many bytes: those that carry none take some, too.
+fn held(messages: usize, bytes: usize) -> usize {
+    messages * EVENT_BYTES + bytes
+}
+
 /// A batch may have room for so many events more than twice what it has.
 const SPARE_EVENTS: usize = 16;
 
@@ -202,7 +207,7 @@ struct EventQueueShared {
     /// Outcomes and failures that were not read.
     outcomes: AtomicUsize,
     pool: MemoryPool,
-    /// The queue's bytes, plus one, when no more could be charged; 0: the last attempt succeeded.
+    /// What the queue held, plus one, when no more could be charged; 0: the last attempt succeeded.
     short_bytes: AtomicUsize,
     /// One for each shard: the [`RoomWanted`] by one that stopped reading clients because of this queue.
     waiting: Vec<AtomicU8>,
@@ -322,7 +327,7 @@ impl ProcessQueue {
         };
         let is_covered = messages == 0 && queued == 0
             || level != QueueLevel::Full
-                && self.shared.is_covered(memory, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES);
+                && self.shared.is_covered(memory, held(messages, queued), held(pending.0 + 1, pending.1));
         if is_covered { level } else { QueueLevel::Full }
     }
 
@@ -412,10 +417,10 @@ impl EventQueueShared {
             RoomWanted::Half => messages <= self.limits.messages_max / 2 && bytes <= self.limits.bytes_max / 2,
             RoomWanted::Low => messages < self.low.messages_max && bytes < self.low.bytes_max,
         };
-        is_left && (short_bytes == 0 || bytes <= short_bytes / 2)
+        is_left && (short_bytes == 0 || held(messages, bytes) <= short_bytes / 2)
     }
 
-    /// Returns whether `more` can be charged beside what is in the queue, `queued` bytes.
+    /// Returns whether `more` can be charged beside what the queue holds.
     fn is_covered(&self, memory: &ProcessMemory, queued: usize, more: usize) -> bool {
         let is_covered = memory.has_room(more);
         let short_bytes = if is_covered { 0 } else { queued + 1 };
@@ -456,6 +461,22 @@ impl ProcessReceiver {
             Err(TryRecvError::Empty) => Poll::Pending,
             found => Poll::Ready(self.taken(found)),
         }
+    }
+
+    /// As [`poll_recv`](Self::poll_recv), for a process that keeps its events elsewhere: its outcomes stay counted as
+    /// unread until each was [read](Self::note_outcome_read).
+    #[cfg(feature = "driver")]
+    pub(crate) fn poll_moved(&self, context: &mut Context<'_>) -> Poll<Result<EventBatch, RecvError>> {
+        self.poll_recv(context).map_ok(|batch| {
+            self.shared.outcomes.fetch_add(batch.outcomes, Ordering::Relaxed);
+            batch
+        })
+    }
+
+    /// An outcome was read of a batch that was [moved](Self::poll_moved).
+    #[cfg(feature = "driver")]
+    pub(crate) fn note_outcome_read(&self) {
+        self.shared.outcomes.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes a batch if one is there.
@@ -510,10 +531,15 @@ impl ProcessReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Budget;
     use crate::channel::ChannelId;
     use crate::proto::MessageKind;
     use crate::shard::event::Opened;
     use bytes::Bytes;
+
+    fn empty_message() -> Event {
+        Event::Message { channel: ChannelId::new(1), kind: MessageKind::Text, payload: Bytes::new() }
+    }
 
     fn batch(messages: usize) -> EventBatch {
         let mut batch = EventBatch::new(OwnerId(1));
@@ -574,6 +600,29 @@ mod tests {
         assert_eq!((limits.units(0), limits.units(2048)), (1, 3));
         assert_eq!((QueueLimits::default().share(1), QueueLimits::default().share(64)), (256, 64));
         assert_eq!(QueueLimits::default().share(1_000_000), SHARE_MIN);
+    }
+
+    #[test]
+    fn messages_without_a_byte_that_memory_has_no_room_for_wait_until_half_are_read() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let seen = woken.clone();
+        let ledger = Ledger::new(Budget::of(1 << 20));
+        let (queue, receiver) = process_queue(1, QueueLimits::default(), &ledger, move |_| {
+            seen.fetch_add(1, Ordering::SeqCst);
+        });
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
+        for _ in 0..3 {
+            let mut silent = EventBatch::new(OwnerId(1));
+            (0..100).for_each(|_| silent.push(empty_message()));
+            assert!(queue.send(&memory, silent));
+        }
+        let _others = memory.charge_anyway(HeldAs::Content, 1 << 20);
+        assert!(!queue.has_room(&memory, None));
+        assert!(!queue.wait_for_room(0, RoomWanted::Half), "it would be asked again and again");
+        for woken_by_now in [0, 1, 1] {
+            receiver.try_recv().unwrap();
+            assert_eq!(woken.load(Ordering::SeqCst), woken_by_now);
+        }
     }
 
     #[test]

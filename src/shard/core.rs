@@ -431,8 +431,13 @@ impl Shard {
         self.memory.note_inbox(bytes);
     }
 
-    /// The shard is over: withdraws the memory that it has published as held.
+    /// The shard is over: withdraws the memory that it has published as held, and forgets the processes for whose room
+    /// its last clients have waited.
     pub(super) fn withdraw(&mut self) {
+        self.owners.look_at_full();
+        while self.owners.looks_on() {
+            self.owners.take_resumable(|_| {});
+        }
         self.memory.publish(usize::MAX);
     }
 

@@ -189,6 +189,21 @@ fn processes_that_go_while_their_queues_are_full_leave_nothing_behind() {
 }
 
 #[test]
+fn a_shard_that_is_over_knows_no_process_whose_queue_was_full() {
+    let mut crowd = Crowd::new(3, false, 1, 2);
+    crowd.shard.end_turn();
+    while crowd.turn() {}
+    for slot in 0..3 {
+        let token = crowd.shard.table.token(Slot::new(slot));
+        crowd.shard.handle_end(token, SocketEnd::Broken, 1);
+    }
+    crowd.shard.owners.hand_over();
+    assert_eq!(crowd.shard.owners.full(), 3, "they were not looked at again");
+    crowd.shard.withdraw();
+    assert_eq!((crowd.shard.owners.full(), crowd.shard.owners.iter().count()), (0, 0));
+}
+
+#[test]
 fn what_operators_ask_of_many_processes_is_counted() {
     let mut crowd = Crowd::new(OWNERS, true, 1, 0);
     crowd.shard.end_turn();

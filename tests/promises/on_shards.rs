@@ -9,7 +9,7 @@ use crate::support;
 use pushring::internals::gateway::HttpRule;
 use pushring::{
     AttachError, AttachOptions, Broker, ChannelId, ClosedBy, Event, Here, Message as Push, MessageKind, Outcome,
-    Policy, PushError, ShardProcess,
+    Policy, PushError, QueueLimits, ShardProcess,
 };
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -263,6 +263,47 @@ fn outcomes_and_failures_are_told_to_the_handler_that_asked() {
         assert_eq!(recv(&mut clients[1].0), Message::text("hello"));
         assert_eq!(recv(&mut clients[1].0), Message::text("all of you"));
     });
+}
+
+/// One that asks more than its handler reads does not grow without bound, though its events have left the queue.
+#[test]
+fn outcomes_that_a_handler_has_not_read_are_bounded() {
+    let broker = broker(support::driver(), |config| config.shards = 1);
+    let options =
+        AttachOptions { queue: QueueLimits { messages_max: 4, ..QueueLimits::default() }, ..AttachOptions::default() };
+    let (goes_on, waits) = channel::<()>();
+    let waits = Mutex::new(Some(waits));
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let process = broker.handle().on_shards_with("on", options, move |_| {
+        let (waits, tell) = (waits.lock().unwrap().take().expect("one shard"), tell.lock().unwrap().clone());
+        move |here: &mut Here<'_>, event: Event| {
+            let _ = tell.send((here.shard(), event));
+            // Slower than any should be.
+            let _ = waits.recv_timeout(PATIENCE);
+        }
+    });
+    let process = process.unwrap();
+    let ask = |ticket| process.handle().push(ChannelId::new(0), Push::text("?")).ask_event(ticket).try_send();
+    let outcome = |told: &Receiver<Told>| match next(told) {
+        Event::Outcome { ticket, .. } => ticket,
+        other => panic!("expected Outcome, got {other:?}"),
+    };
+    ask(0).unwrap();
+    assert_eq!(outcome(&told), 0);
+    // The shard stands still meanwhile: it executes these together, behind this event.
+    (1..=8).for_each(|ticket| ask(ticket).unwrap());
+    goes_on.send(()).unwrap();
+    assert_eq!(outcome(&told), 1);
+    assert_eq!(ask(9), Err(PushError::OutcomesUnread), "seven wait");
+    for ticket in 2..=8 {
+        goes_on.send(()).unwrap();
+        assert_eq!(outcome(&told), ticket);
+    }
+    ask(10).unwrap();
+    goes_on.send(()).unwrap();
+    assert_eq!(outcome(&told), 10);
+    goes_on.send(()).unwrap();
 }
 
 #[test]
