@@ -88,6 +88,14 @@ pub struct Grant {
     pub is_fixed: bool,
 }
 
+impl Grant {
+    /// The topics to which a channel is subscribed as it opens: its user's, and those that are named.
+    pub fn own_topics(&self) -> impl Iterator<Item = Arc<str>> {
+        let of_user = self.user.as_deref().and_then(topic::of_user).map(Arc::from);
+        of_user.into_iter().chain(self.topics.iter().cloned())
+    }
+}
+
 /// Names of topics: one, or all that begin alike (`public.*`; `*` is all).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPattern {

@@ -36,7 +36,6 @@ use crate::driver::clock;
 use crate::gateway::{Grant, TokenError, WebSocketRule};
 use crate::proto::MessageKind;
 use crate::shard::operating::ChannelFilter;
-use crate::words::topic;
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -260,6 +259,10 @@ impl Hub {
 
     /// A message that is no order: it goes to the backend; without one, the client is told that it was not taken.
     fn message(&mut self, channel: ChannelId, kind: MessageKind, payload: &Bytes) -> HubResult {
+        if self.sessions.get(&channel).is_some_and(|session| session.grant.has_ended(clock::unix_s())) {
+            // As with orders: it is being closed, or about to be.
+            return Ok(());
+        }
         let (user, is_text) = (self.user_of(channel), kind == MessageKind::Text);
         let said = Some(Said { payload, is_text });
         let event = || calls::message(channel, user, clock::unix_ms());
@@ -301,9 +304,9 @@ impl Hub {
 
     fn opened(&mut self, opened: Opened) -> HubResult {
         let (channel, grant) = (opened.channel, opened.grant.unwrap_or_default());
-        let user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
-        for name in user.iter().chain(&grant.topics) {
-            self.process.subscribe(channel, name.clone()).ask_failure(u64::from(channel.get())).send()?;
+        // Its shard has done so already, as far as it had room; here it is made sure of, and the fleet is told.
+        for name in grant.own_topics() {
+            self.process.subscribe(channel, name).ask_failure(u64::from(channel.get())).send()?;
         }
         let who = (channel, grant.user.as_deref());
         self.tell(WebhookEvent::Opened, who, None, || calls::opened(channel, &grant, clock::unix_ms()))?;

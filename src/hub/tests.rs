@@ -40,6 +40,22 @@ fn however_many_wait_for_other_nodes_no_answer_is_given_before_they_know() {
 }
 
 #[test]
+fn nothing_is_said_by_a_token_that_has_ended() {
+    let (_broker, mut hub) = silent();
+    let told = vec![WebhookEvent::Message];
+    let queue = WebhookQueue::new(CallLimits { told, events_max: 10, bytes_max: 10_000 });
+    hub.calls = Some(queue.clone());
+    let channel = ChannelId::new(7);
+    let now_s = clock::unix_s();
+    for (expires_unix_s, told) in [(None, 1), (Some(now_s + 600), 2), (Some(now_s), 2)] {
+        hub.hold(channel, Arc::new(Grant { expires_unix_s, ..Grant::default() }));
+        hub.message(channel, MessageKind::Text, &Bytes::from_static(b"x")).unwrap();
+        assert_eq!(queue.waiting(), told);
+        hub.forget(channel);
+    }
+}
+
+#[test]
 fn nothing_is_ordered_by_a_token_that_has_ended() {
     let (_broker, mut hub) = silent();
     let channel = ChannelId::new(7);

@@ -519,13 +519,24 @@ fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
     assert_eq!([ann.text(), ann.text()], ["to the room", "to ann"]);
     let last = ann.last_event();
     // Another user who knows the position gets none of her messages.
-    let bob = format!("Authorization: Bearer {}\r\n{last}", token(json!({"sub": "bob", "topics": ["room.8"]})));
-    let mut bob = Stream::open(&broker, "/hub", &bob);
+    let bobs = format!("Authorization: Bearer {}\r\n", token(json!({"sub": "bob", "topics": ["room.8"]})));
+    let mut bob = Stream::open(&broker, "/hub", &format!("{bobs}{last}"));
     heard_by_one(json!({"user": "ann"}), "again to ann");
     heard_by_one(json!({"user": "bob"}), "to bob");
     assert_eq!(bob.next().name, "gap", "what was for him before is not known here");
     assert_eq!(bob.text(), "to bob");
     assert_eq!(ann.text(), "again to ann");
+    // To one of her channels alone: she hears it again when she comes back, and nobody else has missed anything.
+    let [ann_last, bob_last] = [ann.last_event(), bob.last_event()];
+    let id: u32 = ann.channel.split_once('.').unwrap().0.parse().unwrap();
+    heard_by_one(json!({"channels": [id]}), "alone");
+    assert_eq!(ann.text(), "alone");
+    drop((ann, bob));
+    let mut ann = Stream::open(&broker, "/hub", &format!("{bearer}{ann_last}"));
+    assert_eq!(ann.text(), "alone");
+    let mut bob = Stream::open(&broker, "/hub", &format!("{bobs}{bob_last}"));
+    heard_by_one(json!({"user": "bob"}), "live");
+    assert_eq!(bob.text(), "live");
     let expired = format!("Authorization: Bearer {}\r\n", token(json!({"exp": 1})));
     assert!(Stream::request(broker.address(), "/hub", &expired).head.starts_with("HTTP/1.1 401"));
 }

@@ -222,7 +222,10 @@ impl Shard {
         )
         .kept_in(self.kept_lane(&audience));
         let heard_by = self.out.journals.contains_key(&owner).then(|| match &audience {
-            ShardAudience::Channels(_) => ListenerAudience::Listed,
+            ShardAudience::Channels(channels) => match channels[..] {
+                [only] => self.table.slot_of(only).map_or(ListenerAudience::Listed, |slot| self.audience_of(slot)),
+                _ => ListenerAudience::Listed,
+            },
             ShardAudience::Path(path) => ListenerAudience::Path(path.as_ref().into()),
             ShardAudience::Topic(topic) => ListenerAudience::Topic(topic.name().clone()),
             ShardAudience::Process => ListenerAudience::Process,

@@ -6,6 +6,7 @@
 //! leaving channels are never refused, and bounded by those that have joined.
 
 use crate::channel::ChannelId;
+use crate::gateway::Grant;
 use crate::shard::command::{Membership, ReportTo, SubscribeCommand};
 use crate::shard::core::Shard;
 use crate::shard::event::Event;
@@ -54,6 +55,10 @@ impl Shard {
     /// Returns whether the channel is subscribed now.
     pub(in crate::shard) fn join(&mut self, channel: ChannelId, slot: Slot, claim: TopicClaim) -> bool {
         let Some(place) = self.table[slot].channel().map(|channel| channel.owner) else { return false };
+        if self.owners[place].subscriptions.has(self.owners.shard(), slot, claim.topic()) {
+            // It needs no room.
+            return true;
+        }
         let owner = self.owners[place].owner.clone();
         let name = claim.topic().name().clone();
         let told_bytes = size_of::<Event>() + name.len();
@@ -69,7 +74,7 @@ impl Shard {
         let subscribed = local.subscriptions.subscribe(shard, slot, claim, topics_max, &owner.memory);
         if subscribed != Subscribed::New {
             self.table.admission().leave_subscription(owner.topics.subscriptions());
-            return subscribed == Subscribed::Already;
+            return false;
         }
         self.stats.subscribed += 1;
         if self.table[slot].flags.has(Flag::Sse) {
@@ -79,6 +84,25 @@ impl Shard {
             self.owners.emit(place, Event::Joined { channel, topic: name });
         }
         true
+    }
+
+    /// Subscribes a client of the hub to the topics of its token, in the turn in which its channel opens: a client that
+    /// has its hello gets what is published from then on. Where there is no room now, the hub does it, or closes the
+    /// channel.
+    pub(in crate::shard) fn join_own_topics(&mut self, slot: Slot, grant: &Grant) {
+        let Some((id, place)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else { return };
+        let owner = self.owners[place].owner.clone();
+        for name in grant.own_topics() {
+            self.work.spend(work::SUBSCRIBE_NS);
+            let listed = self.out.journals.get(&owner.id).and_then(|journal| journal.topic(&name));
+            let claim = match listed {
+                Some(topic) => Some(owner.topics.hold(topic, self.index())),
+                None => owner.topics.try_claim(&name, self.index(), self.shards as usize, &owner.memory),
+            };
+            if let Some(claim) = claim {
+                self.join(id, slot, claim);
+            }
+        }
     }
 
     fn leave_topic(&mut self, channel: ChannelId, slot: Slot, topic: &Arc<Topic>) {

@@ -118,6 +118,11 @@ impl Subscriptions {
         topic
     }
 
+    /// Returns whether a channel of `shard` is subscribed to a topic.
+    pub(crate) fn has(&self, shard: u32, slot: Slot, topic: &Topic) -> bool {
+        topic.place(shard).is_some_and(|list| self.nth(slot, list).is_some())
+    }
+
     /// The subscribers of a topic.
     pub(crate) fn of(&self, shard: u32, topic: &Topic) -> &[Slot] {
         topic.place(shard).map_or(&[], |list| &self.lists[list as usize].slots)

@@ -2,8 +2,9 @@
 //!
 //! The thread that subscribes a channel counts it here at once ([`Topics::claim`]), before the shard is told, and the
 //! shard subtracts it when the channel leaves. So a later publish finds the shard on the list, and shards without
-//! subscribers are neither told nor woken. A publish looks its topic up here, where names are compared, not hashed; the
-//! shards find theirs by its number.
+//! subscribers are neither told nor woken. A shard does the same for the topics of a client's token
+//! ([`Topics::try_claim`]). A publish looks its topic up here, where names are compared, not hashed; the shards find
+//! theirs by its number.
 //!
 //! Invariants: a topic is listed as long as its count is not zero; it is taken off the list under the lock under which
 //! new subscribers are counted. A shard never waits for that lock: a topic that it cannot take off at once is removed
@@ -22,6 +23,9 @@ const LISTED_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Arc<Topic>>()) * 
 /// So many topics are looked at by whoever takes the lock, as long as any is empty: a round over all of them is over
 /// before there are an eighth more.
 const SWEPT_AT_ONCE: usize = 8;
+
+/// How often a shard tries to take the lock: its holders look names up, which is over in as long. A listing takes more.
+const TRIES: usize = 16;
 
 /// No place: a topic without subscribers on a shard.
 const NOWHERE: u32 = u32::MAX;
@@ -103,16 +107,41 @@ impl Topics {
         shards: usize,
         memory: &ProcessMemory,
     ) -> Option<TopicClaim> {
-        let topic = match self.enter(name, shard) {
+        let entered = self.enter(&self.listed(), name, shard);
+        let topic = match entered {
             Some(topic) => topic,
-            None => self.enter_new(name, shard, shards, memory)?,
+            None => {
+                let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
+                let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
+                self.enter_or_make(&mut listed, name, (shard, shards), charge)
+            }
+        };
+        Some(TopicClaim { topics: self.clone(), topic: Some(topic), shard })
+    }
+
+    /// The same for a shard, which does not wait for the lock. None: it is taken, too.
+    pub fn try_claim(
+        self: &Arc<Self>,
+        name: &Arc<str>,
+        shard: u32,
+        shards: usize,
+        memory: &ProcessMemory,
+    ) -> Option<TopicClaim> {
+        let listed = attempt(|| self.listed.try_read().ok())?;
+        let topic = match self.enter(&listed, name, shard) {
+            Some(topic) => topic,
+            None => {
+                drop(listed);
+                let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
+                let mut listed = attempt(|| self.listed.try_write().ok())?;
+                self.enter_or_make(&mut listed, name, (shard, shards), charge)
+            }
         };
         Some(TopicClaim { topics: self.clone(), topic: Some(topic), shard })
     }
 
     /// Counts a channel into a topic that is listed.
-    fn enter(&self, name: &str, shard: u32) -> Option<Arc<Topic>> {
-        let listed = self.listed();
+    fn enter(&self, listed: &ListedTopics, name: &str, shard: u32) -> Option<Arc<Topic>> {
         let topic = listed.named.get(name)?;
         self.count_in(topic, shard);
         Some(topic.clone())
@@ -125,19 +154,23 @@ impl Topics {
         }
     }
 
-    fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, memory: &ProcessMemory) -> Option<Arc<Topic>> {
-        let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
-        let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
-        self.sweep(&mut listed);
-        if let Some(topic) = listed.named.get(&**name) {
+    /// Counts a channel into a topic that was not listed a moment ago.
+    fn enter_or_make(
+        &self,
+        listed: &mut ListedTopics,
+        name: &Arc<str>,
+        (shard, shards): (u32, usize),
+        charge: Charge,
+    ) -> Arc<Topic> {
+        self.sweep(listed);
+        if let Some(topic) = self.enter(listed, name, shard) {
             // Another thread has made it meanwhile.
-            self.count_in(topic, shard);
-            return Some(topic.clone());
+            return topic;
         }
         let topic = Arc::new(Topic::new(name.clone(), shards, charge));
         topic.count_up(shard);
         listed.named.insert(name.clone(), topic.clone());
-        Some(topic)
+        topic
     }
 
     /// Takes a few topics off the list that could not be when they became empty.
@@ -203,6 +236,15 @@ impl Topics {
         }
         self.sweep(&mut listed);
     }
+}
+
+fn attempt<T>(mut lock: impl FnMut() -> Option<T>) -> Option<T> {
+    (0..TRIES).find_map(|_| {
+        lock().or_else(|| {
+            std::hint::spin_loop();
+            None
+        })
+    })
 }
 
 impl Topic {

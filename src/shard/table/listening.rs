@@ -20,12 +20,10 @@ use crate::shard::event::{ControlKind, Event, RequestId};
 use crate::shard::out::journal::{Journal, Replay, ReturningAudiences};
 use crate::shard::out::kept_channels::{Listener, ResumeHolder};
 use crate::shard::out::listener_audience::ListenerAudience;
-use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::opening::Opening;
 use crate::shard::work;
 use crate::sse;
-use crate::words::topic;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -81,7 +79,7 @@ impl Shard {
         }
         self.out.listeners.insert(slot, Listener { holder, token });
         if let Some(grant) = &grant {
-            self.rejoin(slot, id, &owner, grant);
+            self.join_own_topics(slot, grant);
         }
         let from = self.event_id(replay.from);
         let retry_ms = RETRY_MS.start + self.intake.random() % (RETRY_MS.end - RETRY_MS.start);
@@ -95,20 +93,6 @@ impl Shard {
         }
         for range in replay.ranges {
             self.append_range(slot, range, None);
-        }
-    }
-
-    /// Subscribes a returning client to its topics at once: its process would do so a moment later, and messages
-    /// published in between would be neither replayed nor live.
-    fn rejoin(&mut self, slot: Slot, id: ChannelId, owner: &Arc<Owner>, grant: &Grant) {
-        let of_user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
-        for name in of_user.iter().chain(&grant.topics) {
-            let topic = self.out.journals.get(&owner.id).and_then(|journal| journal.topic(name)).cloned();
-            if let Some(topic) = topic {
-                self.work.spend(work::SUBSCRIBE_NS);
-                let claim = owner.topics.hold(&topic, self.index());
-                self.join(id, slot, claim);
-            }
         }
     }
 
@@ -126,8 +110,7 @@ impl Shard {
         let nothing = Replay { ranges: Vec::new(), from: newest, has_gap: stream.last.is_some(), looked_at: 0 };
         let last = stream.last.and_then(Result::ok).filter(|_| is_ours);
         let Some(count) = last.and_then(|last| self.keys.open_place(self.index(), &last.place)) else { return nothing };
-        let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user).map(Arc::from);
-        let topics = grant.into_iter().flat_map(|grant| grant.topics.iter().cloned()).chain(of_user);
+        let topics = grant.into_iter().flat_map(Grant::own_topics);
         // Events to a single anonymous client cannot be attributed, and are a gap for each of them.
         let own =
             [ListenerAudience::Process, ListenerAudience::Path(bound_path.clone()), ListenerAudience::One(holder)];

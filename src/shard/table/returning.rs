@@ -244,8 +244,12 @@ impl Shard {
         }
         let keeps = Some(Kept { holder, tells: wish.tells, answer });
         let (registered, grant) = (false, wish.grant);
+        let of_hub = grant.clone();
         let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps, grant };
         self.open_channel(slot, opening);
+        if let Some(grant) = of_hub {
+            self.join_own_topics(slot, &grant);
+        }
         if !leftover.is_empty() {
             self.receive(slot, &mut leftover);
         }
