@@ -6,7 +6,6 @@
 //! leaving channels are never refused, and bounded by those that have joined.
 
 use crate::channel::ChannelId;
-use crate::gateway::Grant;
 use crate::shard::command::{Membership, ReportTo, SubscribeCommand};
 use crate::shard::core::Shard;
 use crate::shard::event::Event;
@@ -84,25 +83,6 @@ impl Shard {
             self.owners.emit(place, Event::Joined { channel, topic: name });
         }
         true
-    }
-
-    /// Subscribes a client of the hub to the topics of its token, in the turn in which its channel opens: a client that
-    /// has its hello gets what is published from then on. Where there is no room now, the hub does it, or closes the
-    /// channel.
-    pub(in crate::shard) fn join_own_topics(&mut self, slot: Slot, grant: &Grant) {
-        let Some((id, place)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else { return };
-        let owner = self.owners[place].owner.clone();
-        for name in grant.own_topics() {
-            self.work.spend(work::SUBSCRIBE_NS);
-            let listed = self.out.journals.get(&owner.id).and_then(|journal| journal.topic(&name));
-            let claim = match listed {
-                Some(topic) => Some(owner.topics.hold(topic, self.index())),
-                None => owner.topics.try_claim(&name, self.index(), self.shards as usize, &owner.memory),
-            };
-            if let Some(claim) = claim {
-                self.join(id, slot, claim);
-            }
-        }
     }
 
     fn leave_topic(&mut self, channel: ChannelId, slot: Slot, topic: &Arc<Topic>) {

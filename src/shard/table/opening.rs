@@ -16,6 +16,7 @@ use crate::shard::owners::directory::Owner;
 use crate::shard::owners::sharing::SharedRound;
 use crate::shard::table::connection::{Channel, Connection, ConnectionPhase, Linger, Registering};
 use crate::shard::table::slot::Slot;
+use crate::shard::work;
 use crate::words::close_reason;
 use std::sync::Arc;
 
@@ -89,6 +90,25 @@ impl Shard {
             grant: opening.grant,
         };
         self.owners.emit(owner, Event::Opened(Box::new(opened)));
+    }
+
+    /// Subscribes a client of the hub to the topics of its token, in the turn in which its channel opens: a client that
+    /// has its hello gets what is published from then on. Where there is no room now, the hub does it, or closes the
+    /// channel.
+    pub(super) fn join_own_topics(&mut self, slot: Slot, grant: &Grant) {
+        let Some((id, place)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else { return };
+        let owner = self.owners[place].owner.clone();
+        for name in grant.own_topics() {
+            self.work.spend(work::SUBSCRIBE_NS);
+            let listed = self.out.journals.get(&owner.id).and_then(|journal| journal.topic(&name));
+            let claim = match listed {
+                Some(topic) => Some(owner.topics.hold(topic, self.index())),
+                None => owner.topics.try_claim(&name, self.index(), self.shards as usize, &owner.memory),
+            };
+            if let Some(claim) = claim {
+                self.join(id, slot, claim);
+            }
+        }
     }
 
     /// The first message on `/`.
