@@ -34,6 +34,9 @@ pub(super) const RETRIES: RetryPauses =
 /// How long what was pushed may take to leave when the process ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long the broker may take to end the connection then. It has let go of the name by that time, for a successor.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
 /// Where a broker's link is.
 #[derive(Debug, Clone)]
 pub enum Endpoint {
@@ -276,6 +279,7 @@ impl<T: NumberedItem> Drop for AttachedPeer<T> {
         let failed = self.failed || thread::panicking();
         self.shared.frames.end(Some(LinkFrame::bare(&FromPeer::Bye { failed })));
         self.shared.frames.wait_finished(END_WITHIN);
+        self.shared.wait_closed(CLOSE_WITHIN);
         self.shared.cut();
         self.shared.lock().signal(CHANGED);
         if let Some(reader) = self.reader.take() {
@@ -288,6 +292,15 @@ impl<T: NumberedItem> Drop for AttachedPeer<T> {
 impl<T: NumberedItem> PeerShared<T> {
     pub(super) fn lock(&self) -> MonitorGuard<'_, PeerState<T>, 1> {
         self.state.lock()
+    }
+
+    /// Waits until the broker has ended the connection, if there is one.
+    fn wait_closed(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        while state.stream.is_some() && Instant::now() < until {
+            state = state.wait(CHANGED, Some(until));
+        }
     }
 
     /// Cuts the connection, if there is one.
