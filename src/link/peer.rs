@@ -297,10 +297,7 @@ impl<T: NumberedItem> PeerShared<T> {
     /// Waits until the broker has ended the connection, if there is one.
     fn wait_closed(&self, patience: Duration) {
         let until = Instant::now() + patience;
-        let mut state = self.lock();
-        while state.stream.is_some() && Instant::now() < until {
-            state = state.wait(CHANGED, Some(until));
-        }
+        drop(self.lock().wait_while(CHANGED, Some(until), |state| state.stream.is_some()));
     }
 
     /// Cuts the connection, if there is one.

@@ -13,6 +13,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use tungstenite::Message;
+
+/// Sends so many messages to a process that sends them back, two hundred at a time: each comes once, and in order.
+pub fn exchange(client: &mut support::Client, messages: u32) {
+    let (mut sent, mut next) = (0_u32, 0_u32);
+    while next < messages {
+        while sent < messages && sent < next + 200 {
+            client.write(Message::binary([&sent.to_le_bytes()[..], &[7; 500]].concat())).unwrap();
+            sent += 1;
+        }
+        client.flush().unwrap();
+        while next < sent {
+            assert_eq!(support::recv(client).into_data()[..4], next.to_le_bytes());
+            next += 1;
+        }
+    }
+}
 
 /// A broker without processes, and a link to it.
 pub struct Linked {

@@ -274,18 +274,7 @@ fn a_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
                 }
             }
         });
-        let (mut sent, mut next) = (0, 0);
-        while next < MESSAGES {
-            while sent < MESSAGES && sent < next + 200 {
-                client.write(Message::binary([&sent.to_le_bytes()[..], &[7; 500]].concat())).unwrap();
-                sent += 1;
-            }
-            client.flush().unwrap();
-            while next < sent {
-                assert_eq!(recv(&mut client).into_data()[..4], next.to_le_bytes());
-                next += 1;
-            }
-        }
+        link_support::exchange(&mut client, MESSAGES);
     });
     // And it ends as cleanly as any.
     drop(process);

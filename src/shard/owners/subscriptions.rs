@@ -70,10 +70,10 @@ impl Subscriptions {
         topics_max: usize,
         memory: &ProcessMemory,
     ) -> Subscribed {
-        let list = claim.topic().place(shard);
-        if list.is_some_and(|list| self.nth(slot, list).is_some()) {
+        if self.has(shard, slot, claim.topic()) {
             return Subscribed::Already;
         }
+        let list = claim.topic().place(shard);
         let is_full = self.of_channel.get(&slot).is_some_and(|places| places.len() >= topics_max);
         if is_full && self.asked_for(slot) >= topics_max {
             return Subscribed::TooMany;

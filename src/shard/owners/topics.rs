@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The memory of a topic in the list beside itself: its place in a node that is two thirds full.
 const LISTED_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Arc<Topic>>()) * 3 / 2;
@@ -107,16 +107,9 @@ impl Topics {
         shards: usize,
         memory: &ProcessMemory,
     ) -> Option<TopicClaim> {
-        let entered = self.enter(&self.listed(), name, shard);
-        let topic = match entered {
-            Some(topic) => topic,
-            None => {
-                let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
-                let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
-                self.enter_or_make(&mut listed, name, (shard, shards), charge)
-            }
-        };
-        Some(TopicClaim { topics: self.clone(), topic: Some(topic), shard })
+        let read = || Some(self.listed());
+        let write = || Some(self.listed.write().unwrap_or_else(PoisonError::into_inner));
+        self.claim_under((read, write), name, (shard, shards), memory)
     }
 
     /// The same for a shard, which does not wait for the lock. None: it is taken, too.
@@ -127,14 +120,28 @@ impl Topics {
         shards: usize,
         memory: &ProcessMemory,
     ) -> Option<TopicClaim> {
-        let listed = attempt(|| self.listed.try_read().ok())?;
-        let topic = match self.enter(&listed, name, shard) {
+        let read = || attempt(|| self.listed.try_read().ok());
+        let write = || attempt(|| self.listed.try_write().ok());
+        self.claim_under((read, write), name, (shard, shards), memory)
+    }
+
+    fn claim_under<'a>(
+        self: &'a Arc<Self>,
+        (read, write): (
+            impl FnOnce() -> Option<RwLockReadGuard<'a, ListedTopics>>,
+            impl FnOnce() -> Option<RwLockWriteGuard<'a, ListedTopics>>,
+        ),
+        name: &Arc<str>,
+        (shard, shards): (u32, usize),
+        memory: &ProcessMemory,
+    ) -> Option<TopicClaim> {
+        // The lock is not held where the topic is to be made.
+        let entered = read().map(|listed| self.enter(&listed, name, shard))?;
+        let topic = match entered {
             Some(topic) => topic,
             None => {
-                drop(listed);
                 let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
-                let mut listed = attempt(|| self.listed.try_write().ok())?;
-                self.enter_or_make(&mut listed, name, (shard, shards), charge)
+                write().map(|mut listed| self.enter_or_make(&mut listed, name, (shard, shards), charge))?
             }
         };
         Some(TopicClaim { topics: self.clone(), topic: Some(topic), shard })
@@ -240,10 +247,8 @@ impl Topics {
 
 fn attempt<T>(mut lock: impl FnMut() -> Option<T>) -> Option<T> {
     (0..TRIES).find_map(|_| {
-        lock().or_else(|| {
-            std::hint::spin_loop();
-            None
-        })
+        std::hint::spin_loop();
+        lock()
     })
 }
 
